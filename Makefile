@@ -1,0 +1,53 @@
+# make demo    swap a face into a real clip and show the result (does all set-up first)
+# make test    the whole test suite (does all set-up first)
+# make fast    the quick part of the tests
+# make lint    ruff, mypy, clang-format
+# make bench   kernel and pipeline benchmarks, results under benchmarks/results/
+# make native  rebuild the C++ module in place
+VENV ?= .venv
+PY := $(VENV)/bin/python
+CPP := $(wildcard csrc/*.cpp csrc/*.h)
+
+.PHONY: setup native demo test fast lint format bench clean
+
+$(VENV)/.stamp: pyproject.toml setup.py constraints.txt
+	test -x $(PY) || python3 -m venv $(VENV)
+	$(PY) -m pip install -q -c constraints.txt -e '.[dev]'
+	touch $@
+
+setup: $(VENV)/.stamp native
+
+# A machine without a compiler goes on without the module: numba serves (see `accel doctor`).
+build/.native: $(CPP) setup.py $(VENV)/.stamp
+	mkdir -p build
+	$(PY) -m pip install -q 'setuptools>=77' 'nanobind>=3.1,<4'
+	$(PY) setup.py -q build_ext --inplace --parallel 2
+	touch $@
+
+native: build/.native
+
+demo: setup
+	$(PY) -m accel demo
+
+test: setup
+	$(PY) -m pytest -q tests
+
+fast: setup
+	$(PY) -m pytest -q tests -m 'not slow'
+
+lint: setup
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy
+	$(VENV)/bin/clang-format --dry-run --Werror $(CPP)
+
+format: setup
+	$(VENV)/bin/ruff format .
+	$(VENV)/bin/ruff check --fix -q .
+	$(VENV)/bin/clang-format -i $(CPP)
+
+bench: setup
+	$(PY) benchmarks/bench.py
+
+clean:
+	rm -rf build dist *.egg-info accel/*.so demo

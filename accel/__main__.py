@@ -1,0 +1,7 @@
+"""`python -m accel` is `accel`."""
+
+import sys
+
+from accel.cli import main
+
+sys.exit(main())

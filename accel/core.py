@@ -1,0 +1,87 @@
+"""What every package may lean on: errors, device choice, progress and cancellation.
+
+Nothing here knows of kernels, video, faces or models.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import torch
+
+
+class ConfigError(ValueError):
+    """A setting or an input that cannot be used; its text is one line, fit to be shown as it is."""
+
+
+class InputError(ConfigError):
+    """A file that is missing, damaged, hostile or of the wrong kind."""
+
+
+class Refused(RuntimeError):
+    """The content gate said no; carries the reason."""
+
+
+class Cancelled(RuntimeError):
+    """The caller asked for the work to stop."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Progress:
+    """What a progress callback is told, once a frame or a step.
+
+    stage: what is being done, one or two words ("swap", "sample").
+    done, total: units finished and expected; total is None when it cannot be known.
+    rate: units per second over the last seconds.
+    """
+
+    stage: str
+    done: int
+    total: int | None = None
+    rate: float = 0.0
+
+
+ProgressCallback = Callable[[Progress], None]
+
+
+@dataclass
+class Cancel:
+    """A flag that the caller sets and the work looks at between frames or steps."""
+
+    _event: threading.Event = field(default_factory=threading.Event)
+
+    def set(self) -> None:
+        self._event.set()
+
+    @property
+    def is_set(self) -> bool:
+        return self._event.is_set()
+
+    def check(self) -> None:
+        """Raise Cancelled once `set` was called."""
+        if self._event.is_set():
+            raise Cancelled("cancelled")
+
+
+DEVICES = ("auto", "cpu", "cuda")
+
+
+def choose_device(name: str = "auto") -> torch.device:
+    """Turn `auto`, `cpu`, `cuda` or `cuda:N` into a device that is really there.
+
+    Raises ConfigError when CUDA is asked for by name and cannot be used: a silent fall-back to
+    the CPU would be found out only by its slowness.
+    """
+    kind, _, index = name.partition(":")
+    if kind not in DEVICES or (index and not index.isdecimal()) or (index and kind != "cuda"):
+        raise ConfigError(f"device must be auto, cpu, cuda or cuda:N, got {name!r}")
+    if kind == "cpu":
+        return torch.device("cpu")
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if kind == "auto":
+        return torch.device("cuda" if count else "cpu")
+    if int(index or 0) >= count:
+        raise ConfigError(f"device {name} must exist, but this machine has {count} CUDA devices")
+    return torch.device(name)

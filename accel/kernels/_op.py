@@ -1,0 +1,88 @@
+"""One operator, its reference, and the faster implementations that may stand in for it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+
+LIBRARY = torch.library.Library("accel", "DEF")
+CHOICES = ("", "reference", "numba", "native", "triton")
+FORCED = os.environ.get("ACCEL_KERNELS", "")
+if FORCED not in CHOICES:
+    raise ImportError(f"ACCEL_KERNELS must be unset or one of {CHOICES[1:]}, got {FORCED!r}")
+# Triton reads the variable when a kernel is decorated, so it is read once, here too.
+INTERPRETED = os.environ.get("TRITON_INTERPRET", "") == "1"
+
+
+@dataclass(frozen=True)
+class Implementation:
+    name: str
+    run: Callable
+    why_not: Callable[..., str]  # "" when it can take these arguments, else the reason
+
+
+class Op:
+    """Registers `accel::<name>`; tests and benchmarks read the same list that calls do.
+
+    The reference is the fallback, the shape rule (fake kernel) and the gradient. Pass `fake` where
+    the reference looks at values, which a shape rule must not.
+    """
+
+    def __init__(
+        self, schema: str, reference: Callable, fake: Callable | None = None, gradient: bool = True
+    ):
+        self.name = schema.split("(")[0]
+        self.reference = reference
+        self.implementations = [Implementation("reference", reference, lambda *args: "")]
+        self.used: set[str] = set()  # names of the implementations that calls have chosen so far
+        LIBRARY.define(schema)
+        for key in ("CPU", "CUDA"):
+            LIBRARY.impl(self.name, self.run, key)
+        torch.library.register_fake(f"accel::{self.name}", fake or reference, lib=LIBRARY)
+        if gradient and "!" not in schema:  # an op that writes into its argument has none here
+            torch.library.register_autograd(
+                f"accel::{self.name}", self._backward, setup_context=self._save, lib=LIBRARY
+            )
+        OPS[self.name] = self
+
+    def implement(self, name: str, run: Callable | None, why_not: Callable[..., str]) -> None:
+        """Add a faster implementation; later additions are tried first."""
+        if run is not None:
+            self.implementations.insert(0, Implementation(name, run, why_not))
+
+    def run(self, *args):
+        for implementation in self.implementations:
+            if FORCED and FORCED != implementation.name:
+                continue
+            # The interpreter is there to check Triton kernels, never to do work unasked.
+            if implementation.name == "triton" and INTERPRETED and FORCED != "triton":
+                continue
+            if not implementation.why_not(*args):
+                self.used.add(implementation.name)
+                return implementation.run(*args)
+        reasons = [i.why_not(*args) for i in self.implementations if i.name == FORCED]
+        reason = reasons[0] if reasons else "not available here"
+        raise RuntimeError(f"{self.name}: ACCEL_KERNELS={FORCED}: {reason}")
+
+    @staticmethod
+    def _save(ctx, inputs, output):
+        ctx.save_for_backward(*[a for a in inputs if isinstance(a, torch.Tensor)])
+        ctx.is_tensor = [isinstance(a, torch.Tensor) for a in inputs]
+        ctx.rest = [a for a in inputs if not isinstance(a, torch.Tensor)]
+
+    def _backward(self, ctx, grad):
+        tensors, rest = iter(ctx.saved_tensors), iter(ctx.rest)
+        args = [
+            next(tensors).detach().requires_grad_(need) if is_tensor else next(rest)
+            for is_tensor, need in zip(ctx.is_tensor, ctx.needs_input_grad)
+        ]
+        wanted = [a for a, need in zip(args, ctx.needs_input_grad) if need]
+        with torch.enable_grad():
+            grads = iter(torch.autograd.grad(self.reference(*args), wanted, grad))
+        return tuple(next(grads) if need else None for need in ctx.needs_input_grad)
+
+
+OPS: dict[str, Op] = {}  # every operator, by name, as its module is imported

@@ -1,0 +1,152 @@
+"""Time alternatives fairly on a noisy machine and keep the result as a committed file.
+
+Alternatives run in turn, round after round, so that a drift of the clock or a neighbour's load hits
+all of them; the median of the rounds is reported, and ratios are what to quote. On a CPU the time is
+the process's CPU time by default (preemption does not count in it) with one thread.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import statistics
+import subprocess
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import torch
+
+from accel.kernels._op import FORCED, INTERPRETED, Op
+
+RESULTS = Path(__file__).parent / "results"
+Call = Callable[[], object]
+
+
+def bench_kernel(
+    op: Op,
+    cases: Sequence[tuple[str, tuple]],
+    *,
+    peers: Callable[..., dict[str, Call]] | None = None,
+    bytes_moved: Callable[..., int] | None = None,
+    rounds: int = 15,
+    threads: int = 1,
+    note: str = "",
+) -> dict:
+    """Time every implementation of `op`, and `peers(*args)` beside them, on each case.
+
+    cases: (label, arguments of the op).
+    peers: from the arguments, what other libraries would do, by name.
+    Prints a table, writes benchmarks/results/<op>.json, returns what it wrote.
+    """
+    if FORCED or INTERPRETED:
+        raise SystemExit("bench_kernel: unset ACCEL_KERNELS and TRITON_INTERPRET to measure")
+    rows = []
+    for label, args in cases:
+        calls: dict[str, Call] = {}
+        refused = {}
+        for implementation in reversed(op.implementations):
+            reason = implementation.why_not(*args)
+            if reason:
+                refused[implementation.name] = reason
+            else:
+                calls[implementation.name] = lambda run=implementation.run, args=args: run(*args)
+        ours = set(calls)
+        if peers:
+            calls |= peers(*args)
+        moved = bytes_moved(*args) if bytes_moved else None
+        medians = interleaved(calls, rounds=rounds, threads=threads)
+        best = min(medians[name] for name in ours)
+        for name, seconds in medians.items():
+            rows.append(
+                {
+                    "case": label,
+                    "implementation": name,
+                    "peer": name not in ours,
+                    "median_ms": round(seconds * 1e3, 4),
+                    "ratio_to_ours": round(seconds / best, 3),
+                    **({"GB_per_s": round(moved / seconds / 1e9, 2)} if moved else {}),
+                }
+            )
+        rows += [{"case": label, "implementation": n, "refused": r} for n, r in refused.items()]
+    result = {"op": op.name, "note": note, "rows": rows, **conditions(threads)}
+    _print(op.name, rows)
+    save(op.name, result)
+    return result
+
+
+def interleaved(
+    calls: dict[str, Call], *, rounds: int = 15, threads: int = 1, min_s: float = 0.01
+) -> dict[str, float]:
+    """Return the median seconds of each call, run in turn. A slow call is run fewer times."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    clock = time.process_time if threads == 1 and not torch.cuda.is_available() else _wall
+    repeats = {}
+    try:
+        for name, call in calls.items():
+            call()
+            start = time.perf_counter()
+            call()
+            repeats[name] = max(1, int(min_s / max(time.perf_counter() - start, 1e-7)))
+        times: dict[str, list[float]] = {name: [] for name in calls}
+        for _ in range(rounds):
+            for name, call in calls.items():
+                start = clock()
+                for _ in range(repeats[name]):
+                    call()
+                times[name].append((clock() - start) / repeats[name])
+    finally:
+        torch.set_num_threads(before)
+    return {name: statistics.median(series) for name, series in times.items()}
+
+
+def _wall() -> float:
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return time.perf_counter()
+
+
+def conditions(threads: int) -> dict:
+    """What a reader needs to judge a figure: machine, versions, commit."""
+    commit = subprocess.run(
+        ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False
+    ).stdout.strip()
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else _cpu_name()
+    return {
+        "device": device,
+        "cores": os.cpu_count(),
+        "threads": threads,
+        "clock": "process CPU time" if threads == 1 else "wall",
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "commit": commit,
+        "date": time.strftime("%Y-%m-%d"),
+    }
+
+
+def save(name: str, result: dict) -> None:
+    RESULTS.mkdir(exist_ok=True)
+    (RESULTS / f"{name}.json").write_text(json.dumps(result, indent=1) + "\n")
+
+
+def _cpu_name() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    return next((x.split(":")[1].strip() for x in lines if x.startswith("model name")), "CPU")
+
+
+def _print(title: str, rows: list[dict]) -> None:
+    print(f"\n{title}")
+    for row in rows:
+        if "refused" in row:
+            print(f"  {row['case']:28} {row['implementation']:22} - {row['refused']}")
+        else:
+            speed = f"{row['GB_per_s']:8.2f} GB/s" if "GB_per_s" in row else ""
+            print(
+                f"  {row['case']:28} {row['implementation']:22}"
+                f"{row['median_ms']:10.3f} ms {row['ratio_to_ours']:8.2f} x {speed}"
+            )

@@ -1,0 +1,40 @@
+// The nanobind module. Ops register themselves (binding.h); this file only runs the list.
+#include <vector>
+
+#include "binding.h"
+
+#ifdef _OPENMP
+#include <omp.h>
+#endif
+
+namespace accel {
+// A function-local static: it exists before any file-level Registration that uses it.
+static std::vector<Binder>& binders() {
+  static std::vector<Binder> list;
+  return list;
+}
+Registration::Registration(Binder binder) { binders().push_back(binder); }
+}  // namespace accel
+
+static bool has_avx2() {
+#if defined(__x86_64__) || defined(__i386__)
+  return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+#else
+  return false;
+#endif
+}
+
+static int max_threads() {
+#ifdef _OPENMP
+  return omp_get_max_threads();
+#else
+  return 1;
+#endif
+}
+
+NB_MODULE(_native, m) {
+  m.doc() = "Native kernels of accel. Call them through accel.kernels.";
+  m.def("has_avx2", &has_avx2, "Whether the AVX2 code paths are taken on this CPU.");
+  m.def("max_threads", &max_threads, "Threads that a parallel kernel may use.");
+  for (accel::Binder bind : accel::binders()) bind(m);
+}

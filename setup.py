@@ -1,0 +1,66 @@
+"""Builds accel._native from csrc/*.cpp when a C++ compiler is there; installs without it when not.
+
+Everything else about the package is in pyproject.toml.
+"""
+
+import glob
+import os
+
+import nanobind
+from setuptools import Extension, setup
+from setuptools.command.build_ext import build_ext
+
+NANOBIND = os.path.dirname(nanobind.__file__)
+HEADERS = glob.glob("csrc/*.h")
+# -ffp-contract=off: a fused multiply-add rounds once where two operations round twice, so bytes
+# would depend on the CPU the module happens to run on.
+COMPILE = [
+    "-std=c++17",
+    "-O3",
+    "-ffp-contract=off",
+    "-fno-math-errno",
+    "-fvisibility=hidden",
+    "-fno-strict-aliasing",
+    "-fopenmp",
+    "-g0",
+]
+
+
+class BuildWhatChanged(build_ext):
+    """Compile only sources newer than their object; a failed build leaves a working install."""
+
+    def build_extension(self, ext):
+        compile_one = self.compiler._compile
+
+        def compile_if_newer(obj, src, *rest):
+            needs = [src, *HEADERS, "setup.py"]
+            if os.path.exists(obj) and all(
+                os.path.getmtime(n) <= os.path.getmtime(obj) for n in needs if os.path.exists(n)
+            ):
+                return
+            compile_one(obj, src, *rest)
+
+        self.compiler._compile = compile_if_newer
+        super().build_extension(ext)
+
+
+setup(
+    cmdclass={"build_ext": BuildWhatChanged},
+    ext_modules=[
+        Extension(
+            "accel._native",
+            sorted(glob.glob("csrc/*.cpp"))
+            + [os.path.relpath(os.path.join(NANOBIND, "src", "nb_combined.cpp"))],
+            include_dirs=[
+                nanobind.include_dir(),
+                os.path.join(NANOBIND, "ext", "robin_map", "include"),
+            ],
+            depends=HEADERS,
+            extra_compile_args=COMPILE,
+            extra_link_args=["-fopenmp", "-s"],
+            language="c++",
+            # No compiler is no reason not to install: numba and torch serve, `accel doctor` says so.
+            optional=not os.environ.get("ACCEL_REQUIRE_NATIVE"),
+        )
+    ],
+)
