@@ -22,8 +22,13 @@ _HOMES = {
 __all__ = [*sorted(_HOMES), "__version__"]
 
 if TYPE_CHECKING:
-    from accel.core import Cancel, Cancelled, ConfigError, InputError, Progress
-    from accel.pipelines.swap import SwapConfig, swap_video
+    from accel.core import Cancel as Cancel
+    from accel.core import Cancelled as Cancelled
+    from accel.core import ConfigError as ConfigError
+    from accel.core import InputError as InputError
+    from accel.core import Progress as Progress
+    from accel.pipelines.swap import SwapConfig as SwapConfig
+    from accel.pipelines.swap import swap_video as swap_video
 
 
 def __getattr__(name: str) -> object:

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
+import importlib
 from types import ModuleType
 
 from torch import Tensor
 
-module: ModuleType | None
+module: ModuleType | None = None
+reason = ""
 try:
-    from accel import _native as module
-
-    reason = ""
+    module = importlib.import_module("accel._native")
 except ImportError as error:
-    module = None
     reason = f"accel._native is not built ({error})"
 
 
