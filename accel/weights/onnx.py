@@ -1,0 +1,252 @@
+"""ONNX files, run by ONNX Runtime: checked bytes in, batches through, on the device asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+import torch
+from onnxruntime.capi import onnxruntime_pybind11_state as ort_state
+
+from accel.core import ConfigError, InputError, choose_device
+from accel.weights import onnx_graph
+
+Array = np.ndarray[Any, Any]
+
+# ONNX Runtime's exceptions share no base class of their own.
+ORT_ERRORS = (
+    ort_state.Fail,
+    ort_state.InvalidArgument,
+    ort_state.InvalidGraph,
+    ort_state.InvalidProtobuf,
+    ort_state.NotImplemented,
+    ort_state.RuntimeException,
+)
+# What ONNX Runtime calls the types that networks take and give.
+DTYPES = {
+    "tensor(float)": np.float32,
+    "tensor(float16)": np.float16,
+    "tensor(double)": np.float64,
+    "tensor(int64)": np.int64,
+    "tensor(int32)": np.int32,
+    "tensor(uint8)": np.uint8,
+    "tensor(bool)": np.bool_,
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Port:
+    """An input or output: a free size is given by its name, or "" where it has none."""
+
+    name: str
+    shape: tuple[int | str, ...]
+    dtype: Any
+
+    def __str__(self) -> str:
+        sizes = ", ".join(str(s) or "?" for s in self.shape)
+        return f"{self.name} [{sizes}] {np.dtype(self.dtype)}"
+
+
+def open_onnx(
+    source: Path | str | bytes,
+    *,
+    device: str = "cpu",
+    threads: int = 1,
+    dynamic_batch: bool = True,
+    fold: bool = True,
+) -> Network:
+    """Open an ONNX file, or the bytes of one.
+
+    threads: how many cores one call may use on the CPU.
+    dynamic_batch: when the file declares a batch of 1, rewrite it to take any. The first real batch
+        is compared with a single run; where they differ the network goes on item by item and says
+        so (`batched` is False).
+    fold: keep weights that are stored as float16 or uint8 as float32 in memory.
+
+    Raises InputError when the file cannot be read, is no ONNX model, or is one that reaches
+    outside its own bytes; ConfigError when the device cannot be used.
+    """
+    name = "ONNX model" if isinstance(source, bytes) else str(source)
+    if threads < 1:
+        raise ConfigError(f"threads must be at least 1, got {threads}")
+    data = source if isinstance(source, bytes) else _read(Path(source))
+    model = onnx_graph.parse(data, name)
+    onnx_graph.tidy(model)
+    if fold:
+        onnx_graph.fold_storage(model)
+    fixed = model.SerializeToString()
+    if dynamic_batch and onnx_graph.free_batch(model):
+        try:
+            session = _session(model.SerializeToString(), device, threads, name)
+            return Network(session, name, verified=False)
+        except InputError:  # the rewrite did not fit this graph; one at a time always does
+            pass
+    return Network(_session(fixed, device, threads, name), name, verified=True)
+
+
+def _read(path: Path) -> bytes:
+    try:
+        if path.stat().st_size > onnx_graph.MAX_FILE_BYTES:
+            raise InputError(f"{path}: an ONNX model must be below 2 GiB")
+        return path.read_bytes()
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror})") from None
+
+
+def _session(data: bytes, device: str, threads: int, name: str) -> onnxruntime.InferenceSession:
+    where = choose_device(device)
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 3
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
+    # A waiting thread must not burn the core that the decoder or the encoder could use.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    options.add_session_config_entry("session.inter_op.allow_spinning", "0")
+    providers: list[Any] = ["CPUExecutionProvider"]
+    if where.type == "cuda":
+        if hasattr(onnxruntime, "preload_dlls"):
+            onnxruntime.preload_dlls()
+        providers.insert(0, ("CUDAExecutionProvider", {"device_id": where.index or 0}))
+    try:
+        session = onnxruntime.InferenceSession(data, options, providers=providers)
+    except ORT_ERRORS as error:
+        raise InputError(f"{name}: ONNX Runtime refuses it: {_first_line(error)}") from None
+    # Asked for a provider that does not load, ONNX Runtime logs a line and takes the CPU.
+    if where.type == "cuda" and session.get_providers()[0] != "CUDAExecutionProvider":
+        raise ConfigError(
+            f"device {device} must have ONNX Runtime's CUDA provider (CUDA 13, cuDNN 9), "
+            f"got {session.get_providers()[0]}"
+        )
+    return session
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)[:300]
+
+
+class Network:
+    """A network that maps arrays to arrays; the first axis of each counts items.
+
+    inputs, outputs: what goes in and out, in the order of the file.
+    providers: what ONNX Runtime runs it on, the first choice first.
+    batched: whether several items go through in one run. Items are taken one by one otherwise, so
+        the answer is the same.
+
+    Safe to call from several threads.
+    """
+
+    def __init__(self, session: onnxruntime.InferenceSession, name: str, *, verified: bool) -> None:
+        self.name = name
+        self.inputs = [_port(i, name) for i in session.get_inputs()]
+        self.outputs = [_port(o, name) for o in session.get_outputs()]
+        self.providers: list[str] = session.get_providers()
+        # A lone number or a vector of one is a setting, the same for all items.
+        self._per_item = {p.name for p in self.inputs if len(p.shape) > 1}
+        self.batched = all(
+            isinstance(p.shape[0], str) for p in self.inputs if p.name in self._per_item
+        )
+        self._session = session
+        self._verified = verified
+
+    def __call__(self, *arrays: Array | torch.Tensor, **named: Array | torch.Tensor) -> list[Array]:
+        """Run it. Arrays come in the order of `inputs`, or by name; they are cast as needed.
+
+        Raises ValueError when an input is missing, unknown, or of the wrong shape.
+        """
+        feed = self._feed(arrays, named)
+        counts = {feed[name].shape[0] for name in self._per_item}
+        if len(counts) > 1:
+            raise ValueError(f"{self.name}: inputs must hold as many items each, got {counts}")
+        count = counts.pop() if counts else 1
+        if count == 0:
+            one = {n: self._like_one(a) if n in self._per_item else a for n, a in feed.items()}
+            return [out[:0] for out in self._run(one)]
+        if count == 1:
+            return self._run(feed)
+        if self.batched and (self._verified or self._verify(feed)):
+            return self._run(feed)
+        singles = [self._run(self._item(feed, i)) for i in range(count)]
+        return [np.concatenate(parts) for parts in zip(*singles)]
+
+    def _feed(
+        self, arrays: Sequence[Array | torch.Tensor], named: dict[str, Array | torch.Tensor]
+    ) -> dict[str, Array]:
+        given = dict(zip((p.name for p in self.inputs), arrays)) | named
+        wanted = {p.name for p in self.inputs}
+        if given.keys() != wanted or len(arrays) + len(named) != len(wanted):
+            raise ValueError(
+                f"{self.name}: inputs must be {', '.join(map(str, self.inputs))}, "
+                f"got {len(arrays)} arrays and {sorted(named)}"
+            )
+        feed = {}
+        for port in self.inputs:
+            value = given[port.name]
+            array = value.detach().numpy() if isinstance(value, torch.Tensor) else value
+            array = np.ascontiguousarray(array, dtype=port.dtype)
+            if not _fits(array.shape, port, port.name in self._per_item):
+                raise ValueError(f"{self.name}: input must be {port}, got {list(array.shape)}")
+            feed[port.name] = array
+        return feed
+
+    def _run(self, feed: dict[str, Array]) -> list[Array]:
+        results: list[Array] = self._session.run(None, feed)
+        return results
+
+    def _item(self, feed: dict[str, Array], index: int) -> dict[str, Array]:
+        return {n: a[index : index + 1] if n in self._per_item else a for n, a in feed.items()}
+
+    @staticmethod
+    def _like_one(array: Array) -> Array:
+        return np.zeros((1, *array.shape[1:]), array.dtype)
+
+    def _verify(self, feed: dict[str, Array]) -> bool:
+        """Compare a batch with its first and last item alone; on a difference stop batching.
+
+        Returns whether this batch may go through as one. Equal items could not show that a
+        rewritten graph mixes them: they go one by one and nothing is decided.
+        """
+        count = feed[next(iter(self._per_item))].shape[0]
+        first, last = self._item(feed, 0), self._item(feed, count - 1)
+        if all(np.array_equal(first[name], last[name]) for name in self._per_item):
+            return False
+        try:
+            together = self._run(feed)
+        except ORT_ERRORS:  # a size that the graph fixes elsewhere
+            self.batched = False
+            return False
+        pairs = [(i, self._run(end)) for i, end in ((0, first), (count - 1, last))]
+        self.batched = self._verified = all(
+            batch.shape[:1] == (count,) and _close(batch[i : i + 1], single)
+            for i, end in pairs
+            for batch, single in zip(together, end)
+        )
+        return self.batched
+
+
+def _port(described: Any, name: str) -> Port:
+    if described.type not in DTYPES:
+        raise InputError(f"{name}: {described.name} must be a tensor of numbers: {described.type}")
+    shape = tuple(s if isinstance(s, int | str) else "" for s in described.shape)
+    return Port(name=described.name, shape=shape, dtype=DTYPES[described.type])
+
+
+def _fits(shape: tuple[int, ...], port: Port, per_item: bool) -> bool:
+    if len(shape) != len(port.shape):
+        return False
+    pairs = list(zip(shape, port.shape))[1 if per_item else 0 :]
+    return all(isinstance(want, str) or got == want for got, want in pairs)
+
+
+def _close(a: Array, b: Array) -> bool:
+    if a.shape != b.shape:
+        return False
+    if not np.issubdtype(a.dtype, np.floating):
+        return bool(np.array_equal(a, b))
+    scale = max(1.0, float(np.abs(b[np.isfinite(b)]).max(initial=0)))
+    tolerance = (2e-2 if a.dtype == np.float16 else 1e-3) * scale
+    return bool(np.allclose(a, b, rtol=0, atol=tolerance, equal_nan=True))
