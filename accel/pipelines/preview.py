@@ -1,0 +1,99 @@
+"""A contact sheet: frames before and after, side by side, with the faces enlarged."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, ImageDraw
+
+from accel.faces.face import Face
+from accel.kernels import crop
+from accel.kernels.planes import Planes
+
+COLUMNS = 6
+THUMB_HEIGHT = 270
+FACE_PX = 240
+GAP = 6
+
+
+class ContactSheet:
+    """Collects up to COLUMNS samples of a video whose length may be unknown.
+
+    Of a video of unknown length every `stride`-th frame with a face is kept; when there are too
+    many, every second one is dropped and the stride doubles, so samples stay evenly spread.
+    """
+
+    def __init__(self, expected_frames: int | None):
+        self._stride = max(1, (expected_frames or COLUMNS) // COLUMNS)
+        self._kept: list[tuple[int, list[np.ndarray]]] = []
+        self._open: list[np.ndarray] | None = None
+        self._matrices: torch.Tensor | None = None
+        self._next = self._stride // 2
+
+    def before(
+        self, index: int, planes: Planes, faces: list[Face], numbers: dict[int, int]
+    ) -> None:
+        """Look at a frame before it is swapped; keeps it when it is due and shows a face."""
+        self._open = None
+        if index < self._next or not faces:
+            return
+        self._next = index + self._stride
+        largest = max(faces, key=lambda face: float(np.ptp(face.landmarks[:, 1])))
+        views = self._views(planes, largest)
+        picture = Image.fromarray(views[0])
+        scale = picture.height / planes.height
+        draw = ImageDraw.Draw(picture)
+        for face in faces:
+            x, y = face.landmarks[:, :2].min(axis=0) * scale
+            number = str(numbers.get(face.track, "?"))
+            draw.text((float(x), max(0.0, float(y) - 14)), number, fill=(255, 230, 0))
+        self._open = [np.asarray(picture), views[1]]
+
+    def after(self, index: int, planes: Planes, faces: list[Face]) -> None:
+        """Look at the same frame after it was swapped."""
+        if self._open is None:
+            return
+        largest = max(faces, key=lambda face: float(np.ptp(face.landmarks[:, 1])))
+        self._kept.append((index, self._open + self._views(planes, largest)))
+        self._open = None
+        if len(self._kept) > 2 * COLUMNS:
+            self._kept = self._kept[::2]
+            self._stride *= 2
+
+    def save(self, path: Path) -> bool:
+        """Write the sheet; False when no frame with a face was seen."""
+        if not self._kept:
+            return False
+        step = len(self._kept) / min(COLUMNS, len(self._kept))
+        picked = [self._kept[int(i * step)][1] for i in range(min(COLUMNS, len(self._kept)))]
+        width = max(picked[0][0].shape[1], FACE_PX)
+        heights = [THUMB_HEIGHT, THUMB_HEIGHT, FACE_PX, FACE_PX]
+        sheet = Image.new(
+            "RGB", (len(picked) * (width + GAP) + GAP, sum(heights) + 5 * GAP), (24, 24, 24)
+        )
+        for column, (before, face_before, after, face_after) in enumerate(picked):
+            x, y = GAP + column * (width + GAP), GAP
+            for view, height in zip((before, after, face_before, face_after), heights):
+                sheet.paste(Image.fromarray(view), (x + (width - view.shape[1]) // 2, y))
+                y += height + GAP
+        sheet.save(path)
+        return True
+
+    @staticmethod
+    def _views(planes: Planes, face: Face) -> list[np.ndarray]:
+        scale = THUMB_HEIGHT / planes.height
+        width = max(1, round(planes.width * scale))
+        whole = torch.tensor([[[scale, 0, scale / 2 - 0.5], [0, scale, scale / 2 - 0.5]]])
+        low, high = face.landmarks[:, :2].min(axis=0), face.landmarks[:, :2].max(axis=0)
+        center, zoom = (low + high) / 2, FACE_PX / (1.35 * float((high - low).max()))
+        half = (FACE_PX - 1) / 2
+        near = torch.tensor(
+            [[[zoom, 0, half - zoom * center[0]], [0, zoom, half - zoom * center[1]]]]
+        )
+        pictures = (
+            crop(planes, whole, (THUMB_HEIGHT, width), layout="NHWC"),
+            crop(planes, near.float(), FACE_PX, layout="NHWC"),
+        )
+        return [(p[0].clamp(0, 1) * 255).round().to(torch.uint8).cpu().numpy() for p in pictures]

@@ -1,0 +1,345 @@
+"""Swap a face into a video, a picture or a folder of pictures: the whole way, streaming.
+
+read -> analyse -> swap -> paste -> write, each an iterator; memory does not grow with the length.
+"""
+
+from __future__ import annotations
+
+import platform
+import resource
+import sys
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+
+import accel
+from accel.core import Cancel, ConfigError, InputError, Progress, ProgressCallback, choose_device
+from accel.faces.face import Face
+from accel.faces.swap import Job, SourceFace, Swapper, open_swapper
+from accel.faces.track import Analyser, find_faces
+from accel.kernels import OPS, paste, planes_to_rgb
+from accel.kernels.planes import Planes
+from accel.pipelines.preview import ContactSheet
+from accel.pipelines.select import Selection
+from accel.video.frame import Frame
+from accel.video.read import open_video
+from accel.video.stages import buffered
+from accel.video.write import EncodeConfig, open_writer
+
+BATCH = 4  # frames whose faces are swapped in one call
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SwapConfig:
+    """Settings of one swap run.
+
+    sources: pictures of the face to put in, one or several of the same person; the largest face
+        of each is taken, and the best picture for each pose and expression is used.
+    swapper: `mesh` (needs no weights), or a file: an ONNX network or a `.dfm`.
+    recogniser: ONNX file of the identity network that an inswapper-type swapper was trained with.
+    select: which faces: `all`, `largest`, `reference`, or N, the N-th face to appear.
+    reference: picture of the person to be replaced, with select `reference`.
+    max_distance: how far apart two embeddings of one person may lie (0 to 2).
+    min_score: faces that the detector is less sure of are left as they are (0 to 1).
+    device: `auto`, `cpu`, `cuda` or `cuda:N`.
+    preview: PNG to write a contact sheet to.
+    overwrite: replace an output that exists.
+    encode: codec and quality of the output; the default matches the input.
+    """
+
+    sources: tuple[Path, ...]
+    swapper: str = "mesh"
+    recogniser: Path | None = None
+    select: str = "all"
+    reference: Path | None = None
+    max_distance: float = 0.6
+    min_score: float = 0.5
+    device: str = "auto"
+    preview: Path | None = None
+    overwrite: bool = False
+    encode: EncodeConfig = field(default_factory=EncodeConfig)
+
+    def __post_init__(self) -> None:
+        if not self.sources:
+            raise ConfigError("sources must name at least one picture of the face to put in")
+        if not 0 < self.max_distance <= 2:
+            raise ConfigError(f"max_distance must lie in 0..2, got {self.max_distance}")
+        if not 0 <= self.min_score <= 1:
+            raise ConfigError(f"min_score must lie in 0..1, got {self.min_score}")
+        if self.select == "reference" and self.reference is None:
+            raise ConfigError("select reference needs a reference picture")
+        Selection("all" if self.select == "reference" else self.select)  # checks the rule
+
+
+def swap_video(
+    input: Path | str,
+    output: Path | str,
+    config: SwapConfig | None = None,
+    *,
+    progress: ProgressCallback | None = None,
+    cancel: Cancel | None = None,
+    swapper: Swapper | None = None,
+    **settings: Any,
+) -> dict[str, Any]:
+    """Swap a face into `input` and write `output`; return the report that `--json` writes.
+
+    input: video file, animated gif, still picture or folder of pictures.
+    config, or its fields as keyword arguments: `swap_video(a, b, sources=[face])`.
+    progress: called after each frame. cancel: set it from another thread to stop within a frame.
+    swapper: your own, in place of the one that `config.swapper` names.
+
+    Raises InputError for a file that cannot be used, ConfigError for a setting, Cancelled.
+    Nothing is left under the output's name unless the run completes.
+    """
+    config = _config(config, settings)
+    job = _Run(Path(input), Path(output), config, progress, cancel or Cancel(), swapper)
+    return job.run()
+
+
+def load_source(path: Path, device: str = "cpu") -> SourceFace:
+    """Read the picture of a face to put in; the largest face in it is taken."""
+    with open_video(path) as reader:
+        frame = next(iter(reader), None)
+    if frame is None:
+        raise InputError(f"{path}: holds no picture")
+    faces = find_faces(frame.planes, device=device)
+    if not faces:
+        raise InputError(f"{path}: a source must show a face, but none was found")
+    picture = planes_to_rgb(frame.planes, dtype=torch.float32).permute(2, 0, 1).contiguous()
+    return SourceFace(picture, faces[0].landmarks, faces[0].identity)
+
+
+def _config(config: SwapConfig | None, settings: dict[str, Any]) -> SwapConfig:
+    if config is not None and settings:
+        raise ConfigError(f"give a config or settings, not both; got {', '.join(settings)} too")
+    if config is not None:
+        return config
+    unknown = set(settings) - set(SwapConfig.__dataclass_fields__)
+    if unknown:
+        known = ", ".join(SwapConfig.__dataclass_fields__)
+        raise ConfigError(f"SwapConfig has no {', '.join(sorted(unknown))}; it has {known}")
+    if isinstance(settings.get("sources"), str | Path):
+        settings["sources"] = (settings["sources"],)
+    settings["sources"] = tuple(Path(p) for p in settings.get("sources", ()))
+    return SwapConfig(**settings)
+
+
+@dataclass
+class _Swapped:
+    """A frame on its way to the encoder."""
+
+    frame: Frame
+    faces: int  # found in it
+    swapped: int
+
+
+class _Run:
+    """One run: holds the counters, so that the stages stay small."""
+
+    def __init__(
+        self,
+        input: Path,
+        output: Path,
+        config: SwapConfig,
+        progress: ProgressCallback | None,
+        cancel: Cancel,
+        swapper: Swapper | None,
+    ):
+        self.input, self.output, self.config = input, output, config
+        self.progress, self.cancel = progress, cancel
+        self.device = choose_device(config.device)
+        self.seconds = dict.fromkeys(
+            ("prepare", "decode", "analyse", "swap", "paste", "encode"), 0.0
+        )
+        self.frames = self.frames_with_faces = self.frames_swapped = 0
+        self.faces = self.swapped = 0
+        self.swapper = swapper
+        self.sheet: ContactSheet | None = None
+        self.selection: Selection
+
+    def run(self) -> dict[str, Any]:
+        started = time.perf_counter()
+        self._check_paths()
+        with open_video(self.input) as reader:
+            reference = self._prepare()
+            self.selection = Selection(self.config.select, reference, self.config.max_distance)
+            if self.config.preview:
+                self.sheet = ContactSheet(reader.info.frames)
+            analyser = Analyser(device=str(self.device), rotation=reader.info.rotation)
+            self.seconds["prepare"] = time.perf_counter() - started
+            with open_writer(self.output, reader, self.config.encode) as writer:
+                for done in buffered(self._swapped(reader, analyser), 4, "swap"):
+                    self.cancel.check()
+                    start = time.perf_counter()
+                    writer.write(done.frame)
+                    self.seconds["encode"] += time.perf_counter() - start
+                    self._count(done, reader.info.frames, started)
+                self.cancel.check()
+            notes = [*reader.notes, *writer.notes]
+            if self.sheet and self.config.preview and not self.sheet.save(self.config.preview):
+                notes.append("no preview was written: no frame showed a face to swap")
+        return self._report(time.perf_counter() - started, analyser, writer.codec, notes)
+
+    def _check_paths(self) -> None:
+        if not self.input.exists():
+            raise InputError(f"{self.input}: no such file or folder")
+        for path in (self.output, self.config.preview):
+            if path is None:
+                continue
+            if path.resolve() == self.input.resolve():
+                raise ConfigError(f"{path}: output must not be the input")
+            if path.exists() and not self.config.overwrite:
+                raise ConfigError(f"{path} exists; choose another name, remove it, or overwrite")
+            if not path.absolute().parent.is_dir():
+                raise ConfigError(f"{path}: its folder must exist")
+
+    def _prepare(self) -> np.ndarray | None:
+        """Read the sources and open the swapper; return the embedding to look for, if any."""
+        sources = [[load_source(path, str(self.device)) for path in self.config.sources]]
+        if self.swapper is None:
+            self.swapper = open_swapper(
+                self.config.swapper,
+                sources,
+                device=str(self.device),
+                recogniser=self.config.recogniser,
+            )
+        reference = None
+        if self.config.select == "reference" and self.config.reference:
+            reference = load_source(self.config.reference, str(self.device)).embedding
+        return reference
+
+    def _swapped(self, reader: Any, analyser: Analyser) -> Iterator[_Swapped]:
+        """Frames after swapping, in order; runs in a thread of its own."""
+        decoded = buffered(self._timed(reader, "decode"), 8, "decode")
+        tagged = ((frame, self._upload(frame.planes)) for frame in decoded)
+        analysed = self._timed(analyser.analyse(tagged), "analyse")
+        while chunk := list(islice(analysed, BATCH)):
+            chosen = [self._choose(faces) for _, _, faces in chunk]
+            if self.sheet:
+                for (frame, planes, _), faces in zip(chunk, chosen):
+                    self.sheet.before(frame.index, planes, faces, self.selection.numbers)
+            self._swap([planes for _, planes, _ in chunk], chosen)
+            for (frame, planes, faces), picked in zip(chunk, chosen):
+                if self.sheet:
+                    self.sheet.after(frame.index, planes, picked)
+                if picked:
+                    self._download(planes, frame.planes)
+                yield _Swapped(frame, len(faces), len(picked))
+
+    def _choose(self, faces: Sequence[Face]) -> list[Face]:
+        sure = [face for face in faces if face.score >= self.config.min_score]
+        return self.selection.choose(sure)
+
+    def _swap(self, planes: Sequence[Planes], chosen: Sequence[Sequence[Face]]) -> None:
+        """Swap every chosen face of a few frames in one batch, then paste frame by frame."""
+        assert self.swapper is not None
+        start = time.perf_counter()
+        jobs = [Job(p, face, 0) for p, faces in zip(planes, chosen) for face in faces]
+        patches = iter(self.swapper.swap(jobs))
+        swapped = time.perf_counter()
+        self.seconds["swap"] += swapped - start
+        for p, faces in zip(planes, chosen):
+            for _, patch in zip(faces, patches):  # crops may differ in size, so one at a time
+                paste(
+                    p,
+                    patch.crop[None],
+                    patch.mask[None],
+                    patch.matrix[None],
+                    gain=None if patch.gain is None else patch.gain[None],
+                    bias=None if patch.bias is None else patch.bias[None],
+                )
+        self.seconds["paste"] += time.perf_counter() - swapped
+
+    def _upload(self, planes: Planes) -> Planes:
+        if self.device.type == "cpu":
+            return planes
+        c0, c1, c2 = (plane.to(self.device, non_blocking=True) for plane in planes[:3])
+        return Planes(c0, c1, c2, planes.layout)
+
+    def _download(self, planes: Planes, into: Planes) -> None:
+        """Bring swapped planes back into the memory that the encoder reads."""
+        if self.device.type == "cpu":
+            return  # they are that memory
+        for plane, target in zip(planes[:3], into[:3]):
+            target.copy_(plane)  # the one wait of a frame
+
+    def _timed(self, items: Iterable[T], stage: str) -> Iterator[T]:
+        iterator = iter(items)
+        while True:
+            start = time.perf_counter()
+            try:
+                item = next(iterator)
+            except StopIteration:
+                return
+            finally:
+                self.seconds[stage] += time.perf_counter() - start
+            yield item
+
+    def _count(self, done: _Swapped, total: int | None, started: float) -> None:
+        self.frames += 1
+        self.faces += done.faces
+        self.swapped += done.swapped
+        self.frames_with_faces += done.faces > 0
+        self.frames_swapped += done.swapped > 0
+        if self.progress:
+            rate = self.frames / (time.perf_counter() - started)
+            self.progress(Progress(stage="swap", done=self.frames, total=total, rate=rate))
+
+    def _report(
+        self, seconds: float, analyser: Analyser, codec: str, notes: Sequence[str]
+    ) -> dict[str, Any]:
+        if self.frames and not self.frames_with_faces:
+            notes = [*notes, "no face was found in any frame; the output is the input, re-encoded"]
+        return {
+            "input": str(self.input),
+            "output": str(self.output),
+            "sources": [str(path) for path in self.config.sources],
+            "swapper": getattr(self.swapper, "name", type(self.swapper).__name__),
+            "frames": self.frames,
+            "frames_with_faces": self.frames_with_faces,
+            "frames_swapped": self.frames_swapped,
+            "faces": self.faces,
+            "swapped": self.swapped,
+            "tracks": analyser.stats.get("tracks"),
+            "cuts": analyser.stats.get("cuts"),
+            "seconds": round(seconds, 3),
+            "fps": round(self.frames / seconds, 2) if seconds else 0.0,
+            # Stages run side by side, so these add up to more than the whole.
+            "stage_seconds": {name: round(value, 3) for name, value in self.seconds.items()},
+            "peak_memory_mb": round(peak_memory_mb(), 1),
+            "device": _device_name(self.device),
+            "kernels": {name: sorted(op.used) for name, op in OPS.items() if op.used},
+            "codec": codec,
+            "notes": list(notes),
+            "versions": versions(),
+        }
+
+
+def peak_memory_mb() -> float:
+    """The largest resident set this process has had."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / (2**20 if sys.platform == "darwin" else 2**10)
+
+
+def versions() -> dict[str, str]:
+    """Versions that a report needs to be repeated."""
+    packages = ("torch", "onnxruntime", "av", "numpy")
+    found = {"accel": accel.__version__, "python": platform.python_version()}
+    for name in packages:
+        module = sys.modules.get(name)
+        if module is not None:
+            found[name] = str(getattr(module, "__version__", "?"))
+    return found
+
+
+def _device_name(device: torch.device) -> str:
+    if device.type == "cuda":
+        return f"cuda: {torch.cuda.get_device_name(device)}"
+    return f"cpu: {torch.get_num_threads()} threads"
