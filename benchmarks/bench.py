@@ -1,7 +1,7 @@
 """Run benchmarks: `python benchmarks/bench.py [NAME ...]`, all of them when none is named.
 
-Each file under benchmarks/kernels and benchmarks/pipelines with a `main()` is one benchmark; results
-are written to benchmarks/results/.
+Each file under benchmarks/kernels and benchmarks/pipelines with a `main()` is one benchmark;
+results are written to benchmarks/results/.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Time alternatives fairly on a noisy machine and keep the result as a committed file.
 
-Alternatives run in turn, round after round, so that a drift of the clock or a neighbour's load hits
-all of them; the median of the rounds is reported, and ratios are what to quote. On a CPU the time is
-the process's CPU time by default (preemption does not count in it) with one thread.
+Alternatives run in turn, round after round, so that a drift of the clock or a neighbour's load
+hits all of them; the median of the rounds is reported, and ratios are what to quote. On a CPU the
+time is the process's CPU time by default (preemption does not count in it) with one thread.
 """
 
 from __future__ import annotations

@@ -81,7 +81,7 @@ def render_clip(path: Path, frames: int = 120, width: int = 640, height: int = 3
         stream = container.add_stream("libx264", rate=24, options={"crf": "16"})
         stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
         stream.codec_context.time_base = Fraction(1, 24)
-        for picture in _moving_portrait(frames, width, height):
+        for picture in moving_portrait(frames, width, height):
             for packet in stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")):
                 container.mux(packet)
         for packet in stream.encode(None):
@@ -89,7 +89,7 @@ def render_clip(path: Path, frames: int = 120, width: int = 640, height: int = 3
     return path
 
 
-def _moving_portrait(frames: int, width: int, height: int) -> Iterator[np.ndarray]:
+def moving_portrait(frames: int, width: int, height: int) -> Iterator[np.ndarray]:
     portrait = cv2.cvtColor(cv2.imread(str(asset(PORTRAIT))), cv2.COLOR_BGR2RGB)
     portrait = np.ascontiguousarray(portrait[:, ::-1])  # mirrored: not the very picture swapped in
     portrait = np.clip(portrait * np.array([1.0, 0.86, 0.78]), 0, 255).astype(np.uint8)

@@ -1,7 +1,7 @@
 """The whole swap against a bare decode -> encode of the same file with the same settings.
 
-The bare loop is what any engine must pay: PyAV, same encoder, same preset, no look at the pixels. The
-two run in turn in fresh processes; wall seconds on all cores; the ratio is what to quote.
+The bare loop is what any engine must pay: PyAV, same encoder, same preset, no look at the pixels.
+The two run in turn in fresh processes; wall seconds on all cores; the ratio is what to quote.
 """
 
 from __future__ import annotations

@@ -1,0 +1,124 @@
+"""The command line: help, exit statuses, one line for bad input, nothing left behind."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from accel.cli import main
+from accel.pipelines.demo import PORTRAIT
+from accel.weights.assets import asset
+from tests.pipelines.clips import write_clip
+
+SOURCE = str(asset(PORTRAIT))
+
+
+def swap(capsys, *args) -> tuple[int, str, str]:
+    status = main(["swap", *map(str, args), "--source", SOURCE])
+    out, err = capsys.readouterr()
+    return status, out, err
+
+
+def test_help_of_every_command_has_examples(capsys):
+    for command in ("swap", "doctor", "demo"):
+        with pytest.raises(SystemExit) as done:
+            main([command, "--help"])
+        assert done.value.code == 0
+        assert "examples:" in capsys.readouterr().out
+
+
+def test_no_command_prints_help(capsys):
+    assert main([]) == 2
+    assert "accel COMMAND --help" in capsys.readouterr().out
+    assert main(["--version"]) == 0
+
+
+def test_swap_reports_json(tmp_path, capsys):
+    clip = write_clip(tmp_path / "clip.mp4", 4)
+    status, out, _ = swap(capsys, clip, tmp_path / "out.mp4", "--json", "-")
+    report = json.loads(out)
+    assert status == 0
+    assert report["frames"] == 4
+    assert report["stage_seconds"]["analyse"] > 0
+    assert report["peak_memory_mb"] > 50
+    assert report["device"].startswith(("cpu", "cuda"))
+
+
+def bad_inputs(folder):
+    (folder / "empty.mp4").write_bytes(b"")
+    (folder / "text.mp4").write_text("this is no video, whatever its name says\n" * 50)
+    whole = write_clip(folder / "whole.mp4", 6).read_bytes()
+    (folder / "cut.mp4").write_bytes(whole[: len(whole) // 3])
+    (folder / "nothing").mkdir()
+    return {
+        "no such file": folder / "missing.mp4",
+        "empty": folder / "empty.mp4",
+        "text": folder / "text.mp4",
+        "truncated": folder / "cut.mp4",
+        "folder": folder / "nothing",
+    }
+
+
+def test_bad_inputs_get_one_line_and_leave_nothing(tmp_path, capsys):
+    inputs = bad_inputs(tmp_path)
+    before = sorted(p.name for p in tmp_path.iterdir())
+    for what, path in inputs.items():
+        status, _, err = swap(capsys, path, tmp_path / "out.mp4")
+        assert status == 2, what
+        assert err.startswith("accel: "), what
+        assert err.count("\n") == 1, f"{what}: {err}"
+        assert path.name in err, f"{what}: {err}"
+    assert sorted(p.name for p in tmp_path.iterdir()) == before
+
+
+def test_settings_that_cannot_be(tmp_path, capsys):
+    clip = write_clip(tmp_path / "clip.mp4", 2)
+    out = tmp_path / "out.mp4"
+    for args, text in [
+        (["--select", "few"], "select must be"),
+        (["--select", "reference"], "reference picture"),
+        (["--swapper", "missing.onnx"], "missing.onnx"),
+        (["--codec", "h266"], "h266"),
+        (["--device", "tpu"], "device must be"),
+        (["--max-distance", "9"], "max_distance must lie"),
+    ]:
+        status, _, err = swap(capsys, clip, out, *args)
+        assert (status, err.count("\n")) == (2, 1), err
+        assert text in err
+    assert swap(capsys, clip, clip)[0] == 2
+    assert swap(capsys, clip, tmp_path / "nowhere" / "out.mp4")[0] == 2
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["clip.mp4"]
+
+
+@pytest.mark.slow
+def test_interrupt_ends_with_130_and_no_file(tmp_path):
+    clip = write_clip(tmp_path / "clip.mp4", 300, width=640, height=360)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "accel", "swap", clip, tmp_path / "out.mp4", "--source", SOURCE],
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline and len(os.listdir(tmp_path)) < 2:
+        time.sleep(0.05)  # until the temporary output appears
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130, err
+    assert err.strip().splitlines()[-1].startswith("accel: cancelled")
+    assert os.listdir(tmp_path) == ["clip.mp4"]
+
+
+def test_doctor_says_what_works(capsys):
+    assert main(["doctor", "--json", "-"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    found = {(f["group"], f["name"]): f for f in report["findings"]}
+    assert report["works"]
+    assert found["onnx runtime", "CPU"]["works"]
+    assert any(name == "  crop" for _, name in found)
+    assert all(f["detail"] or f["works"] for f in report["findings"])
