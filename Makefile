@@ -12,7 +12,8 @@ CPP := $(wildcard csrc/*.cpp csrc/*.h)
 
 $(VENV)/.stamp: pyproject.toml setup.py constraints.txt
 	test -x $(PY) || python3 -m venv $(VENV)
-	$(PY) -m pip install -q -c constraints.txt -e '.[dev]'
+	ACCEL_SKIP_NATIVE=1 $(PY) -m pip install -q -c constraints.txt -e '.[dev]'
+	$(PY) -m pip install -q 'setuptools>=77' 'nanobind>=3.1,<4'
 	touch $@
 
 setup: $(VENV)/.stamp native
@@ -20,7 +21,6 @@ setup: $(VENV)/.stamp native
 # A machine without a compiler goes on without the module: numba serves (see `accel doctor`).
 build/.native: $(CPP) setup.py $(VENV)/.stamp
 	mkdir -p build
-	$(PY) -m pip install -q 'setuptools>=77' 'nanobind>=3.1,<4'
 	$(PY) setup.py -q build_ext --inplace --parallel 2
 	touch $@
 

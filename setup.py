@@ -5,6 +5,7 @@ Everything else about the package is in pyproject.toml.
 
 import glob
 import os
+import sys
 
 import nanobind
 from setuptools import Extension, setup
@@ -12,18 +13,17 @@ from setuptools.command.build_ext import build_ext
 
 NANOBIND = os.path.dirname(nanobind.__file__)
 HEADERS = glob.glob("csrc/*.h")
-# -ffp-contract=off: a fused multiply-add rounds once where two operations round twice, so bytes
-# would depend on the CPU the module happens to run on.
-COMPILE = [
-    "-std=c++17",
-    "-O3",
-    "-ffp-contract=off",
-    "-fno-math-errno",
-    "-fvisibility=hidden",
-    "-fno-strict-aliasing",
-    "-fopenmp",
-    "-g0",
-]
+
+
+def flags() -> tuple[list[str], list[str]]:
+    """Compiler and linker flags. OpenMP is left out where the usual compiler has none."""
+    if sys.platform == "win32":
+        return ["/std:c++17", "/O2", "/openmp", "/fp:precise"], []
+    openmp = [] if sys.platform == "darwin" else ["-fopenmp"]
+    # -ffp-contract=off: a fused multiply-add rounds once where two operations round twice, so
+    # bytes would depend on the CPU the module happens to run on.
+    compile = ["-std=c++17", "-O3", "-ffp-contract=off", "-fno-math-errno", "-g0"]
+    return [*compile, "-fvisibility=hidden", "-fno-strict-aliasing", *openmp], [*openmp, "-s"]
 
 
 class BuildWhatChanged(build_ext):
@@ -44,9 +44,11 @@ class BuildWhatChanged(build_ext):
         super().build_extension(ext)
 
 
-setup(
-    cmdclass={"build_ext": BuildWhatChanged},
-    ext_modules=[
+# `make` installs first and builds in place after, so that objects are kept between builds.
+NATIVE = (
+    []
+    if os.environ.get("ACCEL_SKIP_NATIVE")
+    else [
         Extension(
             "accel._native",
             sorted(glob.glob("csrc/*.cpp"))
@@ -56,11 +58,13 @@ setup(
                 os.path.join(NANOBIND, "ext", "robin_map", "include"),
             ],
             depends=HEADERS,
-            extra_compile_args=COMPILE,
-            extra_link_args=["-fopenmp", "-s"],
+            extra_compile_args=flags()[0],
+            extra_link_args=flags()[1],
             language="c++",
-            # No compiler is no reason not to install: numba and torch serve, `accel doctor` says so.
+            # No compiler is no reason not to install: numba serves, and `accel doctor` says so.
             optional=not os.environ.get("ACCEL_REQUIRE_NATIVE"),
         )
-    ],
+    ]
 )
+
+setup(cmdclass={"build_ext": BuildWhatChanged}, ext_modules=NATIVE)

@@ -7,11 +7,11 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
+from accel.faces.swap import open_swapper
 from PIL import Image
 
 import accel
 from accel.core import Cancel, Cancelled, ConfigError, InputError
-from accel.faces.swap import open_swapper
 from accel.kernels.paste import paste_rectangle
 from accel.pipelines.demo import PORTRAIT, moving_portrait
 from accel.pipelines.swap import EncodeConfig, load_source, swap_video
