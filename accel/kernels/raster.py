@@ -211,6 +211,7 @@ op.implement("numba", _numba, _why_not_numba)
 def _native_draw(textures, texture_points, points, weights, triangles, which, height, width):
     out = points.new_empty(len(points), 4, height, width)
     arrays = (textures, texture_points, points, weights, triangles, which, out)
+    assert _native.module is not None  # _native.why_not saw to it
     _native.module.raster(*(t.detach() for t in arrays))
     return out
 
