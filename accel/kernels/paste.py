@@ -8,14 +8,15 @@ The definition. `_reference` follows it in float64; every implementation stays w
 2. Sample (i, j) of a plane lies at p = (site_x + i·2^shift_x, site_y + j·2^shift_y) luma pixels
    (luma: no site, no shift), and its footprint is 2^shift_x by 2^shift_y luma pixels around p.
 3. Colour and mask are averaged over kx × ky bilinear samples spread evenly over the footprint,
-   k = max(1, ceil(length of the footprint in crop pixels)) along each axis, at most the crop's side:
-   a crop larger than the face is area-filtered and does not alias. Beyond its outermost pixel centres
-   the colour is that of the nearest pixel and the mask is 0, so that an unfeathered mask falls to 0
-   within one crop pixel (bilinear, as everywhere).
+   k = max(1, ceil(length of the footprint in crop pixels)) along each axis, at most the crop's
+   side: a crop larger than the face is area-filtered and does not alias. Beyond its outermost pixel
+   centres the colour is that of the nearest pixel and the mask is 0, so that an unfeathered mask
+   falls to 0 within one crop pixel (bilinear, as everywhere).
 4. code' = code + alpha · (new - code), rounded to nearest, clipped to 0..max_code. A sample with
    alpha 0 is not written.
 
-Masks are clamped to 0..1, NaN counts as 0. A sample whose average meets a NaN colour is not written.
+Masks are clamped to 0..1, NaN counts as 0. A sample whose average meets a NaN colour is not
+written.
 
 Sources: footprints and pre-filtering, Heckbert 1989, "Fundamentals of texture mapping and image
 warping"; chroma sample location and colour matrices, ITU-T H.273 (see `planes`).
@@ -23,6 +24,7 @@ warping"; chroma sample location and colour matrices, ITU-T H.273 (see `planes`)
 
 from __future__ import annotations
 
+import importlib.util
 import math
 from typing import NamedTuple
 
@@ -34,6 +36,12 @@ from torch import Tensor
 from accel.kernels import _native as native
 from accel.kernels._op import INTERPRETED, Op
 from accel.kernels.planes import Planes, check_planes
+
+try:
+    from accel.kernels._paste_triton import AOT as AOT
+    from accel.kernels._paste_triton import paste_group
+except ImportError:  # Triton is published for Linux alone
+    AOT, paste_group = [], None
 
 # A footprint of exactly 2 crop pixels must not become 3 samples because a rotation's entries were
 # rounded to float32.
@@ -269,12 +277,78 @@ op = Op(
 )
 
 
-def _native(c0, c1, c2, *rest):
-    native.module.paste(c0, c1, c2, *rest, torch.get_num_threads())
+def _flat(*tensors) -> str:
+    return "" if all(t.is_contiguous() for t in tensors) else "needs contiguous tensors"
 
 
-def _why_not_native(c0, c1, c2, crops, masks, *rest) -> str:
-    return native.why_not(c0, c1, c2, crops, masks)
+def _numba(
+    c0, c1, c2, crops, masks, matrices, gain, bias, from_rgb, shift_x, shift_y, site_x, site_y,
+    max_code,
+):  # fmt: skip
+    from accel.kernels._paste_numba import paste_face
+
+    planes = [plane.numpy() for plane in (c0, c1, c2)]
+    crops, masks, gain, bias = (t.float().numpy() for t in (crops, masks, gain, bias))
+    to_codes = np.asarray(from_rgb, np.float32).reshape(3, 4)
+    shapes = [plane.shape for plane in planes]
+    for n, matrix in enumerate(matrices.tolist()):
+        found = groups(matrix, crops.shape[-1], shapes, shift_x, shift_y, site_x, site_y)
+        if found:
+            margins = [
+                max(abs(group.along_x[k]) + abs(group.along_y[k]) for group in found)
+                for k in (0, 1)
+            ]
+            paste_face(
+                planes, crops[n], masks[n], gain[n], bias[n], to_codes, found, margins,
+                [_taps_of(group) for group in found], max_code,
+            )  # fmt: skip
 
 
-op.implement("native", _native, _why_not_native)
+def _taps_of(group: Group) -> list[np.ndarray]:
+    """Return the taps of a sample, in crop pixels from its own place: u, then v."""
+    dx, dy = (np.array(_offsets(count)) for count in (group.kx, group.ky))
+    return [
+        (group.along_x[k] * dx + group.along_y[k] * dy[:, None]).ravel().astype(np.float32)
+        for k in (0, 1)
+    ]
+
+
+def _why_not_numba(*args) -> str:
+    if importlib.util.find_spec("numba") is None:
+        return "numba is not installed"
+    tensors = args[:8]
+    if any(t.device.type != "cpu" for t in tensors):
+        return f"needs CPU tensors, got {tensors[0].device}"
+    return _flat(*tensors[3:])
+
+
+op.implement("numba", _numba, _why_not_numba)
+
+
+def _native(*args):
+    native.module.paste(*args, torch.get_num_threads())
+
+
+op.implement("native", _native, lambda *args: native.why_not(*args[:8]) or _flat(*args[3:8]))
+
+
+def _triton(
+    c0, c1, c2, crops, masks, matrices, gain, bias, from_rgb, shift_x, shift_y, site_x, site_y,
+    max_code,
+):  # fmt: skip
+    planes = (c0, c1, c2)
+    shapes = [tuple(plane.shape) for plane in planes]
+    to_codes = [from_rgb[k : k + 4] for k in (0, 4, 8)]
+    for n, matrix in enumerate(matrices.tolist()):
+        for group in groups(matrix, crops.shape[-1], shapes, shift_x, shift_y, site_x, site_y):
+            paste_group(planes, crops[n], masks[n], gain[n], bias[n], to_codes, group, max_code)
+
+
+def _why_not_triton(*args) -> str:
+    tensors = [*args[:5], *args[6:8]]  # matrices stay on the CPU
+    if not (INTERPRETED or all(t.is_cuda for t in tensors)):
+        return f"needs CUDA tensors, got {', '.join(sorted({str(t.device) for t in tensors}))}"
+    return _flat(*tensors[3:])
+
+
+op.implement("triton", _triton if paste_group else None, _why_not_triton)
