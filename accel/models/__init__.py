@@ -1,0 +1,1 @@
+"""Families of generative models, one file each: configurations, names, how to tell a file."""

@@ -1,0 +1,39 @@
+"""`nano`: the smallest member of the Stable Diffusion 1.x family, 64 x 64 pixels, built in.
+
+The same networks as its large relatives with smaller numbers; how it is trained is told in
+training/nano/README.md.
+"""
+
+from __future__ import annotations
+
+from accel.nn.text import TextConfig
+from accel.nn.unet import UnetConfig
+from accel.nn.vae import VaeConfig
+
+SIDE_PX = 64
+
+# scale 1: the latents' own mean and deviation are folded into the two 1x1 convolutions.
+VAE = VaeConfig(base_channels=16, channel_mult=(1, 2, 4), res_blocks=1, norm_groups=8, scale=1.0)
+
+UNET = UnetConfig(
+    channels=48,
+    channel_mult=(1, 2, 3),
+    res_blocks=1,
+    transformer_depth=(0, 1, 1),
+    context_width=192,
+    heads=4,
+    feedforward_mult=2,
+    norm_groups=8,
+)
+
+START_ROW, END_ROW, HASHED_ROWS = 0, 1, 256
+
+
+def text_config(kept_tokens: int) -> TextConfig:
+    """The text tower; its table has a row for each kept token of CLIP's vocabulary.
+
+    Rows: start, end (also padding), the kept tokens, then HASHED_ROWS shared by all others. The
+    full table would be larger than the rest of the model.
+    """
+    rows = 2 + kept_tokens + HASHED_ROWS
+    return TextConfig(vocabulary=rows, length=24, width=192, layers=2, heads=4, end_token=END_ROW)

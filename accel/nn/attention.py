@@ -1,0 +1,116 @@
+"""Attention blocks of the latent diffusion UNet: self, cross, and the transformer made of them.
+
+Sources: Vaswani et al. 2017 (arXiv:1706.03762); Rombach et al. 2022 (arXiv:2112.10752).
+"""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from accel.nn.layers import attention, geglu
+
+
+class CrossAttention(nn.Module):
+    """Attention from `x` to `context`, or to itself where there is none."""
+
+    def __init__(self, width: int, context_width: int, heads: int):
+        super().__init__()
+        self.heads = heads
+        self.to_q = nn.Linear(width, width, bias=False)
+        self.to_k = nn.Linear(context_width, width, bias=False)
+        self.to_v = nn.Linear(context_width, width, bias=False)
+        self.to_out = nn.Sequential(nn.Linear(width, width))
+
+    def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
+        source = x if context is None else context
+        q, k, v = self.to_q(x), self.to_k(source), self.to_v(source)
+        return self.to_out(attention(q, k, v, self.heads))
+
+
+class Geglu(nn.Module):
+    def __init__(self, width: int, hidden: int):
+        super().__init__()
+        self.proj = nn.Linear(width, 2 * hidden)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return geglu(self.proj(x))
+
+
+class FeedForward(nn.Module):
+    def __init__(self, width: int, mult: int):
+        super().__init__()
+        # The middle entry was a dropout in training; it keeps the second layer's name.
+        self.net = nn.Sequential(
+            Geglu(width, mult * width), nn.Identity(), nn.Linear(mult * width, width)
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.net(x)
+
+
+class TransformerBlock(nn.Module):
+    def __init__(self, width: int, context_width: int, heads: int, mult: int):
+        super().__init__()
+        self.attn1 = CrossAttention(width, width, heads)
+        self.ff = FeedForward(width, mult)
+        self.attn2 = CrossAttention(width, context_width, heads)
+        self.norm1 = nn.LayerNorm(width)
+        self.norm2 = nn.LayerNorm(width)
+        self.norm3 = nn.LayerNorm(width)
+
+    def forward(self, x: Tensor, context: Tensor) -> Tensor:
+        x = x + self.attn1(self.norm1(x))
+        x = x + self.attn2(self.norm2(x), context)
+        return x + self.ff(self.norm3(x))
+
+
+class SpatialTransformer(nn.Module):
+    """Transformer blocks over the positions of a feature map, around a residual.
+
+    `linear`: the projections in and out are linear layers (SD 2.x, SDXL) instead of 1x1
+    convolutions (SD 1.x): the same function, other shapes in the file.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        context_width: int,
+        heads: int,
+        depth: int,
+        *,
+        linear: bool,
+        mult: int,
+        groups: int,
+    ):
+        super().__init__()
+
+        def projection() -> nn.Module:
+            return nn.Linear(channels, channels) if linear else nn.Conv2d(channels, channels, 1)
+
+        self.linear = linear
+        self.norm = nn.GroupNorm(groups, channels, eps=1e-6)
+        self.proj_in = projection()
+        self.transformer_blocks = nn.ModuleList(
+            TransformerBlock(channels, context_width, heads, mult) for _ in range(depth)
+        )
+        self.proj_out = projection()
+
+    def forward(
+        self,
+        x: Tensor,  # [B, C, H, W]
+        context: Tensor,  # [B, tokens, context_width]
+    ) -> Tensor:  # [B, C, H, W]
+        h = self.norm(x)
+        if not self.linear:
+            h = self.proj_in(h)
+        h = h.flatten(2).transpose(1, 2)  # [B, H * W, C]
+        if self.linear:
+            h = self.proj_in(h)
+        for block in self.transformer_blocks:
+            h = block(h, context)
+        if self.linear:
+            h = self.proj_out(h)
+        h = h.transpose(1, 2).unflatten(2, x.shape[2:])
+        if not self.linear:
+            h = self.proj_out(h)
+        return x + h

@@ -1,0 +1,238 @@
+"""The cross-attention UNet of latent diffusion: SD 1.x, 2.x, SDXL and their inpainting kin.
+
+Sources: Rombach et al. 2022 (arXiv:2112.10752); Podell et al. 2023 (arXiv:2307.01952) for the
+second conditioning vector. Parameter names are those that follow `model.diffusion_model.` in a
+single-file checkpoint, so the numbered `nn.Sequential`s below are part of the format.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from accel.core import ConfigError
+from accel.nn.attention import SpatialTransformer
+from accel.nn.layers import norm_silu, sinusoids, upsample
+
+EPS = 1e-5
+
+
+@dataclass(frozen=True, kw_only=True)
+class UnetConfig:
+    """Sizes of one UNet.
+
+    in_channels: 4; 9 with a mask and a masked picture (inpainting); 8 with a picture (edits).
+    channels, channel_mult: width at each level, full resolution first.
+    res_blocks: residual blocks a level on the way down; one more on the way up.
+    transformer_depth: transformer blocks after each residual block, per level (0: none).
+    middle_depth: transformer blocks in the middle.
+    heads or head_width: number of heads everywhere, or their width; the other is 0.
+    linear_projection: see SpatialTransformer.
+    vector_width: length of the second conditioning vector (SDXL); 0 when there is none.
+    feedforward_mult: hidden width of the transformers' feed-forward, in widths.
+    """
+
+    in_channels: int = 4
+    out_channels: int = 4
+    channels: int = 320
+    channel_mult: tuple[int, ...] = (1, 2, 4, 4)
+    res_blocks: int = 2
+    transformer_depth: tuple[int, ...] = (1, 1, 1, 0)
+    middle_depth: int = 1
+    context_width: int = 768
+    heads: int = 8
+    head_width: int = 0
+    linear_projection: bool = False
+    vector_width: int = 0
+    feedforward_mult: int = 4
+    norm_groups: int = 32
+
+    def __post_init__(self) -> None:
+        if len(self.transformer_depth) != len(self.channel_mult):
+            raise ConfigError(
+                "UnetConfig: transformer_depth must have one entry a level,"
+                f" got {self.transformer_depth} for {len(self.channel_mult)} levels"
+            )
+        if (self.heads > 0) == (self.head_width > 0):
+            raise ConfigError(
+                "UnetConfig: one of heads and head_width must be above 0 and the other 0,"
+                f" got {self.heads} and {self.head_width}"
+            )
+        for width in self.widths:
+            if width % self.norm_groups or width % (self.heads or self.head_width):
+                raise ConfigError(
+                    f"UnetConfig: every level's width {self.widths} must be a multiple of"
+                    f" norm_groups {self.norm_groups} and of heads or head_width"
+                    f" {self.heads or self.head_width}"
+                )
+
+    @property
+    def widths(self) -> tuple[int, ...]:
+        return tuple(self.channels * m for m in self.channel_mult)
+
+
+class Unet(nn.Module):
+    """Predicts noise or velocity, whichever it was trained for."""
+
+    def __init__(self, config: UnetConfig):
+        super().__init__()
+        self.config = config
+        width, time_width = config.channels, 4 * config.channels
+        self.time_embed = mlp(width, time_width)
+        if config.vector_width:
+            self.label_emb = nn.Sequential(mlp(config.vector_width, time_width))
+
+        first = nn.Conv2d(config.in_channels, width, 3, padding=1)
+        self.input_blocks = nn.ModuleList([Stage(first)])
+        skips = [width]
+        for level, out in enumerate(config.widths):
+            depth = config.transformer_depth[level]
+            for _ in range(config.res_blocks):
+                self.input_blocks.append(stage(config, width, out, depth))
+                width = out
+                skips.append(width)
+            if level < len(config.widths) - 1:
+                self.input_blocks.append(Stage(Downsample(width)))
+                skips.append(width)
+
+        self.middle_block = Stage(
+            *stage(config, width, width, config.middle_depth),
+            ResBlock(width, width, time_width, config.norm_groups),
+        )
+
+        self.output_blocks = nn.ModuleList()
+        for level, out in reversed(list(enumerate(config.widths))):
+            depth = config.transformer_depth[level]
+            for i in range(config.res_blocks + 1):
+                block = stage(config, width + skips.pop(), out, depth)
+                width = out
+                if level > 0 and i == config.res_blocks:
+                    block.append(Upsample(width))
+                self.output_blocks.append(block)
+
+        last = nn.Conv2d(width, config.out_channels, 3, padding=1)
+        self.out = nn.Sequential(nn.GroupNorm(config.norm_groups, width, EPS), nn.SiLU(), last)
+
+    def forward(
+        self,
+        x: Tensor,  # [B, in_channels, H, W] scaled noisy latent; H, W multiples of 2^(levels - 1)
+        t: Tensor,  # [B] timesteps 0..999; fractions allowed
+        context: Tensor,  # [B, tokens, context_width] prompt
+        vector: Tensor | None = None,  # [B, vector_width] exactly for networks that have it
+    ) -> Tensor:  # [B, out_channels, H, W]
+        self._check(x, t, context, vector)
+        embedding = self.time_embed(sinusoids(t, self.config.channels).to(x.dtype))
+        if vector is not None:
+            embedding = embedding + self.label_emb(vector)
+        h, skips = x, []
+        for block in self.input_blocks:
+            h = block(h, embedding, context)
+            skips.append(h)
+        h = self.middle_block(h, embedding, context)
+        for block in self.output_blocks:
+            h = block(torch.cat([h, skips.pop()], dim=1), embedding, context)
+        norm, _, conv = self.out
+        return conv(norm_silu(h, norm))
+
+    def _check(self, x: Tensor, t: Tensor, context: Tensor, vector: Tensor | None) -> None:
+        config = self.config
+        factor = 1 << (len(config.channel_mult) - 1)
+        if x.ndim != 4 or x.shape[1] != config.in_channels or any(s % factor for s in x.shape[2:]):
+            raise ValueError(
+                f"Unet: x must be [B, {config.in_channels}, H, W] with H and W multiples of"
+                f" {factor}, got {tuple(x.shape)}"
+            )
+        batch = x.shape[0]
+        if t.shape != (batch,):
+            raise ValueError(f"Unet: t must be [{batch}], got {tuple(t.shape)}")
+        if context.ndim != 3 or context.shape[::2] != (batch, config.context_width):
+            raise ValueError(
+                f"Unet: context must be [{batch}, tokens, {config.context_width}],"
+                f" got {tuple(context.shape)}"
+            )
+        wanted = (batch, config.vector_width) if config.vector_width else None
+        got = None if vector is None else tuple(vector.shape)
+        if wanted != got:
+            raise ValueError(f"Unet: vector must be of shape {wanted}, got {got}")
+
+
+def mlp(inputs: int, outputs: int) -> nn.Sequential:
+    return nn.Sequential(nn.Linear(inputs, outputs), nn.SiLU(), nn.Linear(outputs, outputs))
+
+
+def stage(config: UnetConfig, inputs: int, outputs: int, depth: int) -> Stage:
+    """One residual block and, where depth says so, the transformer after it."""
+    block = Stage(ResBlock(inputs, outputs, 4 * config.channels, config.norm_groups))
+    if depth:
+        block.append(
+            SpatialTransformer(
+                outputs,
+                config.context_width,
+                config.heads or outputs // config.head_width,
+                depth,
+                linear=config.linear_projection,
+                mult=config.feedforward_mult,
+                groups=config.norm_groups,
+            )
+        )
+    return block
+
+
+class Stage(nn.Sequential):
+    """Modules in a row, each given what it needs of the embedding and the prompt."""
+
+    def forward(self, x: Tensor, embedding: Tensor, context: Tensor) -> Tensor:  # type: ignore[override]
+        for module in self:
+            if isinstance(module, ResBlock):
+                x = module(x, embedding)
+            elif isinstance(module, SpatialTransformer):
+                x = module(x, context)
+            else:
+                x = module(x)
+        return x
+
+
+class ResBlock(nn.Module):
+    """Two convolutions around which the input is added; the time embedding comes between them."""
+
+    def __init__(self, inputs: int, outputs: int, time_width: int, groups: int):
+        super().__init__()
+        self.in_layers = nn.Sequential(
+            nn.GroupNorm(groups, inputs, EPS), nn.SiLU(), nn.Conv2d(inputs, outputs, 3, padding=1)
+        )
+        self.emb_layers = nn.Sequential(nn.SiLU(), nn.Linear(time_width, outputs))
+        # The third entry was a dropout in training; it keeps the convolution's name.
+        self.out_layers = nn.Sequential(
+            nn.GroupNorm(groups, outputs, EPS),
+            nn.SiLU(),
+            nn.Identity(),
+            nn.Conv2d(outputs, outputs, 3, padding=1),
+        )
+        same = inputs == outputs
+        self.skip_connection = nn.Identity() if same else nn.Conv2d(inputs, outputs, 1)
+
+    def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
+        norm1, _, conv1 = self.in_layers
+        norm2, *_, conv2 = self.out_layers
+        h = conv1(norm_silu(x, norm1)) + self.emb_layers(embedding)[:, :, None, None]
+        return self.skip_connection(x) + conv2(norm_silu(h, norm2))
+
+
+class Downsample(nn.Module):
+    def __init__(self, channels: int):
+        super().__init__()
+        self.op = nn.Conv2d(channels, channels, 3, stride=2, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.op(x)
+
+
+class Upsample(nn.Module):
+    def __init__(self, channels: int):
+        super().__init__()
+        self.conv = nn.Conv2d(channels, channels, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv(upsample(x))

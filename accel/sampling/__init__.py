@@ -1,0 +1,1 @@
+"""Turns a prediction function into a sample; knows no network."""

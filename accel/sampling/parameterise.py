@@ -1,0 +1,58 @@
+"""From what a network predicts (noise, velocity, the picture) to the denoised picture.
+
+Sources: Ho et al. 2020 (arXiv:2006.11239) for noise; Salimans & Ho 2022 (arXiv:2202.00512) for
+velocity; Ho & Salimans 2022 (arXiv:2207.12598) for guidance.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from accel.sampling.schedules import NoiseSchedule
+
+PREDICTIONS = ("eps", "v", "x0")
+Denoise = Callable[[Tensor, float], Tensor]  # x at level sigma, sigma -> denoised x
+Predict = Callable[[Tensor, Tensor], Tensor]  # scaled x [B, ...], timesteps [B] -> prediction
+
+
+def denoised(
+    prediction: Tensor,
+    x: Tensor,  # at level sigma, not scaled
+    sigma: float,
+    kind: str,
+) -> Tensor:  # the picture that the prediction stands for
+    if kind == "eps":
+        return x - sigma * prediction
+    if kind == "v":
+        variance = sigma * sigma + 1
+        return x / variance - prediction * (sigma / math.sqrt(variance))
+    if kind == "x0":
+        return prediction
+    raise ValueError(f"prediction must be one of {PREDICTIONS}, got {kind!r}")
+
+
+def denoiser(predict: Predict, noise: NoiseSchedule, kind: str) -> Denoise:
+    """Wrap a variance-preserving network for samplers that think in sigmas."""
+
+    def denoise(x: Tensor, sigma: float) -> Tensor:
+        t = torch.full((x.shape[0],), noise.timestep(sigma), device=x.device)
+        return denoised(predict(x / math.sqrt(sigma * sigma + 1), t), x, sigma, kind)
+
+    return denoise
+
+
+def guided(predict: Predict, scale: float) -> Predict:
+    """Classifier-free guidance over a network that takes prompt and no prompt in one batch.
+
+    `predict` is called with the batch twice over, the half without the prompt first.
+    """
+
+    def both(x: Tensor, t: Tensor) -> Tensor:
+        uncond, cond = predict(torch.cat([x, x]), torch.cat([t, t])).chunk(2)
+        return uncond + scale * (cond - uncond)
+
+    return both

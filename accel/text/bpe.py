@@ -1,0 +1,130 @@
+"""CLIP's byte-pair tokenizer.
+
+Source: Radford et al. 2021 (arXiv:2103.00020); the merges are OpenAI's, see assets/licenses.
+Text is composed (NFC), lower-cased and its white space made single before it is split.
+"""
+
+from __future__ import annotations
+
+import functools
+import gzip
+import re
+import unicodedata
+from importlib import resources
+from itertools import pairwise
+
+START, END = 49406, 49407
+SPECIAL = {"<|startoftext|>": START, "<|endoftext|>": END}
+WORD_END = "</w>"
+MERGES_FILE = "clip_bpe_merges.txt.gz"
+CONTRACTION = re.compile("'s|'t|'re|'ve|'m|'ll|'d")
+SPECIAL_PATTERN = re.compile("(" + "|".join(re.escape(text) for text in SPECIAL) + ")")
+
+
+class BpeTokenizer:
+    """Turns text into ids 0..49405 and back; knows nothing of chunks, start and end."""
+
+    def __init__(self, merges: list[tuple[str, str]]):
+        alphabet = list(byte_symbols().values())
+        tokens = alphabet + [symbol + WORD_END for symbol in alphabet]
+        tokens += ["".join(pair) for pair in merges] + list(SPECIAL)
+        self.ids = {token: i for i, token in enumerate(tokens)}
+        self.tokens = tokens
+        self._ranks = {pair: rank for rank, pair in enumerate(merges)}
+        self._words: dict[str, list[int]] = {}
+
+    def encode(self, text: str) -> list[int]:
+        """Ids of `text`, without start and end (unless the text spells them out)."""
+        ids: list[int] = []
+        for piece in SPECIAL_PATTERN.split(clean(text)):
+            if piece in SPECIAL:
+                ids.append(SPECIAL[piece])
+            else:
+                for word in split_words(piece):
+                    ids += self._encode_word(word)
+        return ids
+
+    def decode(self, ids: list[int]) -> str:
+        symbols = "".join(self.tokens[i] for i in ids if i < START)
+        values = {symbol: byte for byte, symbol in byte_symbols().items()}
+        raw = symbols.replace(WORD_END, " ")
+        return bytes(values.get(c, ord(" ")) for c in raw).decode("utf-8", "replace").rstrip()
+
+    def _encode_word(self, word: str) -> list[int]:
+        known = self._words.get(word)
+        if known is None:
+            symbols = byte_symbols()
+            parts = [symbols[byte] for byte in word.encode()]
+            parts[-1] += WORD_END
+            known = self._words[word] = [self.ids[part] for part in self._merge(parts)]
+        return known
+
+    def _merge(self, parts: list[str]) -> list[str]:
+        """Join neighbours, the pair that was learnt first before all others, until none is left."""
+        while len(parts) > 1:
+            pairs = list(pairwise(parts))
+            best = min(pairs, key=lambda pair: self._ranks.get(pair, len(self._ranks)))
+            if best not in self._ranks:
+                break
+            joined: list[str] = []
+            for part in parts:
+                # A part that was joined just now ends a pair; it cannot begin one in this round.
+                if joined and (joined[-1], part) == best:
+                    joined[-1] = "".join(best)
+                else:
+                    joined.append(part)
+            parts = joined
+        return parts
+
+
+@functools.cache
+def clip_tokenizer() -> BpeTokenizer:
+    """The tokenizer that every Stable Diffusion text tower shares."""
+    packed = resources.files("accel.assets").joinpath(MERGES_FILE).read_bytes()
+    lines = gzip.decompress(packed).decode().splitlines()
+    return BpeTokenizer([(a, b) for a, b in (line.split(" ") for line in lines)])
+
+
+@functools.cache
+def byte_symbols() -> dict[int, str]:
+    """A printable character for each byte: itself where it is one, else one above U+0100.
+
+    Insertion order is that of the vocabulary.
+    """
+    printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
+    symbols = {byte: chr(byte) for byte in printable}
+    for byte in range(256):
+        if byte not in symbols:
+            symbols[byte] = chr(256 + len(symbols) - len(printable))
+    return symbols
+
+
+def clean(text: str) -> str:
+    return " ".join(unicodedata.normalize("NFC", text).split()).lower()
+
+
+def split_words(text: str) -> list[str]:
+    """Runs of letters, single numerals, runs of anything else that is not white space."""
+    words: list[str] = []
+    at = 0
+    while at < len(text):
+        kind = kind_of(text[at])
+        contraction = CONTRACTION.match(text, at)
+        end = at + 1
+        if contraction:
+            end = contraction.end()
+        elif kind in "L*":
+            while end < len(text) and kind_of(text[end]) == kind:
+                end += 1
+        if kind != " ":
+            words.append(text[at:end])
+        at = end
+    return words
+
+
+def kind_of(character: str) -> str:
+    """`L` letter, `N` numeral, ` ` white space, `*` all else (marks of accents among them)."""
+    if character.isspace():
+        return " "
+    major = unicodedata.category(character)[0]
+    return major if major in "LN" else "*"
