@@ -1,0 +1,159 @@
+"""Find faces in a whole picture, roughly: a box, six key points and a score for each.
+
+Sources: Bazarevsky et al. 2019, BlazeFace (arXiv:1907.05047); the models and their anchors are
+those of MediaPipe's full-range and back-camera detectors.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from accel.faces.align import Array, invert, overlap, region_matrix, transform
+from accel.faces.crops import rgb_crops
+from accel.kernels.planes import Planes
+from accel.weights.assets import asset
+from accel.weights.onnx import open_onnx
+
+REGION_MARGIN = 1.5  # the mesh wants a quarter of the box around the box
+SAME_FACE = 0.3  # boxes that overlap more than this show one face
+
+
+@dataclass(frozen=True)
+class Anchors:
+    """A detector and the grid its answers refer to.
+
+    grids: (cells along a side, anchors in a cell), in the order of the network's outputs.
+    """
+
+    asset: str
+    size: int
+    grids: tuple[tuple[int, int], ...]
+
+    def centres(self) -> Array:  # [A, 2] in the network's pixels, edges at 0 and size
+        parts = []
+        for cells, count in self.grids:
+            at = (np.arange(cells) + 0.5) * self.size / cells
+            x, y = np.meshgrid(at, at)
+            parts.append(np.repeat(np.stack([x, y], -1).reshape(-1, 2), count, axis=0))
+        return np.concatenate(parts)
+
+
+FULL_RANGE = Anchors("blazeface_full_192.fp16w.onnx", 192, ((48, 1),))
+NEAR = Anchors("blazeface_back_256.fp16w.onnx", 256, ((16, 2), (8, 6)))
+
+
+@dataclass(frozen=True)
+class Detection:
+    """A face that was found.
+
+    region: [4] centre x, centre y, side, angle of the square that the mesh network wants to see.
+    keypoints: [6, 2] right eye, left eye, nose tip, mouth, right ear, left ear; frame pixels.
+    score: 0..1.
+    """
+
+    region: Array
+    keypoints: Array
+    score: float
+
+    @property
+    def box(self) -> Array:  # [4] x0, y0, x1, y1 of the face itself
+        x, y, side, _ = self.region
+        half = side / REGION_MARGIN / 2
+        return np.array([x - half, y - half, x + half, y + half])
+
+
+class Detector:
+    """One BlazeFace network, looking at square views of the frame."""
+
+    def __init__(
+        self, anchors: Anchors = FULL_RANGE, *, device: str = "cpu", threads: int = 1
+    ) -> None:
+        self._network = open_onnx(asset(anchors.asset), device=device, threads=threads)
+        self._size = anchors.size
+        self._centres = anchors.centres()
+        self.runs = 0  # views looked at so far
+
+    def find(
+        self,
+        planes: Planes,
+        views: Array,  # [V, 4] centre x, centre y, side, angle of the squares to look at
+        *,
+        min_score: float = 0.5,
+    ) -> list[Detection]:
+        """Return the faces in any of the views, the surest first, each once."""
+        matrices = region_matrix(views, self._size)
+        outputs = self._network(rgb_crops(planes, matrices, self._size, low=-1.0, high=1.0))
+        self.runs += len(views)
+        boxes, logits = sorted(outputs, key=lambda a: -a.shape[-1])
+        found: list[Detection] = []
+        for view, back, box, logit in zip(views, invert(matrices), boxes, logits):
+            found += self._decode(view, back, box, logit[:, 0], min_score)
+        return distinct(found)
+
+    def _decode(
+        self, view: Array, back: Array, boxes: Array, logits: Array, min_score: float
+    ) -> list[Detection]:
+        scores = 1 / (1 + np.exp(-np.clip(logits.astype(np.float64), -50, 50)))
+        keep = np.flatnonzero(scores >= min_score)
+        if not len(keep):
+            return []
+        points = boxes[keep].astype(np.float64).reshape(len(keep), 8, 2)
+        points[:, [0, *range(2, 8)]] += self._centres[keep][:, None]  # row 1 is width and height
+        found = []
+        for group in _clusters(points, scores[keep]):
+            weights = scores[keep][group]
+            mean = np.average(points[group], axis=0, weights=weights)
+            side = mean[1].max() * view[2] / self._size
+            # The network counts from the crop's edge, the matrices from its first pixel's centre.
+            spots = transform(back, mean[[0, *range(2, 8)]] - 0.5)
+            eyes = spots[2] - spots[1]
+            angle = np.arctan2(eyes[1], eyes[0])
+            region = np.array([*spots[0], side * REGION_MARGIN, angle])
+            found.append(Detection(region, spots[1:], float(weights.max())))
+        return found
+
+
+def distinct(found: Sequence[Detection]) -> list[Detection]:
+    """Keep the surest of the detections that show one face; the surest first."""
+    kept: list[Detection] = []
+    for detection in sorted(found, key=lambda d: -d.score):
+        if all(overlap(detection.box, other.box) < SAME_FACE for other in kept):
+            kept.append(detection)
+    return kept
+
+
+def whole_view(planes: Planes, angle: float = 0.0, zoom: float = 1.0) -> Array:  # [1, 4]
+    """The square around the whole frame; a zoom below 1 looks from further away."""
+    side = max(planes.width, planes.height) / zoom
+    return np.array([[(planes.width - 1) / 2, (planes.height - 1) / 2, side, angle]])
+
+
+def near_views(planes: Planes, angle: float = 0.0) -> Array:  # [2 or 4, 4]
+    """Overlapping squares that together cover the frame, to see smaller faces.
+
+    Two along the longer side of a wide or tall frame; four quarters of one that is nearly square.
+    """
+    width, height = planes.width, planes.height
+    side = float(min(width, height))
+    if max(width, height) < 1.2 * side:
+        side *= 0.6
+    x = sorted({side / 2 - 0.5, width - side / 2 - 0.5})
+    y = sorted({side / 2 - 0.5, height - side / 2 - 0.5})
+    return np.array([[cx, cy, side, angle] for cy in y for cx in x])
+
+
+def _clusters(points: Array, scores: Array) -> list[npt.NDArray[np.intp]]:
+    """Group the anchors that answer for one face: those whose boxes overlap the best one's."""
+    centre, half = points[:, 0], points[:, 1] / 2
+    boxes = np.concatenate([centre - half, centre + half], axis=-1)
+    groups, left = [], np.argsort(-scores)
+    while len(left):
+        together = overlap(boxes[left[0]], boxes[left]) >= SAME_FACE
+        together[0] = True  # an empty box does not overlap itself
+        groups.append(left[together])
+        left = left[~together]
+    return groups

@@ -1,0 +1,179 @@
+"""The networks that look at faces, opened together, and all faces of one picture."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from accel.faces.align import AnyArray, Array, overlap
+from accel.faces.crops import picture_planes
+from accel.faces.detect import (
+    FULL_RANGE,
+    NEAR,
+    Detection,
+    Detector,
+    distinct,
+    near_views,
+    whole_view,
+)
+from accel.faces.face import Face, make_face
+from accel.faces.landmark import IrisNet, MeshNet, drift, face_region
+from accel.faces.recognise import Recogniser
+from accel.kernels.planes import Planes
+
+MAX_DRIFT = 0.08  # a face that lies further off in its crop is looked at again, centred
+MAX_MISS = 0.35  # one that is still so far off was not found
+MIN_PRESENCE = 0.5
+MIN_SIDE_PX = 12  # of a face
+ANGLES = (0.0, np.pi / 2, -np.pi / 2, np.pi)
+
+
+class FaceModels:
+    """Detectors, mesh, iris and identity networks, with the time each of them took."""
+
+    def __init__(self, *, device: str = "cpu", threads: int = 1) -> None:
+        self._options: dict[str, Any] = {"device": device, "threads": threads}
+        self.mesh = MeshNet(**self._options)
+        self.iris = IrisNet(**self._options)
+        self.recogniser = Recogniser(**self._options)
+        self.full = Detector(FULL_RANGE, **self._options)
+        self._near: Detector | None = None
+        self.again = 0  # faces the mesh network had to look at twice
+        self.seconds: dict[str, float] = {}
+
+    @property
+    def near(self) -> Detector:
+        """The second opinion, opened when it is first asked for."""
+        if self._near is None:
+            self._near = Detector(NEAR, **self._options)
+        return self._near
+
+    @contextmanager
+    def timed(self, stage: str) -> Iterator[None]:
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds[stage] = self.seconds.get(stage, 0.0) + time.perf_counter() - start
+
+    def stats(self) -> dict[str, Any]:
+        """Runs of each network, counted in crops or views, and seconds by stage."""
+        detectors = [self.full] + ([self._near] if self._near else [])
+        return {
+            "detector_runs": sum(d.runs for d in detectors),
+            "mesh_runs": self.mesh.runs,
+            "mesh_again": self.again,
+            "iris_runs": self.iris.runs,
+            "identity_runs": self.recogniser.runs,
+            "seconds": {stage: round(s, 4) for stage, s in self.seconds.items()},
+        }
+
+    def measure(
+        self,
+        frames: Sequence[Planes],
+        regions: Sequence[AnyArray],  # for each frame [4], where to look
+    ) -> list[tuple[Array, float] | None]:
+        """Return landmarks and presence of one face a frame, or None where there is none.
+
+        Faces that lie off the middle of their crop are measured again in a crop of their own, all
+        in one batch, so every answer comes from a well centred crop.
+        """
+        if not frames:
+            return []
+        with self.timed("mesh"):
+            seen = np.stack([np.asarray(r, np.float64) for r in regions])
+            landmarks, presence = self.mesh(frames, list(seen[:, None]))
+            wanted = face_region(landmarks)
+            off = drift(seen, wanted)
+            again = np.flatnonzero((off > MAX_DRIFT) & (presence > 0.1) & _plausible(wanted))
+            if len(again):
+                self.again += len(again)
+                more = self.mesh([frames[i] for i in again.tolist()], list(wanted[again][:, None]))
+                landmarks[again], presence[again] = more
+                seen[again], wanted[again] = wanted[again], face_region(landmarks[again])
+                off[again] = drift(seen[again], wanted[again])
+        good = (presence >= MIN_PRESENCE) & (off <= MAX_MISS) & _plausible(wanted)
+        good &= _inside(wanted, frames)
+        return [
+            (points, float(p)) if ok else None for points, p, ok in zip(landmarks, presence, good)
+        ]
+
+
+def find_faces(
+    picture: Planes | npt.NDArray[Any],  # planes, or [H, W, 3] uint8 RGB
+    *,
+    models: FaceModels | None = None,
+    device: str = "cpu",
+    max_faces: int = 64,
+) -> list[Face]:
+    """Return the faces of a still picture, the largest first.
+
+    Thorough rather than fast: both detectors, the whole picture and parts of it; when nothing is
+    found also from further away (a face that fills the picture) and turned by quarters.
+    """
+    planes = picture if isinstance(picture, Planes) else picture_planes(picture)
+    models = models or FaceModels(device=device)
+    found: list[tuple[Array, float]] = []
+    for views in _looks(planes):
+        with models.timed("detect"):
+            detections = distinct(models.full.find(planes, views) + models.near.find(planes, views))
+        found = settle(models, planes, detections)
+        if found:
+            break
+    if not found:
+        return []
+    found = sorted(found, key=lambda f: -float(face_region(f[0])[2]))[:max_faces]
+    landmarks = np.stack([points for points, _ in found])
+    with models.timed("iris"):
+        irises = models.iris([planes] * len(found), landmarks)
+    with models.timed("identity"):
+        identities = models.recogniser([planes], [landmarks])
+    return [
+        make_face(
+            track=number, landmarks=points, raw=points, iris=iris, score=score, identity=identity
+        )
+        for number, ((points, score), iris, identity) in enumerate(zip(found, irises, identities))
+    ]
+
+
+def settle(
+    models: FaceModels, planes: Planes, detections: Sequence[Detection]
+) -> list[tuple[Array, float]]:
+    """Turn rough detections of one frame into landmarks: two looks each, doubles dropped."""
+    rough = models.measure([planes] * len(detections), [d.region for d in detections])
+    first = [found for found in rough if found is not None]
+    fine = models.measure([planes] * len(first), [face_region(points) for points, _ in first])
+    kept: list[tuple[Array, float]] = []
+    for found in fine:
+        if found is not None and all(overlap(box_of(found[0]), box_of(k[0])) < 0.5 for k in kept):
+            kept.append(found)
+    return kept
+
+
+def box_of(landmarks: Array) -> Array:  # [468, 3] -> [4] x0, y0, x1, y1
+    return np.concatenate([landmarks[:, :2].min(axis=0), landmarks[:, :2].max(axis=0)])
+
+
+def _looks(planes: Planes) -> Iterator[Array]:
+    yield np.concatenate([whole_view(planes), near_views(planes)])
+    yield whole_view(planes, zoom=0.6)
+    for angle in ANGLES[1:]:
+        yield np.concatenate([whole_view(planes, angle), near_views(planes, angle)])
+
+
+def _plausible(regions: Array) -> npt.NDArray[np.bool_]:
+    finite = np.logical_and.reduce(np.isfinite(regions), axis=-1)
+    return np.logical_and(finite, regions[..., 2] > MIN_SIDE_PX)
+
+
+def _inside(regions: Array, frames: Sequence[Planes]) -> npt.NDArray[np.bool_]:
+    """Whether the middle of the face lies in the picture."""
+    ends = np.array([[f.width, f.height] for f in frames])
+    inside = (regions[:, :2] > -0.5) & (regions[:, :2] < ends - 0.5)
+    result: npt.NDArray[np.bool_] = np.logical_and.reduce(inside, axis=-1)
+    return result
