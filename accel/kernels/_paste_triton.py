@@ -39,7 +39,7 @@ def _blend(plane_ptr, at, wanted, red, green, blue, alpha, w0, w1, w2, w3, max_c
     write = wanted & (alpha > 0.0) & (color == color)
     old = tl.load(plane_ptr + at, write, other=0).to(tl.float32)
     code = tl.floor(old + alpha * (color - old) + 0.5)
-    code = tl.minimum(tl.maximum(code, 0.0), max_code).to(tl.int32)
+    code = tl.where(write, tl.minimum(tl.maximum(code, 0.0), max_code), 0.0).to(tl.int32)
     tl.store(plane_ptr + at, code.to(plane_ptr.dtype.element_ty), write)
 
 

@@ -26,7 +26,7 @@ from __future__ import annotations
 
 import importlib.util
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -38,10 +38,9 @@ from accel.kernels._op import INTERPRETED, Op
 from accel.kernels.planes import Planes, check_planes
 
 try:
-    from accel.kernels._paste_triton import AOT as AOT
-    from accel.kernels._paste_triton import paste_group
+    from accel.kernels._paste_triton import AOT, paste_group
 except ImportError:  # Triton is published for Linux alone
-    AOT, paste_group = [], None
+    AOT = []
 
 # A footprint of exactly 2 crop pixels must not become 3 samples because a rotation's entries were
 # rounded to float32.
@@ -326,7 +325,8 @@ op.implement("numba", _numba, _why_not_numba)
 
 
 def _native(*args):
-    native.module.paste(*args, torch.get_num_threads())
+    module: Any = native.module
+    module.paste(*args, torch.get_num_threads())
 
 
 op.implement("native", _native, lambda *args: native.why_not(*args[:8]) or _flat(*args[3:8]))
@@ -351,4 +351,4 @@ def _why_not_triton(*args) -> str:
     return _flat(*tensors[3:])
 
 
-op.implement("triton", _triton if paste_group else None, _why_not_triton)
+op.implement("triton", _triton if AOT else None, _why_not_triton)
