@@ -6,7 +6,7 @@
 namespace accel {
 
 constexpr int kMostSamples = 64;
-constexpr double kAlmost = 1e-3;
+constexpr double kAlmost = 1e-3, kSpread = 0.1;
 
 // In a plane's own pixels, from the crop's centre.
 struct Sampling {
@@ -24,8 +24,9 @@ ACCEL_BOTH double distance_apart(double length, int count) {
 }
 
 ACCEL_BOTH int samples_along(double length) {
-  const double count = ceil(length - kAlmost);
-  return count > 1.0 ? int(count < kMostSamples ? count : double(kMostSamples)) : 1;
+  if (!(length > 1.0 + kAlmost)) return 1;
+  const double count = ceil(length - kSpread);
+  return int(count > 2.0 ? (count < kMostSamples ? count : double(kMostSamples)) : 2.0);
 }
 
 // The whole part of a coordinate, held inside the plane: offsets from there to any sample of the

@@ -130,11 +130,14 @@ class CropRows {
     float* code[3] = {scratch, scratch + w, scratch + 2 * w};
     float* share = scratch + 3 * w;
     float* rgb = scratch + 4 * w;
-    for (int i = 0; i < 3; ++i) {
-      if (straight_)
-        sum_taps(job_.planes[i], i > 0, to.y, scratch + 7 * w, code[i]);
-      else
-        sample(job_.planes[i], comb_[i > 0], i ? job_.chroma : job_.luma, to.y, code[i]);
+    const Plane &cb = job_.planes[1], &cr = job_.planes[2];
+    const bool alike = cb.row == cr.row && cb.step == cr.step && cb.wide == cr.wide;
+    if (straight_) {
+      for (int i = 0; i < 3; ++i) sum_taps(job_.planes[i], i > 0, to.y, scratch + 7 * w, code[i]);
+    } else {
+      sample(0, 1, to.y, code);
+      sample(1, alike ? 2 : 1, to.y, code + 1);
+      if (!alike) sample(2, 1, to.y, code + 2);
     }
     const bool cover = job_.zero_border && leaves_frame(to.y);
     if (cover) cover_row(to.y, share);
@@ -181,24 +184,35 @@ class CropRows {
            b.v1 + slack < float(p.height - 1 - c.origin_y);
   }
 
-  void sample(const Plane& p, const Comb& c, const Sampling& s, int y, float* out) const {
+  // Samples `planes` planes from `first` on: luma alone, or both chroma planes at one set of
+  // places.
+  void sample(int first, int planes, int y, float* const* out) const {
+    const Plane* p = job_.planes + first;
+    const Comb& c = comb_[first > 0];
+    const Sampling& s = first ? job_.chroma : job_.luma;
     const float u = row_u(s, c, from_center_y(y)), v = row_v(s, c, from_center_y(y));
-    const int w = job_.width;
-    int done = 0;
+    int from = 0, to = 0;  // columns that are done eight at a time
 #ifdef ACCEL_AVX2
     // Coordinates in larger planes are too coarse in float for `inside` to vouch for.
-    const bool small = std::max(p.width, p.height) <= 1 << 15;
-    const bool paired = small && (p.wide ? p.step == 2 : p.step <= 3);
-    if (job_.simd && paired)
-      for (; done + 8 <= w; done += 8) {
-        // Three samples to spare on the right: a gather reads four bytes.
-        if (inside(box_of(c, u, v, done, done + 7), c, p, 3))
-          average8(p, c, u, v, from_center_x(done), out + done);
-        else
-          for (int x = done; x < done + 8; ++x) out[x] = one(p, c, u, v, x);
-      }
+    const bool small = std::max(p->width, p->height) <= 1 << 15;
+    if (job_.simd && small && (p->wide ? p->step == 2 : p->step <= 3)) {
+      const auto fits = [&](int x) {
+        return inside(box_of(c, u, v, x, x + 7), c, *p, 3);  // a gather reads four bytes
+      };
+      to = job_.width / 8 * 8;  // those that fit follow one another: a plane is convex
+      while (from < to && !fits(from)) from += 8;
+      while (from < to && !fits(to - 8)) to -= 8;
+      float* const at[2] = {out[0] + from, planes > 1 ? out[1] + from : nullptr};
+      if (planes > 1)
+        average_blocks<2>(p, c, u, v, from_center_x(from), (to - from) / 8, at);
+      else
+        average_blocks<1>(p, c, u, v, from_center_x(from), (to - from) / 8, at);
+    }
 #endif
-    for (; done < w; ++done) out[done] = one(p, c, u, v, done);
+    for (int i = 0; i < planes; ++i) {
+      for (int x = 0; x < from; ++x) out[i][x] = one(p[i], c, u, v, x);
+      for (int x = to; x < job_.width; ++x) out[i][x] = one(p[i], c, u, v, x);
+    }
   }
 
   float one(const Plane& p, const Comb& c, float u, float v, int x) const {

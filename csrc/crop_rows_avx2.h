@@ -4,49 +4,66 @@
 
 #ifdef ACCEL_AVX2
 #define ACCEL_SIMD __attribute__((target("avx2,f16c"))) inline
+#define ACCEL_SIMD_ALWAYS __attribute__((target("avx2,f16c"), always_inline)) inline
 
 namespace accel {
 
-// Crop pixels x, x + 1, .. x + 7 from the centre, whose samples all lie inside the plane with room
-// for a gather of four bytes. Two neighbours lie within four bytes of each other.
-ACCEL_SIMD void average8(const Plane& plane, const Comb& comb, float u, float v, float x,
-                         float* out) {
-  const __m256 lane = _mm256_setr_ps(0, 1, 2, 3, 4, 5, 6, 7);
-  const __m256 right = _mm256_add_ps(_mm256_set1_ps(x), lane);
-  const __m256 u0 =
-      _mm256_add_ps(_mm256_mul_ps(_mm256_set1_ps(comb.a00), right), _mm256_set1_ps(u));
-  const __m256 v0 =
-      _mm256_add_ps(_mm256_mul_ps(_mm256_set1_ps(comb.a10), right), _mm256_set1_ps(v));
-  const __m256i row = _mm256_set1_epi32(int(plane.row)), step = _mm256_set1_epi32(plane.step);
+// Eight places of a plane, where two neighbours lie within four bytes of each other.
+struct Places {
+  __m256i offset;
+  __m256 tu, tv;
+};
+
+ACCEL_SIMD_ALWAYS __m256 bilinear8(const uint8_t* at, const Plane& plane, const Places& places) {
   const __m256i mask = _mm256_set1_epi32(plane.wide ? 0xffff : 0xff);
   const __m128i shift = _mm_cvtsi32_si128(8 * plane.step);
-  // All samples lie inside, so the origin is inside or close by, and this offset fits.
-  const uint8_t* at = plane.data + comb.origin_y * plane.row + int64_t(comb.origin_x) * plane.step;
   const int* top = reinterpret_cast<const int*>(at);
   const int* low = reinterpret_cast<const int*>(at + plane.row);
-  __m256 total = _mm256_setzero_ps();
-  for (int j = 0; j < comb.ky; ++j)
-    for (int i = 0; i < comb.kx; ++i) {
-      const float du = float(i) * comb.right_u + float(j) * comb.down_u;
-      const float dv = float(i) * comb.right_v + float(j) * comb.down_v;
-      const __m256 su = _mm256_add_ps(u0, _mm256_set1_ps(du));
-      const __m256 sv = _mm256_add_ps(v0, _mm256_set1_ps(dv));
-      const __m256 fu = _mm256_floor_ps(su), fv = _mm256_floor_ps(sv);
-      const __m256 tu = _mm256_sub_ps(su, fu), tv = _mm256_sub_ps(sv, fv);
-      const __m256i offset = _mm256_add_epi32(_mm256_mullo_epi32(_mm256_cvttps_epi32(fv), row),
-                                              _mm256_mullo_epi32(_mm256_cvttps_epi32(fu), step));
-      const __m256i g = _mm256_i32gather_epi32(top, offset, 1);
-      const __m256i h = _mm256_i32gather_epi32(low, offset, 1);
-      const __m256 a = _mm256_cvtepi32_ps(_mm256_and_si256(g, mask));
-      const __m256 b = _mm256_cvtepi32_ps(_mm256_and_si256(_mm256_srl_epi32(g, shift), mask));
-      const __m256 c = _mm256_cvtepi32_ps(_mm256_and_si256(h, mask));
-      const __m256 d = _mm256_cvtepi32_ps(_mm256_and_si256(_mm256_srl_epi32(h, shift), mask));
-      const __m256 upper = _mm256_add_ps(a, _mm256_mul_ps(tu, _mm256_sub_ps(b, a)));
-      const __m256 lower = _mm256_add_ps(c, _mm256_mul_ps(tu, _mm256_sub_ps(d, c)));
-      const __m256 value = _mm256_add_ps(upper, _mm256_mul_ps(tv, _mm256_sub_ps(lower, upper)));
-      total = _mm256_add_ps(total, value);
-    }
-  _mm256_storeu_ps(out, _mm256_mul_ps(total, _mm256_set1_ps(comb.share)));
+  const __m256i g = _mm256_i32gather_epi32(top, places.offset, 1);
+  const __m256i h = _mm256_i32gather_epi32(low, places.offset, 1);
+  const __m256 a = _mm256_cvtepi32_ps(_mm256_and_si256(g, mask));
+  const __m256 b = _mm256_cvtepi32_ps(_mm256_and_si256(_mm256_srl_epi32(g, shift), mask));
+  const __m256 c = _mm256_cvtepi32_ps(_mm256_and_si256(h, mask));
+  const __m256 d = _mm256_cvtepi32_ps(_mm256_and_si256(_mm256_srl_epi32(h, shift), mask));
+  const __m256 upper = _mm256_add_ps(a, _mm256_mul_ps(places.tu, _mm256_sub_ps(b, a)));
+  const __m256 lower = _mm256_add_ps(c, _mm256_mul_ps(places.tu, _mm256_sub_ps(d, c)));
+  return _mm256_add_ps(upper, _mm256_mul_ps(places.tv, _mm256_sub_ps(lower, upper)));
+}
+
+// Eight times `blocks` crop pixels from x on (from the centre), all of whose samples lie inside
+// with room for a gather of four bytes, in kPlanes planes that lie in memory alike.
+template <int kPlanes>
+ACCEL_SIMD void average_blocks(const Plane* planes, const Comb& comb, float u, float v, float x,
+                               int blocks, float* const* out) {
+  const Plane plane = planes[0];
+  // The samples lie inside, and so does the origin: offsets between them fit.
+  const int64_t origin = comb.origin_y * plane.row + int64_t(comb.origin_x) * plane.step;
+  const __m256i row = _mm256_set1_epi32(int(plane.row)), step = _mm256_set1_epi32(plane.step);
+  const __m256 lane = _mm256_setr_ps(0, 1, 2, 3, 4, 5, 6, 7);
+  for (int at = 0; at < 8 * blocks; at += 8) {
+    const __m256 right = _mm256_add_ps(_mm256_set1_ps(x + float(at)), lane);
+    const __m256 u0 =
+        _mm256_add_ps(_mm256_mul_ps(_mm256_set1_ps(comb.a00), right), _mm256_set1_ps(u));
+    const __m256 v0 =
+        _mm256_add_ps(_mm256_mul_ps(_mm256_set1_ps(comb.a10), right), _mm256_set1_ps(v));
+    __m256 total[kPlanes];
+    for (int p = 0; p < kPlanes; ++p) total[p] = _mm256_setzero_ps();
+    for (int j = 0; j < comb.ky; ++j)
+      for (int i = 0; i < comb.kx; ++i) {
+        const float du = float(i) * comb.right_u + float(j) * comb.down_u;
+        const float dv = float(i) * comb.right_v + float(j) * comb.down_v;
+        const __m256 su = _mm256_add_ps(u0, _mm256_set1_ps(du));
+        const __m256 sv = _mm256_add_ps(v0, _mm256_set1_ps(dv));
+        const __m256 fu = _mm256_floor_ps(su), fv = _mm256_floor_ps(sv);
+        const __m256i offset = _mm256_add_epi32(_mm256_mullo_epi32(_mm256_cvttps_epi32(fv), row),
+                                                _mm256_mullo_epi32(_mm256_cvttps_epi32(fu), step));
+        const Places places = {offset, _mm256_sub_ps(su, fu), _mm256_sub_ps(sv, fv)};
+        for (int p = 0; p < kPlanes; ++p)
+          total[p] = _mm256_add_ps(total[p], bilinear8(planes[p].data + origin, plane, places));
+      }
+    for (int p = 0; p < kPlanes; ++p)
+      _mm256_storeu_ps(out[p] + at, _mm256_mul_ps(total[p], _mm256_set1_ps(comb.share)));
+  }
 }
 
 // Eight neighbours in a row, as floats. With two bytes from one to the next it reads one byte past
@@ -76,6 +93,7 @@ ACCEL_SIMD int sum_columns8_as(const Plane& plane, const Taps& down, int y, int 
     const uint8_t* at = start + int64_t(x) * plane.step;
     for (int j = 0; j < down.n; ++j, at += plane.row) {
       const __m256 w = _mm256_set1_ps(weight[size_t(j) * height]);
+      if (weight[size_t(j) * height] == 0.0f) continue;  // off the frame most taps carry nothing
       for (int i = 0; i < 4; ++i)
         total[i] =
             _mm256_add_ps(total[i], _mm256_mul_ps(w, load8<kStep, kWide>(at + 8 * i * plane.step)));

@@ -1,11 +1,11 @@
-"""Crops read straight out of a frame's planes: geometry, area filter, colour and scaling in one pass.
+"""Crops straight out of a frame's planes: geometry, area filter, colour and scaling in one pass.
 
 The filter. Shrinking by a factor s (frame samples per crop pixel, along one axis of the crop) must
 average, or fine detail comes back as false patterns; OpenCV's affine INTER_AREA silently does not.
-A crop pixel is therefore the mean of k = ceil(s) bilinear samples along each axis of the crop,
-sqrt((s^2 - 1) / (k^2 - 1)) frame samples apart. At a whole s they are one sample apart, which is
-the area average; in between, the filter's variance, (s^2 + 1) / 12, is that of an area average on
-top of bilinear interpolation; at s = 1 all samples meet, so a face that slowly grows past its
+A crop pixel is therefore the mean of k (about s, at least 2) bilinear samples along each axis of
+the crop, sqrt((s^2 - 1) / (k^2 - 1)) frame samples apart. At a whole s that is one sample, and the
+area average; in between, the filter's variance, (s^2 + 1) / 12, is that of an area average on
+top of bilinear interpolation; near s = 1 the samples meet, so a face that slowly grows past its
 crop's size never jumps in sharpness. Enlarging is plain bilinear. Luma and chroma each have their
 own s, and the two axes may turn and shear as the matrix says.
 """
@@ -31,7 +31,8 @@ BORDERS = ("replicate", "zero")
 DTYPES = (torch.float32, torch.float16)
 MOST_SAMPLES = 64  # along one axis; a stronger shrink skips pixels instead of taking forever
 FARTHEST = float(1 << 20)  # no plane is larger, so no origin needs to be
-ALMOST = 1e-3  # what s may exceed a whole number by before it costs another sample
+ALMOST = 1e-3  # what s may exceed 1 by and still count as no shrinking
+SPREAD = 0.1  # what s may exceed a whole number by before it costs another sample
 
 
 def crop(
@@ -124,7 +125,8 @@ def sampling(
         where = (at - torch.tensor(site, dtype=m.dtype).to(m.device)) / per
         origin = where.floor().clamp(-FARTHEST, FARTHEST)
         length = steps.square().sum(1).sqrt()  # [N, 2]: s along x and along y
-        count = (length - ALMOST).ceil().clamp(1, MOST_SAMPLES)
+        count = (length - SPREAD).ceil().clamp(2, MOST_SAMPLES)
+        count = torch.where(length > 1 + ALMOST, count, torch.ones_like(count))
         apart = ((length.square() - 1).clamp(min=0) / (count.square() - 1).clamp(min=1)).sqrt()
         apart = torch.where(count > 1, apart / length, torch.zeros_like(apart))
         rows.append(torch.cat([steps.flatten(1), origin, where - origin, count, apart], dim=1))
@@ -301,7 +303,7 @@ def _run_native(
     n = matrices.shape[0]
     shape = (n, height, width, 3) if channels_last else (n, 3, height, width)
     out = torch.empty(shape, dtype=dtype)
-    if n:
+    if n and _native.module:
         _native.module.crop(
             c0, c1, c2, matrices.to(torch.float32).contiguous(), out, color, gain, bias,
             1 << shift_x, 1 << shift_y, site_x, site_y, channels_last, zero_border,
