@@ -68,9 +68,7 @@ ENCODERS = {
         preset_option="cpu-used", lossless={"lossless": "1"},
         options={"b": "0", "row-mt": "1", "deadline": "good"},
     ),
-    "ffv1": Encoder(
-        codec="ffv1", lossless={}, options={"level": "3", "slices": "16", "slicecrc": "1"}
-    ),
+    "ffv1": Encoder(codec="ffv1", lossless={}, options={"level": "3", "slicecrc": "1"}),
     "prores_ks": Encoder(
         codec="prores", presets=("proxy", "lt", "standard", "hq", "4444", "4444xq"), preset="hq",
         preset_option="profile", options={"vendor": "apl0"},
@@ -78,6 +76,7 @@ ENCODERS = {
     "mjpeg": Encoder(
         codec="mjpeg", crf=(2, 2, 31), crf_option="qscale", options={"strict": "unofficial"}
     ),
+    "mpeg4": Encoder(codec="mpeg4", crf=(1, 2, 31), crf_option="qscale"),
     "gif": Encoder(codec="gif"),
     "h264_nvenc": Encoder(
         codec="h264", crf=(1, 19, 51), crf_option="cq", presets=_NVENC_PRESETS, preset="p5",
@@ -98,7 +97,7 @@ ALIASES = {
 }  # fmt: skip
 MUXERS = {
     ".mp4": "mp4", ".m4v": "mp4", ".mov": "mov", ".mkv": "matroska", ".webm": "webm",
-    ".avi": "avi", ".gif": "gif", ".ts": "mpegts",
+    ".avi": "avi", ".gif": "gif",
 }  # fmt: skip
 _MATCHES = {
     "h264": "libx264", "hevc": "libx265", "av1": "libsvtav1", "vp8": "libvpx-vp9",
@@ -107,6 +106,7 @@ _MATCHES = {
     "utvideo": "ffv1", "magicyuv": "ffv1", "qtrle": "ffv1", "png": "ffv1", "lagarith": "ffv1",
 }  # fmt: skip
 _FALLBACKS = ("libx264", "libx265", "libvpx-vp9", "libsvtav1", "ffv1", "mjpeg", "gif")
+_AVI_FALLBACKS = ("mpeg4", "mjpeg", "ffv1")  # AVI has no presentation times for B-frames
 
 
 @lru_cache(maxsize=1)
@@ -192,7 +192,8 @@ def choose_encoder(info: VideoInfo, muxer: str, config: EncodeConfig) -> tuple[s
         encoder, notes = config.encoder, []
     else:
         match = _MATCHES.get(info.codec)
-        usable = [n for n in (match, *_FALLBACKS) if n in taken and n in offered()]
+        others = _AVI_FALLBACKS if muxer == "avi" else _FALLBACKS
+        usable = [n for n in (match, *others) if n in taken and n in offered()]
         if config.lossless:
             usable = [n for n in usable if n and ENCODERS[n].lossless is not None]
         if not usable:

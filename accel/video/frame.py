@@ -117,11 +117,11 @@ def planar(picture: av.VideoFrame) -> av.VideoFrame:
 
 def reformat(picture: av.VideoFrame, pixel_format: str) -> av.VideoFrame:
     """Rearrange samples into another format of the same colour model, range and matrix."""
-    # swscale scales yuvj and rescales grey unless both sides name one range
-    is_full = picture.color_range == FULL_RANGE or picture.format.name.startswith("yuvj")
+    # swscale rescales unless both sides name one range, and takes yuvj and grey for full range
+    name = picture.format.name
+    is_full = picture.color_range == FULL_RANGE or name.startswith(("yuvj", "gray", "ya"))
     side = "JPEG" if is_full else "MPEG"
     out = picture.reformat(format=pixel_format, src_color_range=side, dst_color_range=side)
-    out.pts, out.time_base, out.duration = picture.pts, picture.time_base, picture.duration
     out.color_range = picture.color_range
     out.colorspace = picture.colorspace
     return out

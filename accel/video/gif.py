@@ -38,7 +38,6 @@ class GifPalette:
         """Take a frame, return those that are ready."""
         picture = frame.picture.reformat(format="bgra")
         picture.pts, picture.time_base = frame.pts, frame.time_base
-        picture.duration = frame.picture.duration
         self._graph.vpush(picture)
         return self._pull()
 

@@ -146,6 +146,7 @@ class _Decoding:
     def __init__(self, path: Path, demuxer: str, threads: int, limits: Limits) -> None:
         self.path = path
         self.notes: list[str] = []
+        self._max_pixels = limits.max_pixels
         self.container = open_demuxer(path, demuxer, limits.max_pixels)
         try:
             self.stream = main_video(self.container, path)
@@ -169,7 +170,10 @@ class _Decoding:
         picture = next(self._source, None)
         if picture is None:
             detail = f" ({self.notes[0]})" if self.notes else ""
-            raise InputError(f"{self.path}: not one frame could be decoded{detail}")
+            raise InputError(
+                f"{self.path}: not one frame of up to {self._max_pixels} pixels "
+                f"could be decoded{detail}"
+            )
         self._first = planar(picture)
         return self._first
 

@@ -45,7 +45,7 @@ class StreamCopier:
                 if stream.index == film_index:
                     stream.discard = av.stream.Discard.all
                     make_film(stream)
-                else:
+                elif not self._is_chapter_text(stream, demuxer):
                     self._add(stream)
             self._move_chapters_and_tags()
         except BaseException:
@@ -67,6 +67,12 @@ class StreamCopier:
         copy.disposition = stream.disposition
         self._copies[stream.index] = copy
 
+    def _is_chapter_text(self, stream: av.stream.Stream, demuxer: str) -> bool:
+        # MP4 keeps chapter titles in a track that the muxer makes anew from the chapters
+        chapters = self._input.chapters()
+        is_text = stream.type == "data" and stream.name == "bin_data" and demuxer == "mov"
+        return bool(is_text and chapters and stream.frames == len(chapters))
+
     def _move_chapters_and_tags(self) -> None:
         chapters = self._input.chapters()
         if chapters:
@@ -83,7 +89,10 @@ class StreamCopier:
         try:
             for packet in self._input.demux(streams):
                 # the packets at the end that only flush decoders have no bytes
-                if packet.size or packet.dts is not None:
+                is_flush = not packet.size and packet.dts is None
+                # MP4 fills the gaps between subtitles with empty ones; its muxer makes its own
+                is_gap = packet.size == 2 and packet.stream.name == "mov_text"
+                if not is_flush and not is_gap:
                     yield packet
         except av.error.FFmpegError as error:
             self._notes.append(f"a copied stream is damaged: {reason(error)}")

@@ -92,7 +92,13 @@ class VideoWriter:
             self._add_film(None)
         # SVT-AV1 prints its settings to the terminal unless this is set before it starts
         os.environ.setdefault("SVT_LOG", "1")
-        self._stream.codec_context.open(strict=False)
+        try:
+            self._stream.codec_context.open(strict=False)
+        except (av.error.FFmpegError, OSError) as error:
+            raise ConfigError(
+                f"{self.path}: {self.encoder} cannot encode {info.width}x{info.height} "
+                f"{self._pixel_format} here: {reason(error)}"
+            ) from error
         self._output.start_encoding()
         out_base = self._stream.time_base
         is_counted = self._muxer == "avi" and not info.is_vfr
@@ -216,12 +222,9 @@ class VideoWriter:
     def _convert(self, picture: av.VideoFrame) -> av.VideoFrame:
         was_rgb = picture.format.name.startswith("gbr")
         if was_rgb and self._pixel_format.startswith("yuv"):
-            duration = picture.duration
-            picture = picture.reformat(
+            return picture.reformat(
                 format=self._pixel_format, dst_colorspace="ITU709", dst_color_range="MPEG"
             )
-            picture.duration = duration
-            return picture
         return reformat(picture, self._pixel_format)
 
     def _mux(self, packets: list[av.Packet]) -> None:
@@ -271,8 +274,7 @@ class VideoWriter:
             raise ConfigError(f"{self.path}: cannot be written: {reason(error)}") from error
         if isinstance(error, (av.error.FFmpegError, OSError)):
             raise ConfigError(
-                f"{self.path}: {self.encoder} in {self._muxer} refused {self._pixel_format} "
-                f"{self._like.info.width}x{self._like.info.height}: {reason(error)}"
+                f"{self.path}: {self.encoder} in {self._muxer} refused a frame: {reason(error)}"
             ) from error
 
     def __enter__(self) -> VideoWriter:
