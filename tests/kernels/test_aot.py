@@ -1,0 +1,86 @@
+"""The gate of benchmarks/aot.py, in processes of its own: here kernels run in the interpreter."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from benchmarks import aot
+
+ROOT = Path(__file__).parents[2]
+COMPILER = {k: v for k, v in os.environ.items() if k not in ("TRITON_INTERPRET", "ACCEL_KERNELS")}
+AGAIN = "if this is meant, record it: python -m benchmarks.aot"
+
+
+def run(*command):
+    return subprocess.run(
+        [sys.executable, *command], cwd=ROOT, env=COMPILER, capture_output=True, text=True
+    )
+
+
+def check(archs, tmp_path):
+    """Compile for `archs` and compare with the committed report."""
+    report = tmp_path / "aot.json"
+    done = run("-m", "benchmarks.aot", "--arch", *map(str, archs), "--json", str(report))
+    assert done.returncode == 0, done.stdout + done.stderr
+    recorded = {(r["kernel"], r["arch"]): r for r in json.loads(aot.REPORT.read_text())["rows"]}
+    rows = json.loads(report.read_text())["rows"]
+    assert {row["arch"] for row in rows} == set(archs)
+    for row in rows:
+        known = recorded.get((row["kernel"], row["arch"]))
+        who = f"{row['kernel']} on sm_{row['arch']}"
+        assert known, f"{who} is not in {aot.REPORT.name}; {AGAIN}"
+        # Another compiler version may need a few more; what matters is a jump.
+        allowed = known["registers"] * 1.15 + 8
+        assert 0 < row["registers"] <= allowed, (
+            f"{who} took {known['registers']} registers and takes {row['registers']} now; {AGAIN}"
+        )
+
+
+@pytest.mark.timeout(600)
+def test_every_kernel_compiles_for_sm_90(tmp_path):
+    check([90], tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_every_kernel_compiles_for_every_generation(tmp_path):
+    check(list(aot.SHARED_LIMIT_KB), tmp_path)
+
+
+@pytest.mark.slow
+def test_a_kernel_that_no_list_names_is_found():
+    done = run(
+        "-c",
+        "from accel.kernels._raster_triton import AOT; AOT.pop();"
+        "from benchmarks.aot import unlisted; print(*unlisted())",
+    )
+    assert "accel.kernels._raster_triton._draw_kernel" in done.stdout.split(), done.stderr
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({}, None),
+        ({"stack_bytes": 8}, "copy on sm_86 must not spill, got 8 bytes"),
+        ({"shared_bytes": 99 * 1024}, None),
+        ({"shared_bytes": 99 * 1024 + 1}, "copy on sm_86 may share 101376 bytes, got 101377"),
+    ],
+)
+def test_faults(change, message):
+    row = {"kernel": "copy", "arch": 86, "registers": 9, "stack_bytes": 0, "shared_bytes": 0}
+    found = aot.faults([row | change])
+    assert len(found) == (message is not None)
+    assert not message or message in found[0]
+
+
+def test_needs_the_compiler_not_the_interpreter(monkeypatch):
+    monkeypatch.setenv("TRITON_INTERPRET", "1")
+    monkeypatch.setattr(sys, "argv", ["aot"])
+    with pytest.raises(SystemExit, match="TRITON_INTERPRET must be unset"):
+        aot.main()
