@@ -208,7 +208,7 @@ op = Op(
 @lru_cache(maxsize=1)
 def _compiled():
     """The numba kernel, compiled on first use: importing numba alone takes half a second."""
-    from numba import njit, prange
+    from numba import njit
 
     @njit(nogil=True)
     def between(at, count):
@@ -247,10 +247,10 @@ def _compiled():
                 total += (1.0 - out_x) * (1.0 - out_y)
         return total / (kx * ky)
 
-    @njit(nogil=True, parallel=True)
+    @njit(nogil=True)
     def crops(c0, c1, c2, table, color, gain, bias, zero_border, out):
         count, _, height, width = out.shape
-        for job in prange(count * height):
+        for job in range(count * height):
             n, line = job // height, job % height
             luma, chroma = table[n, 0], table[n, 1]
             y = line - (height - 1) / 2
