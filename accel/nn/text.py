@@ -59,13 +59,6 @@ class Encoded:
     pooled: Tensor
 
 
-def check_tokens(tokens: Tensor, config: TextConfig) -> None:
-    if tokens.ndim != 2 or tokens.shape[1] > config.length:
-        raise ValueError(
-            f"text tower: tokens must be [B, at most {config.length}], got {tuple(tokens.shape)}"
-        )
-
-
 def at_end(
     x: Tensor,  # [B, tokens, width]
     tokens: Tensor,  # [B, tokens]
@@ -75,37 +68,70 @@ def at_end(
     return x[torch.arange(len(x), device=x.device), first]
 
 
-class ClipText(nn.Module):
-    """OpenAI's CLIP text tower (SD 1.x, SDXL's first); names as in transformers."""
+class TextTower(nn.Module):
+    """What both kinds share; a kind says how tokens are embedded and where its layers are."""
 
     def __init__(self, config: TextConfig):
         super().__init__()
         self.config = config
+
+    def embed(self, tokens: Tensor) -> Tensor:  # [B, tokens] -> [B, tokens, width]
+        """Token and position embeddings, added."""
+        raise NotImplementedError
+
+    def layers(self) -> nn.ModuleList:
+        raise NotImplementedError
+
+    def final_norm(self, hidden: Tensor) -> Tensor:
+        raise NotImplementedError
+
+    def project(self, pooled: Tensor) -> Tensor:  # [B, width] -> [B, projection]
+        raise NotImplementedError
+
+    def forward(
+        self,
+        tokens: Tensor,  # [B, tokens] int64, the end token among them
+    ) -> Encoded:
+        if tokens.ndim != 2 or tokens.shape[1] > self.config.length:
+            raise ValueError(
+                f"text tower: tokens must be [B, at most {self.config.length}],"
+                f" got {tuple(tokens.shape)}"
+            )
+        return self.encode(self.embed(tokens), tokens)
+
+    def encode(
+        self,
+        embedded: Tensor,  # [B, tokens, width] as `embed` makes it
+        tokens: Tensor,  # [B, tokens] only to find the end
+    ) -> Encoded:
+        hidden = [embedded]
+        for layer in self.layers():
+            hidden.append(layer(hidden[-1]))
+        final = self.final_norm(hidden[-1])
+        pooled = at_end(final, tokens, self.config.end_token)
+        return Encoded(hidden, final, self.project(pooled) if self.config.projection else pooled)
+
+
+class ClipText(TextTower):
+    """OpenAI's CLIP text tower (SD 1.x, SDXL's first); names as in transformers."""
+
+    def __init__(self, config: TextConfig):
+        super().__init__(config)
         self.text_model = ClipTransformer(config)
         if config.projection:
             self.text_projection = nn.Linear(config.width, config.projection, bias=False)
 
-    def forward(
-        self,
-        tokens: Tensor,  # [B, tokens] int64
-    ) -> Encoded:
-        check_tokens(tokens, self.config)
-        embedded = self.text_model.embeddings(tokens)
-        return self.encode(embedded, tokens)
+    def embed(self, tokens: Tensor) -> Tensor:
+        return self.text_model.embeddings(tokens)
 
-    def encode(
-        self,
-        embedded: Tensor,  # [B, tokens, width] token and position embeddings, added
-        tokens: Tensor,  # [B, tokens] only to find the end
-    ) -> Encoded:
-        hidden = [embedded]
-        for layer in self.text_model.encoder.layers:
-            hidden.append(layer(hidden[-1]))
-        final = self.text_model.final_layer_norm(hidden[-1])
-        pooled = at_end(final, tokens, self.config.end_token)
-        if self.config.projection:
-            pooled = self.text_projection(pooled)
-        return Encoded(hidden, final, pooled)
+    def layers(self) -> nn.ModuleList:
+        return self.text_model.encoder.layers
+
+    def final_norm(self, hidden: Tensor) -> Tensor:
+        return self.text_model.final_layer_norm(hidden)
+
+    def project(self, pooled: Tensor) -> Tensor:
+        return self.text_projection(pooled)
 
 
 class ClipTransformer(nn.Module):
@@ -171,12 +197,11 @@ class ClipAttention(nn.Module):
         return self.out_proj(attention(q, k, v, self.heads, causal=True))
 
 
-class OpenClipText(nn.Module):
+class OpenClipText(TextTower):
     """OpenCLIP's text tower (SD 2.x: H; SDXL's second: bigG); names as in open_clip."""
 
     def __init__(self, config: TextConfig):
-        super().__init__()
-        self.config = config
+        super().__init__(config)
         self.token_embedding = nn.Embedding(config.vocabulary, config.width)
         self.positional_embedding = nn.Parameter(torch.zeros(config.length, config.width))
         self.transformer = OpenClipLayers(config)
@@ -185,27 +210,17 @@ class OpenClipText(nn.Module):
             # Stored the other way round than a linear layer's weight.
             self.text_projection = nn.Parameter(torch.zeros(config.width, config.projection))
 
-    def forward(
-        self,
-        tokens: Tensor,  # [B, tokens] int64
-    ) -> Encoded:
-        check_tokens(tokens, self.config)
-        positions = self.positional_embedding[: tokens.shape[1]]
-        return self.encode(self.token_embedding(tokens) + positions, tokens)
+    def embed(self, tokens: Tensor) -> Tensor:
+        return self.token_embedding(tokens) + self.positional_embedding[: tokens.shape[1]]
 
-    def encode(
-        self,
-        embedded: Tensor,  # [B, tokens, width] token and position embeddings, added
-        tokens: Tensor,  # [B, tokens] only to find the end
-    ) -> Encoded:
-        hidden = [embedded]
-        for layer in self.transformer.resblocks:
-            hidden.append(layer(hidden[-1]))
-        final = self.ln_final(hidden[-1])
-        pooled = at_end(final, tokens, self.config.end_token)
-        if self.config.projection:
-            pooled = pooled @ self.text_projection
-        return Encoded(hidden, final, pooled)
+    def layers(self) -> nn.ModuleList:
+        return self.transformer.resblocks
+
+    def final_norm(self, hidden: Tensor) -> Tensor:
+        return self.ln_final(hidden)
+
+    def project(self, pooled: Tensor) -> Tensor:
+        return pooled @ self.text_projection
 
 
 class OpenClipLayers(nn.Module):

@@ -30,7 +30,7 @@ class BpeTokenizer:
         tokens += ["".join(pair) for pair in merges] + list(SPECIAL)
         self.ids = {token: i for i, token in enumerate(tokens)}
         self.tokens = tokens
-        self._ranks = {pair: rank for rank, pair in enumerate(merges)}
+        self.ranks = {pair: rank for rank, pair in enumerate(merges)}
         self._words: dict[str, list[int]] = {}
 
     def encode(self, text: str) -> list[int]:
@@ -63,8 +63,8 @@ class BpeTokenizer:
         """Join neighbours, the pair that was learnt first before all others, until none is left."""
         while len(parts) > 1:
             pairs = list(pairwise(parts))
-            best = min(pairs, key=lambda pair: self._ranks.get(pair, len(self._ranks)))
-            if best not in self._ranks:
+            best = min(pairs, key=lambda pair: self.ranks.get(pair, len(self.ranks)))
+            if best not in self.ranks:
                 break
             joined: list[str] = []
             for part in parts:

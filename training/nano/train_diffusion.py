@@ -171,7 +171,9 @@ class Training:
             if due and not self.run.stopping:
                 self.evaluate()
         self.save()
-        if not self.run.stopping and self.seen > since:
+        if self.run.stopping:
+            raise SystemExit("train_diffusion: stopped; call it again to go on")
+        if self.seen > since:
             self.evaluate()
             self.run.log("done")
 

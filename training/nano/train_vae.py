@@ -31,7 +31,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("data", type=Path)
     parser.add_argument("run", type=Path)
-    parser.add_argument("--images", type=int, default=32_000, help="length of the cosine schedule")
+    parser.add_argument("--images", type=int, default=26_000, help="length of the cosine schedule")
     parser.add_argument("--threads", type=int, default=2)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
@@ -79,8 +79,9 @@ def main() -> None:
         if run.should_save:
             save()
     save()
-    if not run.stopping:
-        finish(vae, wanted, composite(pictures[::4], torch.ones(3)), run)
+    if run.stopping:
+        raise SystemExit("train_vae: stopped; call it again to go on")
+    finish(vae, wanted, composite(pictures[::4], torch.ones(3)), run)
 
 
 def start_quiet(vae: Vae) -> None:
