@@ -1,33 +1,33 @@
 """Operators on tensors. Each has a reference and faster implementations; see `_op.Op`.
 
-Names are loaded when first used, so that importing accel stays light.
+The functions are bound here when the package is loaded, over the modules of the same name:
+`from accel.kernels import crop` is the function.
 """
 
-from __future__ import annotations
+from accel.kernels._op import OPS
+from accel.kernels.blend import blend_pyramid, feather
+from accel.kernels.color import color_stats, illumination, relight
+from accel.kernels.crop import crop
+from accel.kernels.paste import paste, paste_rectangle
+from accel.kernels.planes import PlaneLayout, Planes, gbr_layout, yuv_layout
+from accel.kernels.planes_rgb import planes_to_rgb, rgb_to_planes
+from accel.kernels.raster import raster
 
-import importlib
-
-_HOMES = {
-    "blend_pyramid": "blend",
-    "feather": "blend",
-    "color_stats": "color",
-    "illumination": "color",
-    "relight": "color",
-    "crop": "crop",
-    "paste": "paste",
-    "planes_to_rgb": "planes_rgb",
-    "rgb_to_planes": "planes_rgb",
-    "raster": "raster",
-    "Planes": "planes",
-    "PlaneLayout": "planes",
-    "yuv_layout": "planes",
-    "gbr_layout": "planes",
-    "OPS": "_op",
-}
-__all__ = sorted(_HOMES)
-
-
-def __getattr__(name: str) -> object:
-    if name not in _HOMES:
-        raise AttributeError(f"module 'accel.kernels' has no attribute {name!r}")
-    return getattr(importlib.import_module(f"accel.kernels.{_HOMES[name]}"), name)
+__all__ = [
+    "OPS",
+    "PlaneLayout",
+    "Planes",
+    "blend_pyramid",
+    "color_stats",
+    "crop",
+    "feather",
+    "gbr_layout",
+    "illumination",
+    "paste",
+    "paste_rectangle",
+    "planes_to_rgb",
+    "raster",
+    "relight",
+    "rgb_to_planes",
+    "yuv_layout",
+]
