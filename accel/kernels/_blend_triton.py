@@ -9,7 +9,7 @@ import torch
 import triton
 import triton.language as tl
 
-ROWS, COLUMNS, WARPS = 16, 64, 4
+ROWS, COLUMNS, WARPS = 16, 64, 8
 
 
 @triton.jit
