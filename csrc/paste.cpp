@@ -283,6 +283,16 @@ AVX2 inline __m128 gather(const Staged& crop, const Places& places, int taps, in
                     _mm256_extractf128_ps(slope, 1));
 }
 
+// The same for a footprint of one tap.
+AVX2 inline __m128 gather_one(const Staged& crop, const Places& places, int s) {
+  const float* p = crop.memory.get() + int64_t(places.at[0][s]) * 4;
+  const __m256 upper = _mm256_loadu_ps(p), lower = _mm256_loadu_ps(p + int64_t(crop.width) * 4);
+  const __m256 r =
+      _mm256_fmadd_ps(_mm256_set1_ps(places.fv[0][s]), _mm256_sub_ps(lower, upper), upper);
+  const __m128 left = _mm256_castps256_ps128(r), right = _mm256_extractf128_ps(r, 1);
+  return _mm_fmadd_ps(_mm_set1_ps(places.fu[0][s]), _mm_sub_ps(right, left), left);
+}
+
 // Turn eight samples of four channels into four vectors.
 AVX2 inline void transpose(const float (*in)[4], __m256* out) {
   __m256 p[4];
@@ -356,12 +366,18 @@ AVX2 void block_avx2(const Job<T>& job, int j, int i, int count, double u, doubl
   const __m256 v0 = _mm256_fmadd_ps(lane, dv, _mm256_set1_ps(float(v)));
   const int taps = int(job.taps.du.size());
   Places places;
-  alignas(32) float sums[kLanes][4] = {};
-  for (int t = 0; t < taps; t += kTaps) {
-    const int here = std::min(kTaps, taps - t);
-    place(job.crop, job.taps.du.data() + t, job.taps.dv.data() + t, here, u0, v0, places);
-    for (int s = 0; s < kLanes; ++s)
-      _mm_store_ps(sums[s], _mm_add_ps(_mm_load_ps(sums[s]), gather(job.crop, places, here, s)));
+  alignas(32) float sums[kLanes][4];
+  if (taps == 1) {
+    place(job.crop, job.taps.du.data(), job.taps.dv.data(), 1, u0, v0, places);
+    for (int s = 0; s < kLanes; ++s) _mm_store_ps(sums[s], gather_one(job.crop, places, s));
+  } else {
+    std::memset(sums, 0, sizeof sums);
+    for (int t = 0; t < taps; t += kTaps) {
+      const int here = std::min(kTaps, taps - t);
+      place(job.crop, job.taps.du.data() + t, job.taps.dv.data() + t, here, u0, v0, places);
+      for (int s = 0; s < kLanes; ++s)
+        _mm_store_ps(sums[s], _mm_add_ps(_mm_load_ps(sums[s]), gather(job.crop, places, here, s)));
+    }
   }
   __m256 mean[4];
   transpose(sums, mean);

@@ -106,10 +106,11 @@ inline Range rows(const Matrix& m, const Group& g, const Taps& taps, const Stage
   return begin < end ? Range{begin, end} : Range{0, 0};
 }
 
-// Whether any mask pixel lies in the box, in crop coordinates.
+// Whether any mask pixel lies in the box, in crop coordinates. Asked for every block, so no floor:
+// the bounds are clamped to where truncation is one.
 inline bool touches(const Staged& crop, double u0, double v0, double u1, double v1) {
-  const int from = std::max(crop.y0, to_int(std::floor(v0)));
-  const int to = std::min(crop.y1, to_int(std::floor(v1)) + 1);
+  const int from = int(std::min(std::max(v0, double(crop.y0)), 1e9));
+  const int to = int(std::min(std::max(v1 + 1, -1.0), double(crop.y1)));
   for (int y = from; y <= to; ++y)
     if (crop.first[y] <= u1 + 1 && crop.last[y] >= u0 - 1) return true;
   return false;
