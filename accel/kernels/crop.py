@@ -274,16 +274,14 @@ def _numba(
     dtype, channels_last, zero_border,
 ):  # fmt: skip
     table = sampling(matrices, height, width, shift_x, shift_y, site_x, site_y)
-    n = len(matrices)
-    shape = (n, height, width, 3) if channels_last else (n, 3, height, width)
-    out = torch.empty(shape, dtype=torch.float32)
-    if n:
+    out = torch.empty((len(matrices), 3, height, width), dtype=torch.float32)
+    if len(matrices):
         _compiled()(
             c0.numpy(), c1.numpy(), c2.numpy(), table.numpy(),
             np.array(color, np.float64).reshape(3, 4), np.array(gain), np.array(bias),
-            zero_border, (out.permute(0, 3, 1, 2) if channels_last else out).numpy(),
+            zero_border, out.numpy(),
         )  # fmt: skip
-    return out.to(dtype)
+    return (out.permute(0, 2, 3, 1) if channels_last else out).to(dtype).contiguous()
 
 
 def _why_not_cpu(c0, c1, c2, matrices, *rest) -> str:

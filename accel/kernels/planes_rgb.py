@@ -1,9 +1,8 @@
 """Whole pictures between planes and interleaved RGB: still images, the detector's picture, tests.
 
-Chroma is read bilinearly at its siting, and written as the mean over the area that one chroma sample
-stands for, centred on its siting (1 1 between two pixels, 1 2 1 on a pixel): a picture that is
-constant over each chroma sample survives the round trip. Frames of a video need neither: `crop` and
-`paste` work in the planes.
+Chroma is read bilinearly at its siting, and written as the mean over the area that one chroma
+sample stands for, centred on its siting (1 1 between two pixels, 1 2 1 on a pixel). Frames of a
+video need neither direction: `crop` and `paste` work in the planes.
 
 Source: ITU-T H.273 (chroma sample location).
 """
