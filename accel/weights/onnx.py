@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import onnxruntime
 import torch
+from onnx import numpy_helper
 from onnxruntime.capi import onnxruntime_pybind11_state as ort_state
 
 from accel.core import ConfigError, InputError, choose_device
@@ -86,6 +87,14 @@ def open_onnx(
         except InputError:  # the rewrite did not fit this graph; one at a time always does
             pass
     return Network(_session(fixed, device, threads, name), name, verified=True)
+
+
+def last_initializer(source: Path | str | bytes) -> Array | None:
+    """Return the last constant of an ONNX file, None when it has none; raises as `open_onnx`."""
+    data = source if isinstance(source, bytes) else _read(Path(source))
+    model = onnx_graph.parse(data, "ONNX model" if isinstance(source, bytes) else str(source))
+    constants = model.graph.initializer
+    return numpy_helper.to_array(constants[-1]) if constants else None
 
 
 def _read(path: Path) -> bytes:
