@@ -6,10 +6,17 @@ training/nano/README.md.
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping, Sequence
+
+from accel.core import InputError
+from accel.models.stable_diffusion import Config, Tower
 from accel.nn.text import TextConfig
 from accel.nn.unet import UnetConfig
 from accel.nn.vae import VaeConfig
+from accel.text.rows import RowMap
 
+NAME = "nano"  # also what the file's metadata gives as its family
 SIDE_PX = 64
 
 # scale 1: the latents' own mean and deviation are folded into the two 1x1 convolutions.
@@ -37,3 +44,22 @@ def text_config(kept_tokens: int) -> TextConfig:
     """
     rows = 2 + kept_tokens + HASHED_ROWS
     return TextConfig(vocabulary=rows, length=24, width=192, layers=2, heads=4, end_token=END_ROW)
+
+
+def config(shapes: Mapping[str, Sequence[int]]) -> Config:
+    """The member's configuration; only the token table's length varies from file to file."""
+    prefix = "cond_stage_model.transformer."
+    table = shapes.get(prefix + "text_model.embeddings.token_embedding.weight", (0,))
+    kept = table[0] - HASHED_ROWS - 2
+    if kept < 1:
+        raise InputError(
+            f"nano: the token table must have more than {HASHED_ROWS + 2} rows, got {table[0]}"
+        )
+    tower = Tower(prefix=prefix, config=text_config(kept), padding=END_ROW)
+    return Config(unet=UNET, towers=(tower,), vae=VAE, side_px=SIDE_PX)
+
+
+def row_map(metadata: Mapping[str, str]) -> RowMap:
+    """Which row each token has, as the file's metadata tells."""
+    about = json.loads(metadata[NAME])
+    return RowMap(tuple(about["kept_tokens"]), about["hashed_rows"])

@@ -9,22 +9,22 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 import torch
-from safetensors import safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from accel.models import nano
+from accel.models.load import load as load_checkpoint
+from accel.models.stable_diffusion import UNET_PREFIX, VAE_PREFIX
 from accel.nn.text import ClipText
 from accel.nn.unet import Unet
 from accel.nn.vae import Vae
 from accel.text.bpe import clip_tokenizer
 from accel.text.rows import RowMap
 
-UNET_PREFIX = "model.diffusion_model."
 TEXT_PREFIX = "cond_stage_model.transformer."
-VAE_PREFIX = "first_stage_model."
 V_PREDICTION_MARK = "v_pred"  # an empty tensor of this name: other programs know it too
 
 
@@ -64,26 +64,20 @@ def save(path: Path, model: Nano) -> None:
         "images_seen": model.seen,
     }
     part = path.with_suffix(".part")
-    save_file(tensors, part, {"family": "nano", "nano": json.dumps(about)})
+    save_file(tensors, part, {"family": nano.NAME, nano.NAME: json.dumps(about)})
     part.replace(path)
 
 
 def load(path: Path) -> Nano:
-    """Read a file that `save` wrote; networks come in float32, ready for inference."""
-    with safe_open(path, "pt") as file:
-        about = json.loads(file.metadata()["nano"])
-    row_map = RowMap(tuple(about["kept_tokens"]), about["hashed_rows"])
-    tensors = {name: t.float() for name, t in load_file(path).items()}
-
-    def filled(part: nn.Module, prefix: str) -> nn.Module:
-        own = {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)}
-        part.load_state_dict(own)
-        return part.eval().requires_grad_(False)
-
-    text = ClipText(nano.text_config(len(row_map.kept)))
-    unet, vae = Unet(nano.UNET), Vae(nano.VAE)
-    filled(text, TEXT_PREFIX)
-    filled(unet, UNET_PREFIX)
-    filled(vae, VAE_PREFIX)
-    held_out = {(c, s) for c, s in about["held_out"]}
-    return Nano(text, unet, vae, row_map, about["labels"], held_out, about["images_seen"])
+    """Read a file that `save` wrote, by way of the engine's own loader."""
+    loaded = load_checkpoint(path)
+    about = json.loads(loaded.metadata[nano.NAME])
+    return Nano(
+        cast(ClipText, loaded.model.towers[0]),
+        loaded.model.unet,
+        loaded.model.vae,
+        nano.row_map(loaded.metadata),
+        about["labels"],
+        {(c, s) for c, s in about["held_out"]},
+        about["images_seen"],
+    )

@@ -1,0 +1,127 @@
+"""From a file of weights to networks: find the family, make the networks, put the tensors in."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from accel.core import InputError
+from accel.models import nano
+from accel.models import stable_diffusion as sd
+from accel.weights.files import TensorFile, first_not_finite, open_tensors
+
+NAMED = 3  # missing tensors that an error spells out
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A checkpoint ready for inference.
+
+    name: the family's member, such as "sd1" or "sdxl-inpaint".
+    prediction: "eps" or "v"; a file says so by a mark, as shapes cannot tell.
+    zero_terminal_snr: trained on a schedule whose last level is pure noise.
+    """
+
+    name: str
+    model: sd.StableDiffusion
+    prediction: str
+    zero_terminal_snr: bool
+    metadata: dict[str, str]
+
+
+def load(
+    path: Path,
+    *,
+    dtype: torch.dtype = torch.float32,
+    device: torch.device | str = "cpu",
+    vae: Path | None = None,
+) -> Loaded:
+    """Load a single-file checkpoint of the Stable Diffusion family, `nano` included.
+
+    Tensors that are stored in `dtype` stay mapped to the file until they are written to. `vae`
+    names a file whose autoencoder replaces the checkpoint's own. Raises InputError for a file of
+    another family, tensors that are missing, of a wrong shape, or not finite.
+    """
+    file = open_tensors(path)
+    name, config = recognise(file)
+    with torch.device("meta"):
+        model = sd.build(config)
+
+    def file_name(key: str) -> str | None:
+        own = sd.rename(key, config)
+        return None if vae is not None and own and own.startswith("vae.") else own
+
+    tensors = collect(file, file_name)
+    if vae is not None:
+        other = open_tensors(vae)
+        tensors |= collect(other, lambda key: vae_name(key, config))
+    fill(model, tensors, path, dtype, torch.device(device))
+    return Loaded(
+        name,
+        model.eval().requires_grad_(False),
+        "v" if "v_pred" in file or file.metadata.get("modelspec.prediction_type") == "v" else "eps",
+        "ztsnr" in file,
+        file.metadata,
+    )
+
+
+def recognise(file: TensorFile) -> tuple[str, sd.Config]:
+    if file.metadata.get("family") == nano.NAME:
+        return nano.NAME, nano.config(file.shapes)
+    name = sd.detect(file.shapes)
+    if name is None:
+        some = ", ".join(sorted(file)[:NAMED])
+        raise InputError(
+            f"{file.path}: must be a checkpoint of Stable Diffusion 1, 2 or XL in one file, got"
+            f" {len(file)} tensors of another kind ({some}, ...)"
+        )
+    return name, sd.config_of(name)
+
+
+def vae_name(key: str, config: sd.Config) -> str | None:
+    """An autoencoder's own file has its names with or without the checkpoint's prefix."""
+    return sd.rename(sd.VAE_PREFIX + key.removeprefix(sd.VAE_PREFIX), config)
+
+
+def collect(file: TensorFile, rename: Callable[[str], str | None]) -> dict[str, Tensor]:
+    tensors = {}
+    for key in file:
+        own = rename(key)
+        if own is not None:
+            tensors[own] = file[key]
+    return tensors
+
+
+def fill(
+    network: nn.Module,  # on the meta device
+    tensors: Mapping[str, Tensor],  # under the network's own names; others are passed over
+    path: Path,  # for messages
+    dtype: torch.dtype,
+    device: torch.device,
+) -> None:
+    wanted = network.state_dict()
+    missing = sorted(set(wanted) - set(tensors))
+    if missing:
+        some = ", ".join(missing[:NAMED])
+        raise InputError(f"{path}: {len(missing)} tensors must not be missing: {some}, ...")
+    ready = {}
+    for name, place in wanted.items():
+        tensor = tensors[name]
+        if place.shape != tensor.shape:
+            # 1x1 convolutions and linear layers hold the same numbers in the same order.
+            if tensor.numel() != place.numel() or tensor.squeeze().shape != place.squeeze().shape:
+                raise InputError(
+                    f"{path}: {name} must be of shape {tuple(place.shape)},"
+                    f" got {tuple(tensor.shape)}"
+                )
+            tensor = tensor.reshape(place.shape)
+        ready[name] = tensor
+    bad = first_not_finite(ready)
+    if bad is not None:
+        raise InputError(f"{path}: {bad} must hold finite numbers, got NaN or infinity")
+    ready = {name: tensor.to(device=device, dtype=dtype) for name, tensor in ready.items()}
+    network.load_state_dict(ready, assign=True)

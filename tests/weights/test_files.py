@@ -1,0 +1,191 @@
+"""Reading files of tensors: what comes out, and every way in which a file can be wrong."""
+
+from __future__ import annotations
+
+import json
+import pickle
+import zipfile
+from collections import OrderedDict
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from accel.core import InputError
+from accel.weights.checkpoint import open_checkpoint
+from accel.weights.files import first_not_finite, open_safetensors, open_tensors
+
+TENSORS = {
+    "a": torch.arange(6.0).view(2, 3),
+    "half": torch.randn(4).half(),
+    "brain": torch.randn(3).bfloat16(),
+    "eight": torch.randn(5).to(torch.float8_e4m3fn),
+    "odd": torch.tensor([1, 2, 3], dtype=torch.uint8),
+    "scalar": torch.tensor(7.0),
+    "empty": torch.zeros(0, 4),
+    "flag": torch.tensor([True, False]),
+}
+
+
+def assert_same(file, tensors) -> None:
+    assert set(file) == set(tensors)
+    for name, tensor in tensors.items():
+        assert file[name].dtype == tensor.dtype, name
+        assert file[name].shape == tensor.shape, name
+        assert torch.equal(file[name].float(), tensor.float()), name
+
+
+def test_reads_what_safetensors_writes(tmp_path):
+    path = tmp_path / "a.safetensors"
+    save_file(TENSORS, path, {"format": "pt"})
+    file = open_tensors(path)
+    assert_same(file, TENSORS)
+    assert file.metadata == {"format": "pt"}
+    assert file.shapes["a"] == (2, 3)
+
+
+def test_writing_to_a_tensor_leaves_the_file_alone(tmp_path):
+    path = tmp_path / "a.safetensors"
+    save_file(TENSORS, path)
+    before = path.read_bytes()
+    file = open_tensors(path)
+    file["a"].add_(1)
+    assert torch.equal(file["a"], TENSORS["a"] + 1)  # the mapping is the tensor's memory
+    assert path.read_bytes() == before
+    assert torch.equal(open_tensors(path)["a"], TENSORS["a"])
+
+
+def written(path, header, data: bytes = bytes(24), length: int | None = None):
+    text = header if isinstance(header, bytes) else json.dumps(header).encode()
+    length = len(text) if length is None else length
+    path.write_bytes(length.to_bytes(8, "little") + text + data)
+    return path
+
+
+def entry(begin=0, end=24, dtype="F32", shape=(2, 3)):
+    return {"dtype": dtype, "shape": list(shape), "data_offsets": [begin, end]}
+
+
+@pytest.mark.parametrize(
+    ("header", "message"),
+    [
+        ({"x": entry(end=20)}, r"x: F32 \[2, 3\] needs 24 bytes, got 20"),
+        ({"x": entry(begin=8, end=32)}, "cut short: x ends at byte"),
+        ({"x": entry(), "y": entry(20, 24, shape=[1])}, "y and x must not overlap"),
+        ({"x": entry(dtype="F31")}, "x: dtype must be one of .*, got 'F31'"),
+        ({"x": entry(shape=[-2, -3])}, "x: shape must be a list of counts"),
+        ({"x": entry(begin=-24, end=0)}, "x: data_offsets must be two counts"),
+        ({"x": {"dtype": "F32"}}, "x: shape must be a list of counts, got None"),
+        ({"x": 5}, "x: dtype must be one of"),
+        ({"__metadata__": [1]}, "__metadata__ must be a JSON object"),
+        (b"[1, 2]", "must be a JSON object"),
+        (b"{not json", "must be JSON"),
+        (b"\xff\xfe", "must be JSON"),
+    ],
+)
+def test_refuses_a_wrong_header(tmp_path, header, message):
+    with pytest.raises(InputError, match=message):
+        open_safetensors(written(tmp_path / "x.safetensors", header))
+
+
+@pytest.mark.parametrize("length", [2**63, 2**64 - 1, 10**9])
+def test_refuses_a_header_longer_than_the_file(tmp_path, length):
+    path = written(tmp_path / "x.safetensors", {"x": entry()}, length=length)
+    with pytest.raises(InputError, match=f"header of {length} bytes is announced"):
+        open_safetensors(path)
+
+
+@pytest.mark.parametrize("size", [0, 3, 8, 60])
+def test_refuses_a_file_cut_short(tmp_path, size):
+    path = written(tmp_path / "x.safetensors", {"x": entry()})
+    path.write_bytes(path.read_bytes()[:size])
+    with pytest.raises(InputError, match=r"cut short|must be JSON"):
+        open_safetensors(path)
+
+
+def test_refuses_a_missing_file(tmp_path):
+    with pytest.raises(InputError, match="must be a file of weights, found none"):
+        open_tensors(tmp_path / "none.safetensors")
+
+
+def test_reads_a_torch_checkpoint(tmp_path):
+    base = torch.randn(4, 6)
+    tensors = {"a": base, "part": base[1:3, 2:], "turned": base.t(), "i": torch.arange(3)}
+    tensors |= {"parameter": torch.nn.Parameter(torch.ones(2))}
+    path = tmp_path / "a.ckpt"
+    torch.save({"state_dict": OrderedDict(tensors), "epoch": 3, "lr": [0.1]}, path)
+    assert_same(open_tensors(path), tensors)
+
+
+def test_keeps_the_names_of_groups_that_are_not_wrappers(tmp_path):
+    path = tmp_path / "a.pt"
+    torch.save({"string_to_param": {"*": torch.ones(2)}, "model": {"w": torch.zeros(1)}}, path)
+    assert set(open_tensors(path)) == {"string_to_param.*", "w"}
+
+
+class Trap:
+    """Unpickled by Python, it would run a command."""
+
+    def __reduce__(self):
+        return eval, ("__import__('pathlib').Path('trapped').touch()",)
+
+
+class Callbacks(dict):
+    """Of a class that the reader does not know, with state, items and all."""
+
+
+def test_runs_nothing_that_a_checkpoint_asks_for(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    known = Callbacks(a=1)
+    known.extra = [Trap()]
+    torch.save({"state_dict": {"w": torch.ones(2)}, "trap": Trap(), "callbacks": known}, "a.ckpt")
+    assert_same(open_checkpoint(tmp_path / "a.ckpt"), {"w": torch.ones(2)})
+    assert not (tmp_path / "trapped").exists()
+
+
+def archive(path, pickled: bytes):
+    with zipfile.ZipFile(path, "w") as file:
+        file.writestr("archive/data.pkl", pickled)
+    return path
+
+
+def test_refuses_archives_without_tensors(tmp_path):
+    with pytest.raises(InputError, match="must hold named tensors"):
+        open_tensors(archive(tmp_path / "a.ckpt", pickle.dumps({"a": 1})))
+    with pytest.raises(InputError, match="cannot be read as a torch checkpoint"):
+        open_tensors(archive(tmp_path / "b.ckpt", b"\x80\x02garbage"))
+    empty = tmp_path / "c.ckpt"
+    with zipfile.ZipFile(empty, "w") as file:
+        file.writestr("readme", "")
+    with pytest.raises(InputError, match=r"must hold data\.pkl"):
+        open_tensors(empty)
+
+
+def test_refuses_a_checkpoint_cut_short(tmp_path):
+    path = tmp_path / "a.ckpt"
+    torch.save({"w": torch.randn(1000)}, path)
+    path.write_bytes(path.read_bytes()[:-800])
+    with pytest.raises(InputError, match="cannot be read as a torch checkpoint"):
+        open_tensors(path)
+
+
+def test_refuses_a_tensor_that_leaves_its_storage(tmp_path, monkeypatch):
+    import accel.weights.checkpoint as reader
+
+    path = tmp_path / "a.ckpt"
+    torch.save({"w": torch.randn(10)}, path)
+    rebuild = reader._rebuild_tensor
+    monkeypatch.setattr(
+        reader, "_rebuild_tensor", lambda s, o, shape, stride, *r: rebuild(s, o, (99,), stride)
+    )
+    with pytest.raises(InputError, match="w: must lie inside its storage of 40 bytes"):
+        open_tensors(path)
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16], ids=str)
+def test_finds_what_is_not_finite(bad, dtype):
+    tensors = {"fine": torch.full((9,), 60000.0, dtype=dtype), "whole": torch.arange(3)}
+    assert first_not_finite(tensors) is None
+    tensors["broken"] = torch.tensor([1.0, bad], dtype=dtype)
+    assert first_not_finite(tensors) == "broken"
