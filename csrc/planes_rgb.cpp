@@ -1,5 +1,11 @@
 // Whole pictures between planes and interleaved RGB, row by row. The loops are written for the
 // compiler to vectorise, and compiled twice; with no fused multiply-add, both round alike.
+#if defined(__GNUC__) && !defined(__clang__)
+// Nobody reads the floating-point exception flags; keeping them exact stops clamps from
+// vectorising.
+#pragma GCC optimize("no-trapping-math")
+#endif
+
 #include "planes_rgb.h"
 
 #include <nanobind/stl/vector.h>
@@ -164,7 +170,7 @@ inline __attribute__((always_inline)) void add_rgb_body(const T* from, float sca
   for (int i = 0; i < n; ++i) {
     float value[3] = {float(from[3 * i]) * scale, float(from[3 * i + 1]) * scale,
                       float(from[3 * i + 2]) * scale};
-    for (float& v : value) v = clamp_to(v, 0.0f, 1.0f) * share;
+    for (float& v : value) v = (sizeof(T) < 4 ? v : clamp_to(v, 0.0f, 1.0f)) * share;
     r[i] += value[0], g[i] += value[1], b[i] += value[2];
   }
 }
@@ -178,6 +184,22 @@ ACCEL_ALSO_AVX2 void add_rgb(const uint16_t* from, float share, int n, float* r,
 }
 ACCEL_ALSO_AVX2 void add_rgb(const float* from, float share, int n, float* r, float* g, float* b) {
   add_rgb_body(from, 1.0f, share, n, r, g, b);
+}
+
+ACCEL_ALSO_AVX2 void add_second(const float* from, float share, int n, float* out) {
+  for (int i = 0; i < n; ++i) out[i] += share * from[2 * i];
+}
+
+// out[i] += share * from[first + i side], where `from` repeats its ends.
+void add_every(const float* from, int count, int first, int side, float share, int n, float* out) {
+  int i = 0, inside = n;
+  for (; i < n && first + i * side < 0; ++i) out[i] += share * from[0];
+  while (inside > i && first + (inside - 1) * side > count - 1) --inside;
+  if (side == 2)
+    add_second(from + first + i * side, share, inside - i, out + i);
+  else
+    for (int x = i; x < inside; ++x) out[x] += share * from[first + x * side];
+  for (i = std::max(i, inside); i < n; ++i) out[i] += share * from[count - 1];
 }
 
 ACCEL_ALSO_AVX2 void codes8(const float* m, const float* r, const float* g, const float* b,
@@ -226,14 +248,12 @@ void convert(const T* rgb, const Plane planes[3], const Color& color, int first_
         if (shares_y[j] > 0)
           add_rgb(rgb + int64_t(row) * width * 3, shares_y[j], width, full[0], full[1], full[2]);
       }
-      for (int c = 0; c < 3; ++c)
-        for (int x = 0; x < small_w; ++x) {
-          float total = 0.0f;
-          for (int i = 0; i <= side_x; ++i)
-            total +=
-                shares_x[i] * full[c][std::min(std::max(x * side_x + first_x + i, 0), width - 1)];
-          small[c][x] = total;
-        }
+      for (int c = 0; c < 3; ++c) {
+        std::fill_n(small[c], small_w, 0.0f);
+        for (int i = 0; i <= side_x; ++i)
+          if (shares_x[i] > 0)
+            add_every(full[c], width, first_x + i, side_x, shares_x[i], small_w, small[c]);
+      }
       for (int i = 1; i < 3; ++i)
         codes_row(planes[i], y, color.m + 4 * i, small[0], small[1], small[2], max_code);
     }
