@@ -277,25 +277,28 @@ def _embeddings(arcface: Network, pictures: Sequence[SourceFace]) -> Pixels:  # 
 
 def _source_image(spec: SwapperSpec, face: SourceFace) -> Pixels:  # [3, S, S]
     crop = _cut(face, spec.image_template, spec.image_size)
-    return _normalised(crop[None], spec)[0]
+    (seen,) = _normalised(crop[None], spec)
+    return np.asarray(seen, np.float32)
 
 
 def _normalised(crops: Pixels, spec: SwapperSpec) -> Pixels:  # [N, S, S, 3] -> [N, 3, S, S]
     mean, scale = (np.array(v, np.float32) for v in (spec.mean_in, spec.scale_in))
-    return np.ascontiguousarray(((crops - mean) * scale).transpose(0, 3, 1, 2))
+    seen: Pixels = np.ascontiguousarray(((crops - mean) * scale).transpose(0, 3, 1, 2))
+    return seen
 
 
 def _cut(face: SourceFace, template: str, size: int) -> Pixels:  # [S, S, 3] RGB 0..1
     codes = (face.picture.cpu().clamp(0, 1) * 255).round().to(torch.uint8)
     planes = picture_planes(np.ascontiguousarray(codes.permute(1, 2, 0).numpy()))
-    return rgb_crops(planes, template_matrix(face.landmarks, template, size)[None], size)[0]
+    (crop,) = rgb_crops(planes, template_matrix(face.landmarks, template, size)[None], size)
+    return np.asarray(crop, np.float32)
 
 
 def _sharpened(crop: Pixels) -> Pixels:
     """What DFM networks are used to: crops of still pictures, sharper than video."""
     blurred: Pixels = cv2.GaussianBlur(crop, (0, 0), 2)
-    sharp: Pixels = (1.75 * crop - 0.75 * blurred).clip(0, 1)
-    return sharp
+    sharp = np.asarray(1.75 * crop - 0.75 * blurred, np.float32)
+    return np.minimum(np.maximum(sharp, 0), 1)
 
 
 def box_mask(size: int) -> Pixels:  # [S, S]
@@ -317,8 +320,7 @@ def face_mask(landmarks: Any, matrix: Any, size: int) -> Pixels:  # [S, S]
     shift = 4  # bits of sub-pixel position
     cv2.fillConvexPoly(mask, np.round(hull * (1 << shift)).astype(np.int32), 1.0, 8, shift)
     soft: Pixels = cv2.GaussianBlur(mask, (0, 0), HULL_BLUR * size)
-    inner: Pixels = (soft.clip(0.5, 1) - 0.5) * 2
-    return inner
+    return np.asarray((soft.clip(0.5, 1) - 0.5) * 2, np.float32)
 
 
 def own_mask(mask: Pixels) -> Pixels:  # [S, S]

@@ -13,7 +13,8 @@ import numpy as np
 from accel.faces.align import AnyArray, Array, similarity
 from accel.faces.mesh import EYE_LEFT, EYE_RIGHT
 
-NOSE_TIP = 1
+# The point between these two lies where the templates have the tip, half-way from eyes to mouth.
+NOSE_TIP = (1, 4)
 MOUTH_RIGHT, MOUTH_LEFT = 61, 291
 
 Points = tuple[tuple[float, float], ...]
@@ -56,9 +57,8 @@ TEMPLATES: dict[str, Points] = {
 def five_points(landmarks: AnyArray) -> Array:  # [..., 468, 2 or 3] -> [..., 5, 2]
     """Pick the five points out of a mesh."""
     mesh = np.asarray(landmarks, np.float64)[..., :2]
-    eyes = [mesh[..., list(ring), :].mean(axis=-2) for ring in (EYE_RIGHT, EYE_LEFT)]
-    rest = [mesh[..., point, :] for point in (NOSE_TIP, MOUTH_RIGHT, MOUTH_LEFT)]
-    return np.stack([*eyes, *rest], axis=-2)
+    groups = (EYE_RIGHT, EYE_LEFT, NOSE_TIP, (MOUTH_RIGHT,), (MOUTH_LEFT,))
+    return np.stack([mesh[..., list(group), :].mean(axis=-2) for group in groups], axis=-2)
 
 
 def template_matrix(landmarks: AnyArray, template: str, size: int) -> Array:  # [..., 2, 3]
