@@ -191,7 +191,7 @@ def choose_encoder(info: VideoInfo, muxer: str, config: EncodeConfig) -> tuple[s
             raise ConfigError(f"codec must be one of {fitting} in {muxer}, got {config.codec}")
         encoder, notes = config.encoder, []
     else:
-        match = _MATCHES.get(info.codec)
+        match = _match(info, muxer)
         others = _AVI_FALLBACKS if muxer == "avi" else _FALLBACKS
         usable = [n for n in (match, *others) if n in taken and n in offered()]
         if config.lossless:
@@ -200,12 +200,27 @@ def choose_encoder(info: VideoInfo, muxer: str, config: EncodeConfig) -> tuple[s
             raise ConfigError(f"no encoder of this build fits {muxer}")
         encoder = str(usable[0])
         same = ENCODERS[encoder].codec == info.codec
-        still = info.is_image or info.is_folder
-        notes = [] if same or still else [f"{info.codec} is encoded as {ENCODERS[encoder].codec}"]
+        notes = (
+            []
+            if same or _is_still(info)
+            else [f"{info.codec} is encoded as {ENCODERS[encoder].codec}"]
+        )
     if encoder == "libx264" and info.pixel_format.startswith("gbr") and info.codec == "h264":
         encoder = "libx264rgb"
     config.check(encoder)
     return encoder, notes
+
+
+def _match(info: VideoInfo, muxer: str) -> str | None:
+    match = _MATCHES.get(info.codec)
+    is_kept = info.codec == "ffv1" or muxer in ("matroska", "avi")
+    if _is_still(info) or (match == "ffv1" and not is_kept):  # few players know FFV1 in MP4
+        return None
+    return match
+
+
+def _is_still(info: VideoInfo) -> bool:
+    return info.is_image or info.is_folder
 
 
 def choose_format(encoder: str, info: VideoInfo) -> tuple[str, list[str]]:

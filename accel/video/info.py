@@ -22,6 +22,7 @@ from accel.video.frame import choose_layout
 
 _LEVELS = threading.Lock()
 _JPEG_CODECS = ("mjpeg", "jpegls", "jpeg2000", "webp")
+_UNREADABLE = ("ICC_PROFILE",)
 _LOCATIONS = ("left", "center", "topleft", "top", "bottomleft", "bottom")
 
 
@@ -165,10 +166,29 @@ def describe(
 
 
 def side_data(picture: av.VideoFrame) -> dict[str, bytes]:
-    """Return the side data of a picture by type name."""
+    """Return the side data of a picture by type name, colour profile and EXIF left out.
+
+    The binding frees the profile's metadata twice when it looks at it, which ends the process, and
+    refuses the whole list for EXIF, which it has no name for. So both are taken from a second
+    reference to the picture before it is looked at.
+    """
+    graph = av.filter.Graph()
+    steps = [
+        graph.add_buffer(
+            width=picture.width,
+            height=picture.height,
+            format=picture.format,
+            time_base=picture.time_base or Fraction(1, 25),
+        )
+    ]
+    steps += [graph.add("sidedata", f"mode=delete:type={kind}") for kind in _UNREADABLE]
+    steps.append(graph.add("buffersink"))
+    graph.link_nodes(*steps).configure()
+    graph.vpush(picture)
+    readable = graph.vpull()
     try:
-        return {data.type.name: bytes(data) for data in picture.side_data}
-    except ValueError:  # the binding refuses the whole list for one type it has no name for
+        return {data.type.name: bytes(data) for data in readable.side_data}
+    except ValueError:
         return {}
 
 

@@ -176,8 +176,9 @@ def samples(path: Path) -> list[tuple[str, bytes]]:
         found = []
         for picture in container.decode(video=0):
             name = picture.format.name
-            if name == "bgr0":  # its fourth byte is arbitrary
-                picture = picture.reformat(format="rgb24")
+            packed = {"bgr0": "rgb24", "rgb48be": "rgb48le"}  # an arbitrary byte; an odd order
+            if name in packed:
+                picture = picture.reformat(format=packed[name])
             found.append((name, b"".join(_rows(plane) for plane in picture.planes)))
         return found
 

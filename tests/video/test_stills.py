@@ -1,0 +1,193 @@
+"""Pictures and folders of pictures, through the interface of videos."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from accel.core import ConfigError, InputError
+from accel.video.read import Limits, open_video
+from accel.video.stills import FolderReader, ImageReader, ImageWriter
+from tests.video.clips import make_clip, samples, times, transcode
+
+ROTATE_90 = 6  # EXIF: to be turned by 90 degrees clockwise
+
+
+def _photo(size=(160, 120), seed=0) -> Image.Image:
+    small = np.random.default_rng(seed).integers(0, 256, (12, 16, 3), dtype=np.uint8)
+    return Image.fromarray(small).resize(size, Image.Resampling.BICUBIC)
+
+
+def _exif(orientation: int = ROTATE_90) -> Image.Exif:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    exif[0x010F] = "a maker"
+    return exif
+
+
+@pytest.mark.parametrize("name", ["a.png", "a.bmp", "a.tiff", "a.webp"])
+def test_lossless_formats_give_back_every_pixel(tmp_path, name):
+    photo = _photo()
+    photo.save(tmp_path / name, **({"lossless": True} if name == "a.webp" else {}))
+    reader, writer = transcode(tmp_path / name, tmp_path / f"out_{name}", change=lambda f: f.planes)
+    assert isinstance(reader, ImageReader)
+    assert reader.info.is_image
+    assert reader.info.frames == writer.frames == 1
+    with Image.open(tmp_path / f"out_{name}") as out:
+        assert np.array_equal(np.asarray(out.convert("RGB")), np.asarray(photo))
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "P", "L", "LA", "1"])
+def test_png_of_every_mode(tmp_path, mode):
+    photo = _photo().convert(mode)
+    if mode == "RGBA":
+        photo.putalpha(Image.linear_gradient("L").resize(photo.size))
+    photo.save(tmp_path / "a.png")
+    transcode(tmp_path / "a.png", tmp_path / "b.png", change=lambda f: f.planes)
+    with Image.open(tmp_path / "b.png") as out:
+        given, wanted = (np.asarray(i.convert("RGBA")).astype(int) for i in (out, photo))
+        assert abs(given - wanted).max() <= (1 if mode in ("L", "LA") else 0)
+
+
+def test_png_of_sixteen_bits(tmp_path):
+    import av
+
+    deep = np.random.default_rng(1).integers(0, 65536, (20, 30, 3), dtype=np.uint16)
+    context = av.CodecContext.create("png", "w")
+    context.width, context.height, context.pix_fmt = 30, 20, "rgb48be"
+    context.time_base = 1
+    picture = av.VideoFrame.from_ndarray(deep, "rgb48le").reformat(format="rgb48be")
+    (tmp_path / "a.png").write_bytes(b"".join(bytes(p) for p in context.encode(picture)))
+    reader, _ = transcode(tmp_path / "a.png", tmp_path / "b.png", change=lambda f: f.planes)
+    assert reader.layout.bits == 16
+    assert samples(tmp_path / "b.png") == samples(tmp_path / "a.png")
+
+
+@pytest.mark.parametrize("sampling", [0, 1, 2])
+def test_jpeg_keeps_its_sampling_and_nearly_its_samples(tmp_path, sampling):
+    _photo().save(tmp_path / "a.jpg", quality=92, subsampling=sampling)
+    reader, _ = transcode(tmp_path / "a.jpg", tmp_path / "b.jpg")
+    with open_video(tmp_path / "b.jpg") as after:
+        assert after.info.pixel_format == reader.info.pixel_format
+        assert after.layout == reader.layout
+        new = next(iter(after)).planes
+    old = next(iter(reader)).planes
+    for plane, other in zip(old[:3], new[:3]):
+        assert (plane.int() - other.int()).abs().float().mean() < 1
+
+
+@pytest.mark.parametrize("name", ["a.png", "a.jpg", "a.webp"])
+def test_exif_and_profile_are_kept(tmp_path, name):
+    profile = b"not really a colour profile"
+    _photo().save(tmp_path / name, exif=_exif(), icc_profile=profile)
+    reader, _ = transcode(tmp_path / name, tmp_path / f"out_{name}")
+    assert reader.info.rotation == 90
+    assert (reader.info.width, reader.info.height) == (160, 120)  # not turned
+    with Image.open(tmp_path / f"out_{name}") as out:
+        assert out.size == (160, 120)
+        assert dict(out.getexif()) == dict(_exif())
+        assert out.info["icc_profile"] == profile
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_orientation_means_what_pillow_means(tmp_path, orientation):
+    from PIL import ImageOps
+
+    photo = _photo((40, 24))
+    photo.save(tmp_path / "a.png", exif=_exif(orientation))
+    transcode(tmp_path / "a.png", tmp_path / "b.bmp")  # which has no EXIF, so pixels are turned
+    with Image.open(tmp_path / "a.png") as image, Image.open(tmp_path / "b.bmp") as turned:
+        assert np.array_equal(np.asarray(turned), np.asarray(ImageOps.exif_transpose(image)))
+
+
+def test_a_rotated_video_gives_upright_pictures(tmp_path):
+    clip = make_clip(tmp_path / "a.mp4", rotation=-90, stamps=range(2))
+    transcode(clip, tmp_path / "frames")
+    with Image.open(tmp_path / "frames" / "000000.png") as image:
+        assert image.size == (64, 96)
+
+
+def test_folder_in_and_out(tmp_path):
+    folder = tmp_path / "in"
+    folder.mkdir()
+    for number in (10, 2, 1):
+        _photo((40 + number, 30), seed=number).save(folder / f"{number}.png", exif=_exif(1))
+    (folder / "notes.txt").write_text("passed over")
+    sizes = []
+    reader, _ = transcode(folder, tmp_path / "out", change=lambda f: sizes.append(f.planes.width))
+    assert isinstance(reader, FolderReader)
+    assert reader.info.is_folder
+    assert reader.names == ["1.png", "2.png", "10.png"]
+    assert sizes == [41, 42, 50]
+    for name in reader.names:
+        with Image.open(folder / name) as old, Image.open(tmp_path / "out" / name) as new:
+            assert np.array_equal(np.asarray(old), np.asarray(new))
+            assert dict(new.getexif()) == dict(old.getexif())
+
+
+def test_folder_becomes_video(tmp_path):
+    folder = tmp_path / "in"
+    folder.mkdir()
+    for number in range(3):
+        _photo(seed=number).save(folder / f"{number}.png")
+    _, writer = transcode(folder, tmp_path / "out.mp4")
+    assert len(times(tmp_path / "out.mp4")) == 3
+    assert any("encoded as yuv" in note for note in writer.notes)
+    with open_video(tmp_path / "out.mp4") as after:
+        assert after.info.average_rate == 25
+        assert after.info.color.matrix == 1
+        assert after.info.color.range == 1
+
+
+def test_a_failed_run_leaves_no_folder(tmp_path):
+    folder = tmp_path / "in"
+    folder.mkdir()
+    _photo().save(folder / "0.png")
+    (folder / "1.png").write_bytes(b"\x89PNG\r\n\x1a\n")
+    with pytest.raises(InputError, match=r"1\.png: must be a whole picture"):
+        transcode(folder, tmp_path / "out")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["in"]
+
+
+def test_a_full_folder_is_not_written_into(tmp_path):
+    _photo().save(tmp_path / "a.png")
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "mine.txt").write_text("keep")
+    with pytest.raises(ConfigError, match="must be new or empty"):
+        transcode(tmp_path / "a.png", tmp_path / "out")
+    assert (tmp_path / "out" / "mine.txt").read_text() == "keep"
+
+
+def test_a_picture_holds_one_frame(tmp_path):
+    clip = make_clip(tmp_path / "a.mp4", stamps=range(3))
+    with pytest.raises(ConfigError, match="holds one picture"):
+        transcode(clip, tmp_path / "b.png")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["a.mp4"]
+
+
+def test_painting_a_picture_changes_the_file_and_not_the_reader(tmp_path):
+    _photo().save(tmp_path / "a.png")
+    with open_video(tmp_path / "a.png") as reader:
+        clean = next(iter(reader)).planes.clone()
+        frame = next(iter(reader))
+        frame.planes.c0.fill_(7)
+        with ImageWriter(tmp_path / "b.png", reader) as writer:
+            writer.write(frame)
+        for plane, other in zip(next(iter(reader)).planes[:3], clean[:3]):
+            assert torch.equal(plane, other)
+    with Image.open(tmp_path / "b.png") as out:
+        assert (np.asarray(out)[..., 1] == 7).all()
+
+
+def test_animated_webp_is_refused(tmp_path):
+    _photo().save(tmp_path / "a.webp", save_all=True, append_images=[_photo(seed=1)])
+    with pytest.raises(InputError, match="animated WebP cannot be read"):
+        open_video(tmp_path / "a.webp")
+
+
+def test_limits_hold_for_pictures(tmp_path):
+    _photo().save(tmp_path / "a.png")
+    with pytest.raises(InputError, match="a frame may have 100 pixels, this one is 160x120"):
+        open_video(tmp_path / "a.png", limits=Limits(max_pixels=100))
