@@ -131,20 +131,21 @@ def paste_group(planes, crop, mask, gain, bias, to_codes, group, max_code):
 
 
 def _ahead(plane: str, crop: str, count: int) -> dict:
-    strides = [f"{kind}_{which}" for which in ("first", "second", "third")
-               for kind in ("row", "column")]  # fmt: skip
-    constants = {"COUNT": count, **BLOCK}
+    strides = [
+        f"{kind}_{which}" for which in ("first", "second", "third") for kind in ("row", "column")
+    ]
+    # As launched on planes whose samples lie together: a 1 becomes a constant.
+    constants = {**dict.fromkeys(strides[1::2], 1), "COUNT": count, **BLOCK}
     signature = {
         **dict.fromkeys(("first_ptr", "second_ptr", "third_ptr"), f"*{plane}"),
         **dict.fromkeys(strides, "i32"),
         "crop_ptr": f"*{crop}",
         **dict.fromkeys(("mask_ptr", "gain_ptr", "bias_ptr"), "*fp32"),
         **dict.fromkeys(("side", "rows", "columns"), "i32"),
-        **dict.fromkeys(
-            ("origin_u", "origin_v", "along_x_u", "along_x_v", "along_y_u", "along_y_v"), "fp32"
-        ),
+        **dict.fromkeys((f"origin_{axis}" for axis in "uv"), "fp32"),
+        **dict.fromkeys((f"along_{along}_{axis}" for along in "xy" for axis in "uv"), "fp32"),
         **dict.fromkeys(("kx", "ky"), "i32"),
-        **{f"{row}{k}": "fp32" for row in "fst" for k in range(4)},
+        **dict.fromkeys((f"{row}{k}" for row in "fst" for k in range(4)), "fp32"),
         "max_code": "fp32",
         **dict.fromkeys(constants, "constexpr"),
     }
@@ -157,9 +158,11 @@ def _ahead(plane: str, crop: str, count: int) -> dict:
     }
 
 
+# Each type of plane with each type of crop, and each number of planes, at least once.
 AOT = [
-    _ahead(plane, crop, count)
-    for plane in ("u8", "u16")
-    for crop in ("fp32", "fp16")
-    for count in (1, 2, 3)
+    _ahead("u8", "fp32", 1),
+    _ahead("u8", "fp16", 1),
+    _ahead("u8", "fp32", 2),
+    _ahead("u16", "fp16", 2),
+    _ahead("u16", "fp32", 3),
 ]
