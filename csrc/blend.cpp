@@ -97,32 +97,44 @@ class Windows {
 };
 
 void feather_one(const Feather& f, const float* mask, float* out) {
-  const int64_t stride = round_up(f.width), reach = round_up(f.width + 2 * f.radius);
-  std::vector<float> line(size_t(reach + kBlock), 0.f), ones(size_t(stride), 1.f), ramp(ones);
-  std::vector<float> blurred(size_t((f.height + 2 * f.radius) * stride), 0.f), last(ones);
+  const int64_t wide = round_up(f.width), reach = round_up(f.width + 2 * f.radius) + kBlock;
+  // Rows a power of two apart would all fall into the same few lines of the cache.
+  const int64_t stride = wide + 2 * kVector;
+  std::vector<float> line(size_t(reach), 0.f), ones(size_t(wide), 1.f), ramp(ones), last(ones);
+  std::vector<float> blurred(size_t((f.height + 2 * f.radius) * stride), 0.f);
   std::copy(f.ramp_x, f.ramp_x + f.width, ramp.begin());
   Windows windows(f);
   int64_t first = f.height, past = 0, empty = -1;  // rows with something; newest row of zeros
+  int64_t left = f.width, right = 0;               // columns with something
   for (int64_t y = 0; y < f.height; ++y) {
     const float* row = mask + y * f.width;
     windows.add(y, row);
     if (!any(row, f.width)) empty = y;
     const int64_t centre = y - f.erosion;
     if (centre - f.erosion <= empty || centre < f.erosion) continue;  // eroded to nothing
-    windows.erode(centre, line.data() + f.radius);
-    weighted(blurred.data() + (centre + f.radius) * stride, line.data() + f.radius, 1, f.taps,
-             f.radius, ramp.data(), 1.f, stride);
-    first = std::min(first, centre);
-    past = centre + 1;
+    float* eroded = line.data() + f.radius;
+    windows.erode(centre, eroded);
+    int64_t begin = 0, end = f.width;
+    while (begin < end && eroded[begin] == 0) ++begin;
+    while (begin < end && eroded[end - 1] == 0) --end;
+    if (begin == end) continue;
+    begin = std::max(begin - f.radius, int64_t(0)) / kBlock * kBlock;
+    end = std::min(round_up(end + f.radius), wide);
+    weighted(blurred.data() + (centre + f.radius) * stride + begin, eroded + begin, 1, f.taps,
+             f.radius, ramp.data() + begin, 1.f, end - begin);
+    first = std::min(first, centre), past = centre + 1;
+    left = std::min(left, begin), right = std::max(right, end);
   }
+  std::fill(last.begin(), last.end(), 0.f);
   for (int64_t y = 0; y < f.height; ++y) {
     float* to = out + y * f.width;
     if (y < first - f.radius || y >= past + f.radius) {
       std::fill(to, to + f.width, 0.f);
       continue;
     }
-    weighted(last.data(), blurred.data() + (y + f.radius) * stride, stride, f.taps, f.radius,
-             ones.data(), f.ramp_y[y], stride);
+    if (left < right)
+      weighted(last.data() + left, blurred.data() + (y + f.radius) * stride + left, stride, f.taps,
+               f.radius, ones.data(), f.ramp_y[y], right - left);
     std::copy(last.begin(), last.begin() + f.width, to);
   }
 }
