@@ -22,7 +22,7 @@ class Face:
     landmarks: [468, 3] x, y, z in frame pixels, z smaller when nearer; smoothed over time.
     raw: [468, 3] the same before smoothing.
     iris: [2, 5, 2] right eye, left eye (the subject's): centre, then four points of the rim.
-    lids: [2] how far the eyes are open: height by width, about 0.3 when open, under 0.12 when shut.
+    lids: [2] how far the eyes are open: height by width, about 0.3 when open, under 0.18 when shut.
     mouth: how far the lips are open: height by width of their inner line.
     pose: [3] yaw (above 0: the nose points to the picture's right), pitch (above 0: up), roll
         (above 0: turned clockwise as seen), radians.

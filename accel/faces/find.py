@@ -30,6 +30,7 @@ MAX_DRIFT = 0.08  # a face that lies further off in its crop is looked at again,
 MAX_MISS = 0.35  # one that is still so far off was not found
 MIN_PRESENCE = 0.5
 MIN_SIDE_PX = 12  # of a face
+SURE = 0.85  # detector score of a face that is the right way up
 ANGLES = (0.0, np.pi / 2, -np.pi / 2, np.pi)
 
 
@@ -113,17 +114,21 @@ def find_faces(
 ) -> list[Face]:
     """Return the faces of a still picture, the largest first.
 
-    Thorough rather than fast: both detectors, the whole picture and parts of it; when nothing is
-    found also from further away (a face that fills the picture) and turned by quarters.
+    Thorough rather than fast: both detectors, the whole picture and parts of it; when nothing sure
+    is found also from further away (a face that fills the picture) and turned by quarters.
     """
     planes = picture if isinstance(picture, Planes) else picture_planes(picture)
     models = models or FaceModels(device=device)
     found: list[tuple[Array, float]] = []
+    surest = 0.0
     for views in _looks(planes):
         with models.timed("detect"):
             detections = distinct(models.full.find(planes, views) + models.near.find(planes, views))
-        found = settle(models, planes, detections)
-        if found:
+        score = max((d.score for d in detections), default=0.0)
+        # A face on its head is at times found the wrong way up, but not surely.
+        if score > surest and (settled := settle(models, planes, detections)):
+            surest, found = score, settled
+        if surest >= SURE:
             break
     if not found:
         return []

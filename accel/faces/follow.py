@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import math
+
+
 from dataclasses import dataclass, field
+from functools import cached_property
 from itertools import pairwise
 
 import numpy as np
@@ -16,6 +20,7 @@ from accel.faces.smooth import smooth
 
 MAX_STEP = 4  # frames ahead that a velocity is trusted for
 EMBED_EVERY = 15  # frames between two looks at who it is
+MAX_JUMP = 0.35  # of the face's square, between two frames; beyond it the film was cut
 FILLED_WEIGHT = 0.3  # of a frame that was filled in, when its neighbours are smoothed
 
 
@@ -32,6 +37,10 @@ class Sight:
     score: float
     iris: npt.NDArray[np.complex128] | None = None
     filled: bool = False
+
+    @cached_property
+    def region(self) -> Array:  # [4]
+        return face_region(self.landmarks)
 
 
 @dataclass(eq=False)
@@ -68,6 +77,8 @@ class Track:
             if not 1 < after - before <= max_gap + 1:
                 continue
             a, b = self.sights[before], self.sights[after]
+            if _jump(a.region, b.region) > (after - before) * MAX_JUMP:
+                continue  # it is somewhere else: what was in between nobody knows
             for index in range(before + 1, after):
                 share = (index - before) / (after - before)
                 between = a.landmarks + share * (b.landmarks - a.landmarks)
@@ -81,10 +92,10 @@ class Track:
     def predict(self, index: int) -> Array:  # [4]
         """Return the region where the face should be in a later frame, at constant velocity."""
         real = [i for i in range(self.last, self.last - 4, -1) if self._real(i)]
-        now = face_region(self.sights[real[0]].landmarks)
+        now = self.sights[real[0]].region
         if len(real) < 2:
             return now
-        before = face_region(self.sights[real[-1]].landmarks)
+        before = self.sights[real[-1]].region
         steps = min(index - real[0], MAX_STEP) / (real[0] - real[-1])
         region = now.copy()
         region[:2] += steps * (now[:2] - before[:2])
@@ -120,9 +131,9 @@ class Track:
     def smoothed(self, index: int, reach: int) -> Array:  # [468, 3]
         """Return the landmarks of a frame, smoothed over the frames next to it without a gap."""
         low, high = index, index
-        while low > index - reach and low - 1 in self.sights:
+        while low > index - reach and self._joined(low - 1):
             low -= 1
-        while high < index + reach and high + 1 in self.sights:
+        while high < index + reach and self._joined(high):
             high += 1
         sights = [self.sights[i] for i in range(low, high + 1)]
         weights = np.array([FILLED_WEIGHT if s.filled else 1.0 for s in sights])
@@ -141,6 +152,11 @@ class Track:
             share = (index - before) / (after - before)
         return from_eyes(a + share * (b - a), landmarks)  # type: ignore[operator]
 
+    def _joined(self, index: int) -> bool:
+        """Whether a frame and the next one show the face in one movement, not in a jump."""
+        a, b = self.sights.get(index), self.sights.get(index + 1)
+        return a is not None and b is not None and _jump(a.region, b.region) < MAX_JUMP
+
     def _real(self, index: int) -> bool:
         sight = self.sights.get(index)
         return sight is not None and not sight.filled
@@ -148,6 +164,12 @@ class Track:
     def _has_iris(self, index: int) -> bool:
         sight = self.sights.get(index)
         return sight is not None and sight.iris is not None
+
+
+def _jump(a: Array, b: Array) -> float:
+    """How far apart two regions are, by their size; plain numbers, asked for often."""
+    shift = math.hypot(a[0] - b[0], a[1] - b[1]) / max(a[2], b[2])
+    return max(shift, abs(math.log(a[2] / b[2])))
 
 
 def in_eyes(iris: Array, landmarks: Array) -> npt.NDArray[np.complex128]:

@@ -22,8 +22,8 @@ Thumb = npt.NDArray[np.float32]  # [h, w] luma in 0..1
 
 WIDTH, HEIGHT = 48, 27
 ROW_STEP = 4  # every fourth row tells enough, and a quarter of the memory is read
-MIN_CHANGE = 0.35  # of what two unrelated pictures differ by
-MIN_JUMP = 2.5  # a cut's change by the change just before or after it
+MIN_CHANGE = 0.2  # of what two unrelated pictures differ by
+MIN_JUMP = 1.5  # how much more than before or after it a cut changes, beyond MIN_CHANGE
 BINS = 32
 
 
@@ -33,7 +33,7 @@ def mark_cuts(frames: Iterable[tuple[T, Planes]]) -> Iterator[tuple[T, Planes, b
     Gives frames in order, two later than it takes them: what follows tells a cut from a flash.
     """
     waiting: deque[tuple[T, Planes, Thumb]] = deque()
-    past: deque[Thumb] = deque(maxlen=2)
+    past: deque[Thumb] = deque(maxlen=3)
 
     def decide() -> tuple[T, Planes, bool]:
         token, planes, now = waiting.popleft()
@@ -54,18 +54,20 @@ def mark_cuts(frames: Iterable[tuple[T, Planes]]) -> Iterator[tuple[T, Planes, b
 def is_cut(past: list[Thumb], now: Thumb, coming: list[Thumb]) -> bool:
     """Return whether a scene begins with `now`.
 
-    past: the last one or two frames of the scene so far, in order.
+    past: the last one to three frames of the scene so far, in order.
     coming: up to two frames after it.
     """
     change = difference(past[-1], now)
     if change < MIN_CHANGE:
         return False
-    around = [difference(past[0], past[1])] if len(past) > 1 else []
+    around = [difference(past[-2], past[-1])] if len(past) > 1 else []
     around += [difference(now, coming[0])] if coming else []
-    if around and change < MIN_JUMP * min(around):
+    if around and change < MIN_CHANGE + MIN_JUMP * min(around):
         return False
-    # After a flash the old picture is back, and after two at most.
-    return all(difference(past[-1], later) > 0.5 * change for later in coming)
+    # A flash is over after two frames: what comes is what was.
+    flash = [difference(past[-1], later) for later in coming]
+    flash += [difference(earlier, now) for earlier in past[:-1]]
+    return all(other > 0.5 * change for other in flash)
 
 
 def difference(a: Thumb, b: Thumb) -> float:

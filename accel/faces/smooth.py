@@ -13,12 +13,13 @@ Nemirovski 1997 (the widest window that agrees with narrower ones).
 from __future__ import annotations
 
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from accel.faces import mesh
-from accel.faces.align import Array, enclosing_region, invert, similarity, transform
+from accel.faces.align import AnyArray, Array, enclosing_region
 
 WIDE, NARROW = 4.0, 1.1  # deviation of the weights over time, in frames
 TOLERANCE = 0.0025  # of the face's side: what wide and narrow may differ by and still agree
@@ -38,38 +39,42 @@ def smooth(
     if len(window) < 3:
         alone: Array = window[at]
         return alone
-    counts = np.ones(len(window)) if weights is None else np.asarray(weights, np.float64)
+    counts = (1.0,) * len(window) if weights is None else tuple(map(float, weights))
+    # Two rows of weights over the frames: the wide fit's value at the wanted one, the narrow one's.
+    fits = np.stack([_parabola(len(window), at, width, counts) for width in (WIDE, NARROW)])
     tolerance = TOLERANCE * float(enclosing_region(window[at], 0.0)[2])
-    wide = _parabola(len(window), at, WIDE, tuple(counts))
-    narrow = _parabola(len(window), at, NARROW, tuple(counts))
 
     # Head: the similarity that takes the wanted frame to each of the others.
-    base = window[at]
-    heads = similarity(np.broadcast_to(base[:, :2], (*window.shape[:2], 2)), window[..., :2])
-    corners = enclosing_region(base, 0.0)
-    frame = corners[:2] + corners[2] / 2 * np.array([[-1, -1], [1, -1], [0, 1]])
-    moved = transform(heads, np.broadcast_to(frame, (len(window), 3, 2)))
-    steady = _agree(moved, wide, narrow, tolerance, np.zeros((1, 3), np.int64))
-    head = similarity(frame, steady)
+    z = window[..., 0] + 1j * window[..., 1]
+    middle = z[at].mean()
+    base = z[at] - middle
+    spread = float((base.real**2 + base.imag**2).sum())
+    if spread == 0:
+        raise ValueError("smooth: the points of a face must not lie on each other")
+    centre = z.mean(axis=1)
+    turn = (z @ base.conj()) / spread  # base sums to 0, so the others' centres fall out
+    slow, quick = fits @ np.stack([centre, turn], axis=-1)
+    apart = np.abs(slow - quick) ** 2
+    trust = _trust(apart[0] + apart[1] * spread / len(base), tolerance)
+    head_centre, head_turn = quick + trust * (slow - quick)
 
     # Expression: what is left when the head is brought back to the wanted frame.
-    rest = transform(invert(heads), window)
-    return transform(head, _agree(rest, wide, narrow, tolerance, _groups()))
+    rest = (z - centre[:, None]) / turn[:, None]
+    slow, quick = fits @ rest
+    apart = np.abs(slow - quick) ** 2
+    trust = _trust(apart[_groups()].mean(axis=-1), tolerance)
+    flat = head_centre + head_turn * (quick + trust * (slow - quick))
+    result = [flat.real, flat.imag]
+    if window.shape[-1] == 3:
+        size = np.abs(turn)
+        slow, quick = fits @ (window[..., 2] / size[:, None])
+        result.append(np.abs(head_turn) * (quick + trust * (slow - quick)))
+    return np.stack(result, axis=-1)
 
 
-def _agree(
-    series: Array,  # [K, P, D]
-    wide: Array,  # [K] weights that give the fitted value
-    narrow: Array,
-    tolerance: float,
-    groups: npt.NDArray[np.int64],  # [G, M] points that move together
-) -> Array:  # [P, D]
-    slow = np.tensordot(wide, series, 1)
-    quick = np.tensordot(narrow, series, 1)
-    apart = ((slow - quick)[:, :2] ** 2).sum(-1)
-    mean_square = np.full(len(apart), apart.mean()) if len(groups) == 1 else apart[groups].mean(-1)
-    trust = 1 / (1 + (mean_square / tolerance**2) ** 2)
-    return quick + trust[:, None] * (slow - quick)
+def _trust(apart: AnyArray, tolerance: float) -> Any:
+    """1 where two fits agree, 0 where their squared distance is far above the tolerance's."""
+    return 1 / (1 + (np.asarray(apart) / tolerance**2) ** 2)
 
 
 @lru_cache(maxsize=512)

@@ -77,7 +77,7 @@ class Analyser:
         redetect_every: int = 12,
         batch: int = 0,
         rotation: int = 0,
-        iris_every: int = 4,
+        iris_every: int = 6,
         smoothing: bool = True,
         models: FaceModels | None = None,
     ) -> None:

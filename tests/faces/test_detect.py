@@ -1,0 +1,120 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from accel.faces.align import compose, invert, region_matrix, transform
+from accel.faces.crops import halved, picture_planes, rgb_crops
+from accel.faces.detect import FULL_RANGE, NEAR, Detection, distinct, near_views, whole_view
+from accel.faces.find import find_faces
+from accel.faces.landmark import drift, face_region
+from accel.kernels.crop import crop
+from tests.faces.film import grey, move, picture, planes_of, portrait
+
+PUPILS = np.array([[203.0, 100.8], [246.3, 103.4]])  # in the portrait, read off by eye
+
+
+@pytest.mark.parametrize("detector", ["full", "near"])
+def test_finds_the_face_and_its_eyes(models, detector):
+    planes = picture_planes(portrait())
+    (found,) = getattr(models, detector).find(planes, whole_view(planes))
+    assert found.score > 0.8
+    assert np.abs(found.keypoints[:2] - PUPILS).max() < 6  # right eye first
+    assert found.box[0] < 190 < 260 < found.box[2]
+    assert found.box[1] < 95 < 160 < found.box[3]
+
+
+def test_what_it_finds_moves_with_the_picture(models):
+    home, moved = move(), move(dx=40, dy=-20, turn=20)
+    views = [planes_of(picture(m)) for m in (home, moved)]
+    a, b = (models.full.find(planes, whole_view(planes))[0] for planes in views)
+    centre = transform(compose(moved, invert(home)), a.region[None, :2])
+    assert np.linalg.norm(centre - b.region[:2]) < 0.08 * b.region[2]
+    assert np.degrees(b.region[3] - a.region[3]) == pytest.approx(20, abs=5)
+
+
+def test_detections_lead_to_the_region_the_mesh_would_ask_for(models, astronaut):
+    planes = picture_planes(portrait())
+    (found,) = models.full.find(planes, whole_view(planes))
+    assert drift(found.region, face_region(astronaut)) < 0.25
+
+
+def test_a_turned_view_finds_a_turned_face(models):
+    planes = planes_of(np.rot90(picture(move())).copy())
+    (found,) = models.full.find(planes, whole_view(planes, -np.pi / 2))
+    assert np.degrees(found.region[3]) == pytest.approx(-87, abs=8)
+
+
+def test_finds_nothing_in_nothing(models):
+    planes = planes_of(grey())
+    assert models.full.find(planes, whole_view(planes)) == []
+
+
+def test_near_views_cover_the_frame():
+    for size in ((1920, 1080), (1080, 1920), (512, 512)):
+        planes = planes_of(np.zeros((size[1] // 4, size[0] // 4, 3), np.uint8))
+        views = near_views(planes)
+        assert len(views) in (2, 4)
+        for x in (0, planes.width - 1):
+            for y in (0, planes.height - 1):
+                inside = np.abs(views[:, :2] - [x, y]).max(axis=1) <= views[:, 2] / 2
+                assert inside.any()
+
+
+def test_anchors_are_as_many_as_the_networks_answers():
+    assert len(FULL_RANGE.centres()) == 2304
+    assert len(NEAR.centres()) == 896
+    np.testing.assert_allclose(FULL_RANGE.centres()[:2], [[2, 2], [6, 2]])
+    np.testing.assert_allclose(NEAR.centres()[[0, 1, 512]], [[8, 8], [8, 8], [16, 16]])
+
+
+def test_one_face_seen_twice_is_one():
+    points = np.zeros((6, 2))
+    same = [Detection(np.array([50.0 + i, 50, 60, 0]), points, s) for i, s in enumerate((0.7, 0.9))]
+    other = Detection(np.array([200.0, 50, 60, 0]), points, 0.6)
+    assert [d.score for d in distinct([*same, other])] == [0.9, 0.6]
+
+
+def test_still_pictures_the_largest_face_first(models):
+    head = portrait()[:300, 60:390]
+    # The head of the smaller one comes last, so that neither hides the other.
+    maps = [np.array([[z, 0, x], [0, z, y]]) for z, x, y in ((0.8, 150, 0), (0.5, 0, 20))]
+    faces = find_faces(picture(*maps, of=head, size=(420, 250)), models=models)
+    assert len(faces) == 2
+    assert faces[0].size > 1.4 * faces[1].size
+    assert np.linalg.norm(faces[0].identity - faces[1].identity) < 0.45
+
+
+@pytest.mark.parametrize("quarter", [1, 2, 3])
+def test_still_pictures_any_way_up(models, quarter):
+    turned = np.rot90(portrait()[:300, 60:390], quarter).copy()
+    (face,) = find_faces(turned, models=models)
+    roll = np.degrees(face.pose[2]) + 90 * quarter
+    assert abs((roll + 180) % 360 - 180) < 12
+
+
+def test_a_face_that_fills_the_picture(models):
+    assert len(find_faces(portrait()[62:188, 172:280].copy(), models=models)) == 1
+
+
+def test_pictures_of_the_wrong_kind():
+    with pytest.raises(ValueError, match=r"\[H, W, 3\] uint8, got \[4, 4\] float32"):
+        find_faces(np.zeros((4, 4), np.float32))
+
+
+@pytest.mark.parametrize("shrink", [1.5, 2.5, 5.0])
+def test_halving_first_shows_the_same_crop(shrink):
+    planes = planes_of(np.kron(grey(1), np.ones((2, 2, 1), np.uint8)))
+    matrix = region_matrix([300, 200, 64 * shrink, 0.3], 64)
+    exact = crop(planes, torch.from_numpy(matrix[None]).float(), 64, layout="NHWC", border="zero")
+    part, _ = halved(planes, matrix, 64)
+    assert part.c0.numel() < planes.c0.numel() or shrink < 2
+    assert part.c1.shape[0] * 2 == part.c0.shape[0]
+    halved_first = rgb_crops(planes, matrix[None], 64)
+    off = np.abs(halved_first - exact.numpy()).mean()
+    # The filters differ by a little; a shift by half a sample of the halved part would show.
+    matrix[0, 2] += 2 ** np.floor(np.log2(shrink)) / 2 / shrink
+    shifted = crop(planes, torch.from_numpy(matrix[None]).float(), 64, layout="NHWC", border="zero")
+    assert off < 0.006
+    assert shrink < 2 or off < 0.4 * np.abs(halved_first - shifted.numpy()).mean()
