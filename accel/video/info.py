@@ -129,6 +129,8 @@ def describe(
     """Gather VideoInfo from an open file and its first picture."""
     sides = side_data(picture)
     matrix = struct.unpack("9i", sides["DISPLAYMATRIX"]) if "DISPLAYMATRIX" in sides else None
+    if matrix is None and picture.rotation:  # counter-clockwise there
+        matrix = display_matrix(round(-picture.rotation / 90) * 90 % 360, False)
     rotation, mirrored = orientation(matrix) if matrix else (0, False)
     duration_s = _duration_s(container, stream)
     rate = stream.average_rate or stream.guessed_rate

@@ -115,7 +115,7 @@ class VideoReader:
             decoding.close()
             for note in [*decoding.notes, *stamp.notes]:
                 self._note(note)
-        expected = decoding.stream_frames
+        expected = decoding.stream_frames - decoding.hidden
         if expected and index < expected:
             self._note(f"the stream ends after frame {index} of {expected}")
 
@@ -158,6 +158,7 @@ class _Decoding:
             if other.index != self.stream.index:
                 other.discard = av.stream.Discard.all
         self.stream_frames: int = self.stream.frames
+        self.hidden = 0  # frames that an edit list cuts off, decoded only to predict others from
         context = self.stream.codec_context
         context.thread_type = "AUTO"
         context.thread_count = threads
@@ -187,6 +188,7 @@ class _Decoding:
     def _decode(self) -> Iterator[av.VideoFrame]:
         given = 0
         for packet in self._packets():
+            self.hidden += packet is not None and packet.is_discard
             # The packet without dts or data at the end is what empties the decoder's queue.
             try:
                 pictures = self.stream.decode(packet)

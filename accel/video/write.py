@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import secrets
 from fractions import Fraction
@@ -260,11 +261,12 @@ class VideoWriter:
         if self._copier is not None:
             self._copier.close()
         output, self._output = self._output, None
+        # Without a name the muxer cannot start to move an index to the front of a file nobody wants
+        with contextlib.suppress(OSError):
+            self._partial.unlink(missing_ok=True)
         if output is not None:
-            try:
+            with contextlib.suppress(av.error.FFmpegError, OSError):  # the disk may be full
                 output.close()
-            except (av.error.FFmpegError, OSError):
-                self.notes.append("the unfinished file could not be closed properly")
         self._partial.unlink(missing_ok=True)
 
     def _explain(self, error: BaseException) -> None:

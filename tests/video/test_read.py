@@ -227,6 +227,22 @@ def test_damage_in_the_middle_is_told(tmp_path):
     assert any(note.startswith("the stream is damaged near frame") for note in reader.notes)
 
 
+def test_frames_that_an_edit_list_hides_are_not_missed(tmp_path):
+    """A cut that does not start on a key frame is no damage."""
+    whole = make_clip(tmp_path / "a.mp4", stamps=range(30), options={"g": "100", "bf": "0"})
+    cut = tmp_path / "b.mp4"
+    with av.open(str(whole)) as given, av.open(str(cut), "w") as made:
+        film = made.add_stream_from_template(given.streams.video[0], opaque=True)
+        for packet in given.demux(video=0):
+            if packet.size:
+                packet.pts, packet.dts = packet.pts - 5 * 512, packet.dts - 5 * 512
+                packet.stream = film
+                made.mux(packet)
+    with VideoReader(cut) as reader:
+        assert [f.pts * f.time_base * 25 for f in reader] == list(range(25))
+        assert reader.notes == []
+
+
 @pytest.mark.parametrize("degrees", [0, 90, 180, 270])
 @pytest.mark.parametrize("mirrored", [False, True])
 def test_orientation_survives_its_matrix(degrees, mirrored):
