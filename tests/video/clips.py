@@ -47,6 +47,7 @@ def make_clip(
     subtitle: str = "",
     attachment: bool = False,
     data: bool = False,
+    last: int = 0,  # how long the last frame is shown, in ticks
     muxer: str | None = None,
 ) -> Path:
     output = av.open(str(path), "w", format=muxer)
@@ -86,7 +87,12 @@ def make_clip(
         output.add_attachment("font.ttf", "application/x-truetype-font", b"not a font" * 9)
     beside = output.add_data_stream("klv") if data else None
 
+    if last:
+        film.codec_context.flags |= av.codec.context.Flags.frame_duration
+    stamps = list(stamps)
     for picture in pictures(stamps, size, pixel_format, time_base):
+        if last:
+            picture.duration = last if picture.pts == stamps[-1] else 1
         if color:
             picture.colorspace, picture.color_range = color[2], color[3]
         output.mux(film.encode(picture))

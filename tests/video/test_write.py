@@ -367,3 +367,22 @@ def test_every_offered_software_encoder_works(tmp_path):
         transcode(source, tmp_path / f"{name}{suffix}", config)
         assert len(times(tmp_path / f"{name}{suffix}")) == 4, name
     assert set(FAST) <= {"libx264", "libx265", "libvpx-vp9", "gif"}
+
+
+def test_the_input_does_not_choose_the_key_frames(tmp_path):
+    source = make_clip(tmp_path / "a.mp4", options={"preset": "ultrafast", "g": "1"})
+    transcode(source, tmp_path / "b.mp4", QUICK)
+    with av.open(str(tmp_path / "b.mp4")) as container:
+        assert [p.is_keyframe for p in container.demux(video=0) if p.size] == [True] + [False] * 11
+
+
+@pytest.mark.parametrize("name", ["a.mp4", "a.mkv"])
+def test_the_last_frame_is_shown_as_long_as_before(tmp_path, name):
+    source = make_clip(tmp_path / name, stamps=VFR, time_base=Fraction(1, 1000), last=700,
+                       options={"preset": "ultrafast", "bf": "0"})  # fmt: skip
+    with VideoReader(source) as reader:
+        assert list(reader)[-1].picture.duration * reader.info.time_base == Fraction(7, 10)
+    transcode(source, tmp_path / f"out_{name}", QUICK)
+    with VideoReader(tmp_path / f"out_{name}") as after:
+        assert list(after)[-1].picture.duration * after.info.time_base == Fraction(7, 10)
+        assert after.info.duration_s == pytest.approx(1.09)
