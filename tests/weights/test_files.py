@@ -187,5 +187,7 @@ def test_refuses_a_tensor_that_leaves_its_storage(tmp_path, monkeypatch):
 def test_finds_what_is_not_finite(bad, dtype):
     tensors = {"fine": torch.full((9,), 60000.0, dtype=dtype), "whole": torch.arange(3)}
     assert first_not_finite(tensors) is None
+    largest = torch.finfo(dtype).max
+    assert first_not_finite({"sums beyond its type": torch.full((9,), largest).to(dtype)}) is None
     tensors["broken"] = torch.tensor([1.0, bad], dtype=dtype)
     assert first_not_finite(tensors) == "broken"
