@@ -133,6 +133,13 @@ def test_texture_border_is_repeated(name):
     torch.testing.assert_close(out[0, :3, 3, 13], texture[0, :, 1, 4])
 
 
+def test_triangles_that_barely_reach_into_a_tile_are_drawn_there(name):
+    out = draw(name, square(14.5, 14.5, 16.5, 16.5), 18, 18)
+    expected = torch.zeros(18, 18)
+    expected[15:17, 15:17] = 1  # one pixel in each of four tiles of 16
+    assert torch.equal(out[0, 3], expected)
+
+
 @pytest.mark.parametrize("near_first", [True, False])
 def test_nearer_triangle_hides_the_other(name, near_first):
     near, far = square(2, 2, 9, 9, z=-1, weight=0.25), square(0, 0, 13, 11, z=1, weight=0.75)
