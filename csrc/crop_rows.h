@@ -4,6 +4,7 @@
 #pragma once
 
 #include <algorithm>
+#include <cmath>
 #include <cstring>
 #include <vector>
 
@@ -65,6 +66,7 @@ struct Taps {
   int n = 0, low = 0, count = 0;  // taps of a value; first sample that any uses; samples used
   std::vector<int> first;         // [values] index of tap 0
   std::vector<float> weight;      // [n, values]
+  std::vector<float> inside;      // [values] share of the samples' weight that lies in the plane
 
   Taps() = default;
   Taps(double a, int origin, double rest, int k, double d, int values, int size) {
@@ -74,15 +76,19 @@ struct Taps {
     low = size - 1;
     for (int x = 0; x < values; ++x) {
       int least = size - 1, most = 0;
+      double covered = 0;
       for (int i = 0; i < k; ++i) {
         const double step = x - (values - 1) / 2.0 + (i - (k - 1) / 2.0) * d;
         const double where = a * step + rest + origin;
         const double inside = where > 0 ? (where < size - 1 ? where : size - 1) : 0;
+        const double outside = std::abs(where - inside);
+        covered += outside < 1 ? 1 - outside : 0;
         const int index = std::min(int(inside), std::max(size - 2, 0));
         at[size_t(x) * k + i] = index;
         share[size_t(x) * k + i] = inside - index;
         least = std::min(least, index), most = std::max(most, std::min(index + 1, size - 1));
       }
+      this->inside.push_back(float(covered / k));
       first.push_back(least);
       n = std::max(n, most - least + 1);
       low = std::min(low, least), high = std::max(high, most);
@@ -133,7 +139,13 @@ class CropRows {
     const Plane &cb = job_.planes[1], &cr = job_.planes[2];
     const bool alike = cb.row == cr.row && cb.step == cr.step && cb.wide == cr.wide;
     if (straight_) {
-      for (int i = 0; i < 3; ++i) sum_taps(job_.planes[i], i > 0, to.y, scratch + 7 * w, code[i]);
+      // Rows off the frame turn black whatever is read: a wide frame in a square is half such rows.
+      const bool unseen = job_.zero_border && down_[0].inside[to.y] == 0;
+      for (int i = 0; i < 3; ++i)
+        if (unseen)
+          std::fill_n(code[i], w, 0.0f);
+        else
+          sum_taps(job_.planes[i], i > 0, to.y, scratch + 7 * w, code[i]);
     } else {
       sample(0, 1, to.y, code);
       sample(1, alike ? 2 : 1, to.y, code + 1);
@@ -254,6 +266,11 @@ class CropRows {
   }
 
   void cover_row(int y, float* share) const {
+    if (straight_) {
+      const float row = down_[0].inside[y];
+      for (int x = 0; x < job_.width; ++x) share[x] = along_[0].inside[x] * row;
+      return;
+    }
     const Comb& c = comb_[0];
     const Plane& p = job_.planes[0];
     const float u = row_u(job_.luma, c, from_center_y(y));
