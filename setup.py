@@ -31,6 +31,14 @@ def flags() -> tuple[list[str], list[str]]:
 class BuildWhatChanged(build_ext):
     """Compile only sources newer than their object; a failed build leaves a working install."""
 
+    def copy_extensions_to_source(self):
+        # A process that has the old module mapped would crash if it were overwritten in place.
+        for ext in self.extensions:
+            target = self.get_ext_fullpath(ext.name)
+            if os.path.exists(target):
+                os.unlink(target)
+        super().copy_extensions_to_source()
+
     def build_extension(self, ext):
         compile_one = self.compiler._compile
 

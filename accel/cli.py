@@ -108,6 +108,12 @@ def add_swap(commands: Any) -> None:
         help="identity network (ArcFace ONNX) that an inswapper-type swapper needs",
     )
     parser.add_argument(
+        "--converter", type=Path, help="embedding converter (ONNX) of simswap, ghost, hififace"
+    )
+    parser.add_argument(
+        "--kind", help="family of a swapper file that does not show it, such as ghost"
+    )
+    parser.add_argument(
         "--select",
         default="all",
         help="all (default), largest, reference, or N: the N-th face to appear, as numbered on"
@@ -137,6 +143,8 @@ def run_swap(args: argparse.Namespace) -> None:
         sources=tuple(args.source),
         swapper=args.swapper,
         recogniser=args.recogniser,
+        converter=args.converter,
+        kind=args.kind,
         select=args.select,
         reference=args.reference,
         device=args.device,

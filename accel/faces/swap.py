@@ -138,7 +138,7 @@ def open_swapper(
     used.
     """
     if spec is not None and spec not in SWAPPERS:
-        raise ConfigError(f"spec must be one of {', '.join(SWAPPERS)}, got {spec!r}")
+        raise ConfigError(f"a swapper's kind must be one of {', '.join(SWAPPERS)}, got {spec!r}")
     if not sources or not all(sources):
         raise ConfigError("a swapper needs at least one source picture for each identity")
     path = Path(name_or_path)

@@ -55,7 +55,7 @@ class Op:
 
     def run(self, *args):
         for implementation in self.implementations:
-            if FORCED and FORCED != implementation.name:
+            if FORCED and implementation.name != FORCED:
                 continue
             # The interpreter is there to check Triton kernels, never to do work unasked.
             if implementation.name == "triton" and INTERPRETED and FORCED != "triton":

@@ -61,7 +61,7 @@ def describe(report: dict[str, Any]) -> str:
             group = finding["group"]
             lines.append(f"\n{group}")
         mark = "ok" if finding["works"] else ("MISSING" if finding["needed"] else "-")
-        lines.append(f"  {mark:8}{finding['name']:22}{finding['detail']}")
+        lines.append(f"  {mark:8}{finding['name']:38} {finding['detail']}")
     verdict = (
         "everything that is needed works" if report["works"] else "something needed is missing"
     )
@@ -127,10 +127,11 @@ def _triton(group: str) -> Finding:
 def _providers() -> Iterator[Finding]:
     group = "onnx runtime"
     model = _tiny_model()
+    onnxruntime.set_default_logger_severity(4)  # refusals are reported below, in one line each
     for provider in onnxruntime.get_available_providers():
         name = provider.removesuffix("ExecutionProvider")
         options = onnxruntime.SessionOptions()
-        options.log_severity_level = 4  # the refusal is reported below, in one line
+        options.log_severity_level = 4
         try:
             session = onnxruntime.InferenceSession(model, options, providers=[provider])
             session.run(None, {"x": np.zeros((1, 1, 4, 4), np.float32)})
@@ -161,6 +162,7 @@ def _tiny_model() -> bytes:
 
 def _codecs() -> Iterator[Finding]:
     group = f"video (FFmpeg {'.'.join(map(str, av.library_versions['libavcodec']))} libavcodec)"
+    os.environ.setdefault("SVT_LOG", "0")  # SVT-AV1 prints its settings otherwise
     for name in ENCODERS:
         yield _try_encoder(group, name)
     for name in DECODERS:
@@ -179,6 +181,9 @@ def _try_encoder(group: str, name: str) -> Finding:
         codec.time_base = Fraction(1, 25)
         formats = [f.name for f in codec.codec.video_formats or ()]
         codec.pix_fmt = "yuv420p" if "yuv420p" in formats or not formats else formats[0]
+        if name == "mjpeg":
+            codec.pix_fmt = "yuvj420p"
+        codec.options = {"x265-params": "log-level=none"} if name == "libx265" else {}
         codec.open()
     except (av.error.FFmpegError, OSError, ValueError) as error:
         return Finding(group, f"write {name}", False, str(error))

@@ -28,15 +28,13 @@ class ContactSheet:
     def __init__(self, expected_frames: int | None):
         self._stride = max(1, (expected_frames or COLUMNS) // COLUMNS)
         self._kept: list[tuple[int, list[np.ndarray]]] = []
-        self._open: list[np.ndarray] | None = None
-        self._matrices: torch.Tensor | None = None
+        self._open: dict[int, list[np.ndarray]] = {}  # frames on their way, by index
         self._next = self._stride // 2
 
     def before(
         self, index: int, planes: Planes, faces: list[Face], numbers: dict[int, int]
     ) -> None:
         """Look at a frame before it is swapped; keeps it when it is due and shows a face."""
-        self._open = None
         if index < self._next or not faces:
             return
         self._next = index + self._stride
@@ -49,15 +47,14 @@ class ContactSheet:
             x, y = face.landmarks[:, :2].min(axis=0) * scale
             number = str(numbers.get(face.track, "?"))
             draw.text((float(x), max(0.0, float(y) - 14)), number, fill=(255, 230, 0))
-        self._open = [np.asarray(picture), views[1]]
+        self._open[index] = [np.asarray(picture), views[1]]
 
     def after(self, index: int, planes: Planes, faces: list[Face]) -> None:
         """Look at the same frame after it was swapped."""
-        if self._open is None:
+        if index not in self._open:
             return
         largest = max(faces, key=lambda face: float(np.ptp(face.landmarks[:, 1])))
-        self._kept.append((index, self._open + self._views(planes, largest)))
-        self._open = None
+        self._kept.append((index, self._open.pop(index) + self._views(planes, largest)))
         if len(self._kept) > 2 * COLUMNS:
             self._kept = self._kept[::2]
             self._stride *= 2

@@ -44,6 +44,8 @@ class SwapConfig:
         of each is taken, and the best picture for each pose and expression is used.
     swapper: `mesh` (needs no weights), or a file: an ONNX network or a `.dfm`.
     recogniser: ONNX file of the identity network that an inswapper-type swapper was trained with.
+    converter: ONNX file that turns the recogniser's embedding into the swapper's (simswap, ghost).
+    kind: which family the swapper file is of, when its inputs and outputs do not tell.
     select: which faces: `all`, `largest`, `reference`, or N, the N-th face to appear.
     reference: picture of the person to be replaced, with select `reference`.
     max_distance: how far apart two embeddings of one person may lie (0 to 2).
@@ -57,6 +59,8 @@ class SwapConfig:
     sources: tuple[Path, ...]
     swapper: str = "mesh"
     recogniser: Path | None = None
+    converter: Path | None = None
+    kind: str | None = None
     select: str = "all"
     reference: Path | None = None
     max_distance: float = 0.6
@@ -185,7 +189,7 @@ class _Run:
             notes = [*reader.notes, *writer.notes]
             if self.sheet and self.config.preview and not self.sheet.save(self.config.preview):
                 notes.append("no preview was written: no frame showed a face to swap")
-        return self._report(time.perf_counter() - started, analyser, writer.codec, notes)
+        return self._report(time.perf_counter() - started, analyser, writer.encoder, notes)
 
     def _check_paths(self) -> None:
         if not self.input.exists():
@@ -209,6 +213,8 @@ class _Run:
                 sources,
                 device=str(self.device),
                 recogniser=self.config.recogniser,
+                converter=self.config.converter,
+                spec=self.config.kind,
             )
         reference = None
         if self.config.select == "reference" and self.config.reference:

@@ -379,7 +379,7 @@ def test_one_shape_of_several_families_asks_which(tmp_path, arcface):
     assert opened(path, arcface, spec="ghost").name == "ghost"
     with pytest.raises(InputError, match="does not fit the signature uniface: target"):
         opened(path, arcface, spec="uniface")
-    with pytest.raises(ConfigError, match="spec must be one of inswapper"):
+    with pytest.raises(ConfigError, match="kind must be one of inswapper"):
         opened(path, arcface, spec="deepest")
 
 
