@@ -7,11 +7,18 @@ Python floats, computed once on the CPU. Sources: Ho et al. 2020 (arXiv:2006.112
 
 from __future__ import annotations
 
+import difflib
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
+
+from accel.core import ConfigError
+
+AYS_SD1 = (14.615, 6.475, 3.861, 2.697, 1.886, 1.396, 0.963, 0.652, 0.399, 0.152, 0.029)
+AYS_SDXL = (14.615, 6.315, 3.771, 2.181, 1.342, 0.862, 0.555, 0.380, 0.234, 0.113, 0.029)
 
 
 @dataclass(frozen=True)
@@ -33,6 +40,11 @@ class NoiseSchedule:
         return cls(np.sqrt((1 - signal) / signal))
 
     @property
+    def last(self) -> int:
+        """The noisiest timestep."""
+        return len(self.sigmas) - 1
+
+    @property
     def sigma_min(self) -> float:
         return float(self.sigmas[0])
 
@@ -51,9 +63,8 @@ class NoiseSchedule:
 
 
 def uniform(noise: NoiseSchedule, steps: int) -> list[float]:
-    """Timesteps evenly spaced from the last to the first."""
-    last = len(noise.sigmas) - 1
-    return [*(noise.sigma(t) for t in np.linspace(last, 0, steps)), 0.0]
+    """Timesteps evenly spaced from the last to the first, sigma interpolated by its logarithm."""
+    return at_timesteps(noise, np.linspace(noise.last, 0, steps))
 
 
 def karras(noise: NoiseSchedule, steps: int, rho: float = 7.0) -> list[float]:
@@ -64,12 +75,150 @@ def karras(noise: NoiseSchedule, steps: int, rho: float = 7.0) -> list[float]:
 
 def exponential(noise: NoiseSchedule, steps: int) -> list[float]:
     """Evenly spaced in the logarithm."""
+    return polyexponential(noise, steps, rho=1.0)
+
+
+def polyexponential(noise: NoiseSchedule, steps: int, rho: float = 1.0) -> list[float]:
+    """Powers of an even ramp in the logarithm; A1111's default is rho 1."""
     high, low = math.log(noise.sigma_max), math.log(noise.sigma_min)
-    return [*(math.exp(s) for s in np.linspace(high, low, steps)), 0.0]
+    return [*(math.exp(low + s**rho * (high - low)) for s in np.linspace(1, 0, steps)), 0.0]
+
+
+def sgm_uniform(noise: NoiseSchedule, steps: int) -> list[float]:
+    """As uniform, but the first timestep itself is never reached: the last step is longer."""
+    return at_timesteps(noise, np.linspace(noise.last, 0, steps + 1)[:-1])
+
+
+def simple(noise: NoiseSchedule, steps: int) -> list[float]:
+    """Every so-and-so-many-th trained level, counted from the noisiest."""
+    count = len(noise.sigmas)
+    return [*(float(noise.sigmas[-(1 + int(i * count / steps))]) for i in range(steps)), 0.0]
+
+
+def ddim_uniform(noise: NoiseSchedule, steps: int) -> list[float]:
+    """Every (1000 // steps)-th trained level from the second; more steps than asked where that rounds."""
+    stride = max(len(noise.sigmas) // steps, 1)
+    return [*(float(s) for s in noise.sigmas[1::stride][::-1]), 0.0]
+
+
+def beta(noise: NoiseSchedule, steps: int) -> list[float]:
+    """Quantiles of Beta(0.6, 0.6) between sigma_min and sigma_max, as A1111 and diffusers do.
+
+    Source: Lee et al. 2024 (arXiv:2407.12173), who map them to timesteps: `beta_timesteps`.
+    """
+    quantiles = [beta_quantile(1 - i / (steps - 1)) for i in range(steps)] if steps > 1 else [1.0]
+    low, high = noise.sigma_min, noise.sigma_max
+    return [*(low + q * (high - low) for q in quantiles), 0.0]
+
+
+def beta_timesteps(noise: NoiseSchedule, steps: int) -> list[float]:
+    """Trained levels at quantiles of Beta(0.6, 0.6), as ComfyUI does; equal ones are joined."""
+    quantiles = (beta_quantile(1 - i / steps) for i in range(steps))
+    timesteps = dict.fromkeys(round(q * noise.last) for q in quantiles)
+    return [*(float(noise.sigmas[t]) for t in timesteps), 0.0]
+
+
+def align_your_steps(
+    noise: NoiseSchedule, steps: int, levels: tuple[float, ...] = AYS_SD1
+) -> list[float]:
+    """Levels found by optimisation for ten steps, interpolated in the logarithm for others.
+
+    Source: Sabour et al. 2024 (arXiv:2404.14507). SDXL has its own: AYS_SDXL.
+    """
+    if steps == len(levels):
+        return [*levels, 0.0]
+    at = np.linspace(0, 1, steps)
+    known = np.linspace(0, 1, len(levels))
+    return [*(float(s) for s in np.exp(np.interp(at, known, np.log(levels)))), 0.0]
+
+
+def kl_optimal(noise: NoiseSchedule, steps: int) -> list[float]:
+    """Evenly spaced in the arc tangent (the same paper, equation for Gaussian data)."""
+    high, low = math.atan(noise.sigma_max), math.atan(noise.sigma_min)
+    return [*(math.tan(float(a)) for a in np.linspace(high, low, steps)), 0.0]
+
+
+def turbo(noise: NoiseSchedule, steps: int) -> list[float]:
+    """Multiples of 1000 / steps, less one: for models distilled to few steps."""
+    count = len(noise.sigmas)
+    timesteps = (round((i + 1) * count / steps - 1) for i in reversed(range(steps)))
+    return [*(float(noise.sigmas[t]) for t in timesteps), 0.0]
+
+
+def leading(noise: NoiseSchedule, steps: int, offset: int = 1) -> list[float]:
+    """diffusers' "leading" spacing; Stable Diffusion's own configurations have offset 1."""
+    stride = len(noise.sigmas) // steps
+    timesteps = (i * stride + offset for i in reversed(range(steps)))
+    return [*(float(noise.sigmas[t]) for t in timesteps), 0.0]
+
+
+def linspace(noise: NoiseSchedule, steps: int) -> list[float]:
+    """diffusers' "linspace" spacing: as uniform, but sigma itself is interpolated."""
+    at = np.linspace(noise.last, 0, steps)
+    return [*(float(s) for s in np.interp(at, np.arange(noise.last + 1), noise.sigmas)), 0.0]
+
+
+def trailing(noise: NoiseSchedule, steps: int) -> list[float]:
+    """diffusers' "trailing" spacing: begins at the very last timestep."""
+    count = len(noise.sigmas)
+    timesteps = np.arange(count, 0, -count / steps).round().astype(int) - 1
+    return [*(float(noise.sigmas[t]) for t in timesteps), 0.0]
+
+
+def at_timesteps(noise: NoiseSchedule, timesteps: np.ndarray) -> list[float]:
+    return [*(noise.sigma(float(t)) for t in timesteps), 0.0]
+
+
+def beta_quantile(probability: float, shape: float = 0.6) -> float:
+    """The x below which a Beta(shape, shape) variable lies with this probability (bisection)."""
+    if probability > 0.5:  # symmetric, and the series below converges fast on the lower half
+        return 1 - beta_quantile(1 - probability, shape)
+    half = incomplete_beta(0.5, shape)
+    low, high = 0.0, 0.5
+    for _ in range(80):
+        middle = (low + high) / 2
+        if incomplete_beta(middle, shape) < 2 * probability * half:
+            low = middle
+        else:
+            high = middle
+    return (low + high) / 2
+
+
+def incomplete_beta(x: float, shape: float) -> float:
+    """The integral of (t (1 - t))^(shape - 1) over 0..x, for x up to 1/2, as a power series."""
+    total, factor = 0.0, 1.0
+    for n in range(60):
+        total += factor * x**n / (shape + n)
+        factor *= (1 - shape + n) / (n + 1)
+    return float(x**shape) * total
 
 
 SCHEDULES: dict[str, Callable[[NoiseSchedule, int], list[float]]] = {
     "uniform": uniform,
+    "normal": uniform,
     "karras": karras,
     "exponential": exponential,
+    "polyexponential": polyexponential,
+    "sgm_uniform": sgm_uniform,
+    "simple": simple,
+    "ddim_uniform": ddim_uniform,
+    "beta": beta,
+    "beta_timesteps": beta_timesteps,
+    "align_your_steps": align_your_steps,
+    "align_your_steps_sdxl": partial(align_your_steps, levels=AYS_SDXL),
+    "kl_optimal": kl_optimal,
+    "turbo": turbo,
+    "leading": leading,
+    "linspace": linspace,
+    "trailing": trailing,
 }
+
+
+def schedule(name: str, noise: NoiseSchedule, steps: int) -> list[float]:
+    """Levels from the noisiest to 0 for a sampler; ConfigError for what cannot be made."""
+    if name not in SCHEDULES:
+        near = difflib.get_close_matches(name, SCHEDULES, n=3, cutoff=0.4) or sorted(SCHEDULES)
+        raise ConfigError(f"no schedule is called {name!r}; near: {', '.join(near)}")
+    if not 1 <= steps <= len(noise.sigmas) // 2:
+        raise ConfigError(f"steps must lie in 1..{len(noise.sigmas) // 2}, got {steps}")
+    return SCHEDULES[name](noise, steps)

@@ -8,8 +8,16 @@ import numpy as np
 import pytest
 import torch
 
+from accel.core import ConfigError
 from accel.sampling.parameterise import denoised, denoiser, guided
-from accel.sampling.schedules import SCHEDULES, NoiseSchedule, karras, uniform
+from accel.sampling.schedules import (
+    SCHEDULES,
+    NoiseSchedule,
+    beta_quantile,
+    karras,
+    schedule,
+    uniform,
+)
 
 SD = NoiseSchedule.scaled_linear()
 
@@ -21,15 +29,86 @@ def test_stable_diffusions_levels():
     np.testing.assert_allclose(karras(SD, 5), expected, atol=6e-5)  # four digits were published
 
 
+OTHER_LENGTH = ("ddim_uniform", "beta_timesteps")  # rounding adds steps, or joins some
+TO_SIGMA_MIN = ("uniform", "karras", "exponential", "beta", "kl_optimal", "linspace")
+
+
 @pytest.mark.parametrize("name", SCHEDULES)
-@pytest.mark.parametrize("steps", [2, 20])
-def test_schedules_run_from_the_noisiest_level_to_zero(name, steps):
-    sigmas = SCHEDULES[name](SD, steps)
-    assert len(sigmas) == steps + 1
-    assert sigmas[0] == pytest.approx(SD.sigma_max)
-    assert sigmas[-2] == pytest.approx(SD.sigma_min)
+@pytest.mark.parametrize("steps", [1, 2, 7, 10, 11, 20, 50, 150])
+def test_schedules_run_down_to_zero(name, steps):
+    sigmas = schedule(name, SD, steps)
     assert sigmas == sorted(set(sigmas), reverse=True)
     assert sigmas[-1] == 0
+    assert sigmas[0] <= SD.sigma_max * 1.0001
+    assert len(sigmas) == steps + 1 or name in OTHER_LENGTH
+    if name in TO_SIGMA_MIN and steps > 1:
+        assert sigmas[0] == pytest.approx(SD.sigma_max)
+        assert sigmas[-2] == pytest.approx(SD.sigma_min)
+
+
+@pytest.mark.parametrize(
+    ("name", "timesteps"),
+    [
+        ("simple", [999, 799, 599, 399, 199]),
+        ("ddim_uniform", [801, 601, 401, 201, 1]),
+        ("turbo", [999, 799, 599, 399, 199]),
+        ("leading", [801, 601, 401, 201, 1]),
+        ("trailing", [999, 799, 599, 399, 199]),
+        ("sgm_uniform", [999, 799.2, 599.4, 399.6, 199.8]),
+        ("uniform", [999, 749.25, 499.5, 249.75, 0]),
+    ],
+)
+def test_schedules_by_timestep(name, timesteps):
+    expected = [*(SD.sigma(t) for t in timesteps), 0.0]
+    assert schedule(name, SD, 5) == pytest.approx(expected, rel=1e-9)
+
+
+def test_ays_keeps_its_published_levels():
+    assert schedule("align_your_steps", SD, 11)[:3] == [14.615, 6.475, 3.861]
+    assert schedule("align_your_steps_sdxl", SD, 20)[-2] == pytest.approx(0.029)
+
+
+def test_beta_quantiles():
+    """Beta(1/2, 1/2) is the arcsine law, Beta(1, 1) even; the third is scipy's."""
+    assert beta_quantile(0.3, 0.5) == pytest.approx(math.sin(0.15 * math.pi) ** 2, rel=1e-12)
+    assert beta_quantile(0.9, 1.0) == pytest.approx(0.9, rel=1e-12)
+    assert (beta_quantile(0.0), beta_quantile(1.0)) == pytest.approx((0.0, 1.0), abs=1e-20)
+    scipy_stats = pytest.importorskip("scipy.stats")
+    for p in (0.001, 0.1, 0.25, 0.5, 0.77, 0.999):
+        assert beta_quantile(p) == pytest.approx(scipy_stats.beta.ppf(p, 0.6, 0.6), rel=1e-9)
+
+
+@pytest.mark.parametrize("steps", [0, 501])
+def test_refuses_a_number_of_steps(steps):
+    with pytest.raises(ConfigError, match=rf"steps must lie in 1\.\.500, got {steps}"):
+        schedule("karras", SD, steps)
+
+
+def test_refuses_an_unknown_schedule():
+    with pytest.raises(ConfigError, match="no schedule is called 'karas'; near: karras"):
+        schedule("karas", SD, 5)
+
+
+@pytest.mark.parametrize("steps", [3, 10, 20, 30])
+@pytest.mark.parametrize(
+    ("name", "settings"),
+    [
+        ("leading", {"timestep_spacing": "leading", "steps_offset": 1}),
+        ("linspace", {"timestep_spacing": "linspace"}),
+        ("trailing", {"timestep_spacing": "trailing"}),
+        ("karras", {"timestep_spacing": "linspace", "use_karras_sigmas": True}),
+        ("exponential", {"timestep_spacing": "linspace", "use_exponential_sigmas": True}),
+        ("beta", {"timestep_spacing": "linspace", "use_beta_sigmas": True}),
+    ],
+)
+def test_agrees_with_diffusers(name, settings, steps):
+    diffusers = pytest.importorskip("diffusers", exc_type=ImportError)
+    peer = diffusers.EulerDiscreteScheduler(
+        beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", **settings
+    )
+    peer.set_timesteps(steps)
+    # diffusers computes the products of alpha in float32.
+    np.testing.assert_allclose(schedule(name, SD, steps), peer.sigmas.numpy(), rtol=2e-4)
 
 
 def test_timesteps_and_levels_are_inverse():
