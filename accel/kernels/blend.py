@@ -14,10 +14,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from accel.kernels import _blend_triton, _native
+from accel.kernels import _native
 from accel.kernels._op import INTERPRETED, Op
 
-AOT = _blend_triton.AOT
+try:
+    from accel.kernels import _blend_triton
+    from accel.kernels._blend_triton import AOT
+except ImportError:  # Triton is published for Linux alone
+    AOT = []
 
 
 def feather(
@@ -139,7 +143,8 @@ def _why_not_triton(*tensors) -> str:
 feather_op.implement(
     "native", _feather_native, lambda masks, *rest: _native.why_not(masks) or _flat(masks)
 )
-feather_op.implement("triton", _feather_triton, lambda masks, *rest: _why_not_triton(masks))
+if AOT:
+    feather_op.implement("triton", _feather_triton, lambda masks, *rest: _why_not_triton(masks))
 
 
 def blend_pyramid(
@@ -235,4 +240,7 @@ def _blend_native(front, back, masks, levels):
 blend_op.implement(
     "native", _blend_native, lambda *args: _native.why_not(*args[:3]) or _flat(*args[:3])
 )
-blend_op.implement("triton", _blend_triton.blend_pyramid, lambda *a: _why_not_triton(*a[:3]))
+if AOT:
+    blend_op.implement(
+        "triton", _blend_triton.blend_pyramid, lambda *args: _why_not_triton(*args[:3])
+    )
