@@ -14,6 +14,10 @@
 #include <cmath>
 #include <vector>
 
+#ifdef __x86_64__
+#include <immintrin.h>
+#endif
+
 #include "plane_array.h"
 
 #if defined(__x86_64__) && defined(__GLIBC__)
@@ -27,7 +31,8 @@ namespace {
 
 constexpr int64_t kWorthThreads = 1 << 16;
 
-ACCEL_ALSO_AVX2 void lerp_rows8(const uint8_t* a, const uint8_t* b, float t, int n, float* out) {
+ACCEL_ALSO_AVX2 void lerp_rows8(const uint8_t* a, const uint8_t* b, float t, int n,
+                                float* __restrict out) {
   for (int i = 0; i < n; ++i) out[i] = lerp(float(a[i]), float(b[i]), t);
 }
 ACCEL_ALSO_AVX2 void lerp_rows16(const uint16_t* a, const uint16_t* b, float t, int n, float* out) {
@@ -88,26 +93,50 @@ ACCEL_ALSO_AVX2 void color_row(const float* m, const float* a, const float* b, c
   }
 }
 
+ACCEL_ALSO_AVX2 void round_row(const float* __restrict from, int n, uint8_t* __restrict out) {
+  for (int i = 0; i < n; ++i) out[i] = uint8_t(int(from[i] + 0.5f));
+}
+
+#ifdef __x86_64__
+// Sixteen pixels at a time: each of three stores takes its bytes from all three rows.
+__attribute__((target("ssse3"))) int interleave16(const uint8_t* const rows[3], int n,
+                                                  uint8_t* out) {
+  alignas(16) int8_t from[3][3][16];  // [store][row][byte]; -1 leaves a zero
+  for (int i = 0; i < 48; ++i)
+    for (int row = 0; row < 3; ++row)
+      from[i / 16][row][i % 16] = i % 3 == row ? int8_t(i / 3) : int8_t(-1);
+  int x = 0;
+  for (; x + 16 <= n; x += 16)
+    for (int store = 0; store < 3; ++store) {
+      __m128i bytes = _mm_setzero_si128();
+      for (int row = 0; row < 3; ++row)
+        bytes = _mm_or_si128(
+            bytes,
+            _mm_shuffle_epi8(_mm_loadu_si128(reinterpret_cast<const __m128i*>(rows[row] + x)),
+                             _mm_load_si128(reinterpret_cast<__m128i*>(from[store][row]))));
+      _mm_storeu_si128(reinterpret_cast<__m128i*>(out + 3 * x + 16 * store), bytes);
+    }
+  return x;
+}
+#endif
+
+// `spare` has room for three rows of bytes.
+void interleave(float* const rgb[3], int n, uint8_t* spare, uint8_t* out) {
+  const uint8_t* rows[3] = {spare, spare + n, spare + 2 * n};
+  for (int c = 0; c < 3; ++c) round_row(rgb[c], n, spare + c * n);
+  int x = 0;
+#ifdef __x86_64__
+  if (__builtin_cpu_supports("ssse3")) x = interleave16(rows, n, out);
+#endif
+  for (; x < n; ++x)
+    for (int c = 0; c < 3; ++c) out[3 * x + c] = rows[c][x];
+}
+
 template <typename T>
-inline __attribute__((always_inline)) void interleave_body(const float* r, const float* g,
-                                                           const float* b, int n, T* out) {
+void interleave(float* const rgb[3], int n, T* out) {
   const float half = sizeof(T) < 4 ? 0.5f : 0.0f;
-  for (int i = 0; i < n; ++i) {
-    out[3 * i] = T(r[i] + half);
-    out[3 * i + 1] = T(g[i] + half);
-    out[3 * i + 2] = T(b[i] + half);
-  }
-}
-ACCEL_ALSO_AVX2 void interleave(const float* r, const float* g, const float* b, int n,
-                                uint8_t* out) {
-  interleave_body(r, g, b, n, out);
-}
-ACCEL_ALSO_AVX2 void interleave(const float* r, const float* g, const float* b, int n,
-                                uint16_t* out) {
-  interleave_body(r, g, b, n, out);
-}
-ACCEL_ALSO_AVX2 void interleave(const float* r, const float* g, const float* b, int n, float* out) {
-  interleave_body(r, g, b, n, out);
+  for (int x = 0; x < n; ++x)
+    for (int c = 0; c < 3; ++c) out[3 * x + c] = T(rgb[c][x] + half);
 }
 
 void planes_to_rgb(ConstArray c0, ConstArray c1, ConstArray c2, Array out,
@@ -138,6 +167,7 @@ void planes_to_rgb(ConstArray c0, ConstArray c1, ConstArray c2, Array out,
     float* code[3] = {&scratch[0], &scratch[row], &scratch[2 * row]};
     float* rgb[3] = {&scratch[3 * row], &scratch[4 * row], &scratch[5 * row]};
     float* narrow = &scratch[6 * row + 1];
+    std::vector<uint8_t> spare(size_t(width) * 3);
 #pragma omp for schedule(static)
     for (int y = 0; y < height; ++y) {
       lerp_rows(luma, {y, y, 0.0f}, code[0]);
@@ -154,11 +184,11 @@ void planes_to_rgb(ConstArray c0, ConstArray c1, ConstArray c2, Array out,
         color_row(color.m + 4 * c, code[0], code[1], code[2], top, width, rgb[c]);
       const int64_t start = int64_t(y) * width * 3;
       if (bytes)
-        interleave(rgb[0], rgb[1], rgb[2], width, static_cast<uint8_t*>(result) + start);
+        interleave(rgb, width, spare.data(), static_cast<uint8_t*>(result) + start);
       else if (words)
-        interleave(rgb[0], rgb[1], rgb[2], width, static_cast<uint16_t*>(result) + start);
+        interleave(rgb, width, static_cast<uint16_t*>(result) + start);
       else
-        interleave(rgb[0], rgb[1], rgb[2], width, static_cast<float*>(result) + start);
+        interleave(rgb, width, static_cast<float*>(result) + start);
     }
   }
 }
@@ -203,7 +233,7 @@ void add_every(const float* from, int count, int first, int side, float share, i
 }
 
 ACCEL_ALSO_AVX2 void codes8(const float* m, const float* r, const float* g, const float* b,
-                            float max_code, int n, uint8_t* out) {
+                            float max_code, int n, uint8_t* __restrict out) {
   for (int i = 0; i < n; ++i)
     out[i] = uint8_t(code_of(m[0] * r[i] + m[1] * g[i] + m[2] * b[i] + m[3], max_code));
 }
