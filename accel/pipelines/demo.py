@@ -89,12 +89,15 @@ def render_clip(path: Path, frames: int = 120, width: int = 640, height: int = 3
     return path
 
 
-def moving_portrait(frames: int, width: int, height: int) -> Iterator[np.ndarray]:
+def moving_portrait(
+    frames: int, width: int, height: int, cycle: int = 120
+) -> Iterator[np.ndarray]:  # [H, W, 3] RGB each
+    """The portrait in motion; it is back where it began after `cycle` frames."""
     portrait = cv2.cvtColor(cv2.imread(str(asset(PORTRAIT))), cv2.COLOR_BGR2RGB)
     portrait = np.ascontiguousarray(portrait[:, ::-1])  # mirrored: not the very picture swapped in
     portrait = np.clip(portrait * np.array([1.0, 0.86, 0.78]), 0, 255).astype(np.uint8)
     for i in range(frames):
-        phase = 2 * math.pi * i / frames
+        phase = 2 * math.pi * i / cycle
         angle, scale = 8 * math.sin(phase), 0.75 + 0.12 * math.sin(2 * phase)
         matrix = cv2.getRotationMatrix2D((288, 130), angle, scale)  # about the face
         matrix[:, 2] += [width / 2 - 288 + 60 * math.sin(phase), height / 2 - 130]
