@@ -96,7 +96,7 @@ def simple(noise: NoiseSchedule, steps: int) -> list[float]:
 
 
 def ddim_uniform(noise: NoiseSchedule, steps: int) -> list[float]:
-    """Every (1000 // steps)-th trained level from the second; more steps than asked where that rounds."""
+    """Every (1000 // steps)-th trained level from the second; rounding may add steps."""
     stride = max(len(noise.sigmas) // steps, 1)
     return [*(float(s) for s in noise.sigmas[1::stride][::-1]), 0.0]
 
