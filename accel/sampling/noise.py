@@ -94,7 +94,8 @@ def slerp(
         return torch.lerp(a, b, share)
     angle = cosine.acos()
     mixed: Tensor = ((1 - share) * angle).sin() * a + (share * angle).sin() * b
-    return mixed / angle.sin()
+    out: Tensor = mixed / angle.sin()
+    return out
 
 
 def philox_normal(
