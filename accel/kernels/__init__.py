@@ -8,6 +8,7 @@ from accel.kernels._op import OPS
 from accel.kernels.blend import blend_pyramid, feather
 from accel.kernels.color import color_stats, illumination, relight
 from accel.kernels.crop import crop
+from accel.kernels.mark import mark
 from accel.kernels.paste import paste, paste_rectangle
 from accel.kernels.planes import PlaneLayout, Planes, gbr_layout, yuv_layout
 from accel.kernels.planes_rgb import planes_to_rgb, rgb_to_planes
@@ -23,6 +24,7 @@ __all__ = [
     "feather",
     "gbr_layout",
     "illumination",
+    "mark",
     "paste",
     "paste_rectangle",
     "planes_to_rgb",
