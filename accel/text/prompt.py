@@ -4,7 +4,7 @@
 [from:to:0.5] [to:10] [from::3] a change while sampling: at a share of the steps, or a step
 [one|other]                     alternation, step by step
 one prompt AND another :0.7     predictions of several prompts, added with weights
-BREAK                           ends a chunk of tokens
+BREAK                           ends a chunk of tokens (in emphasis too, unlike there)
 <lora:name:0.8>                 a tag that is taken out of the text
 """
 
@@ -27,7 +27,7 @@ BREAK = re.compile(r"\s*\bBREAK\b\s*")
 TAG = re.compile(r"<(\w+):([^>]+)>")
 EMPHASIS = re.compile(
     r"\\(?P<escaped>[()\[\]\\])|:\s*(?P<weight>[+-]?[.\d]+)\s*\)|(?P<bracket>[()\[\]])"
-    r"|(?P<text>[^\\()\[\]:]+|[\\:])"
+    r"|\\|(?P<text>[^\\()\[\]:]+|:)"  # a backslash before anything else vanishes
 )
 
 
@@ -100,7 +100,7 @@ def emphasis(text: str) -> list[Piece]:
             weigh(opened["("].pop(), STRONGER)
         elif bracket == "]" and opened["["]:
             weigh(opened["["].pop(), WEAKER)
-        else:
+        elif match.group() != "\\":
             for i, part in enumerate(BREAK.split(match.group())):
                 if i > 0:
                     add("", marks_break=True)
