@@ -133,16 +133,28 @@ def _providers() -> Iterator[Finding]:
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 4
         try:
-            session = onnxruntime.InferenceSession(model, options, providers=[provider])
+            session = onnxruntime.InferenceSession(
+                model, options, providers=[provider], enable_fallback=0
+            )
             session.run(None, {"x": np.zeros((1, 1, 4, 4), np.float32)})
             used = session.get_providers()[0]
         except Exception as error:  # every failure of a foreign library is one finding here
-            used, reason = "", str(error).splitlines()[0][:100]
+            used, reason = "", _short(str(error))
         else:
             reason = f"listed, but falls back to {used}: its libraries are not here"
         works = used == provider
         detail = onnxruntime.__version__ if works else reason
         yield Finding(group, name, works, detail, needed=name == "CPU")
+
+
+def _short(text: str) -> str:
+    """The part of ONNX Runtime's complaint that tells something, on one line."""
+    text = " ".join(text.split())
+    for start in ("Failed to load library", "Please install", "Require cuDNN"):
+        if start in text:
+            text = text[text.index(start) :].split(" as mentioned")[0]
+            break
+    return "listed, but cannot be opened: " + text[:160]
 
 
 def _tiny_model() -> bytes:
