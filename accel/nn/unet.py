@@ -7,6 +7,7 @@ single-file checkpoint, so the numbered `nn.Sequential`s below are part of the f
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -73,8 +74,8 @@ class UnetConfig:
         return tuple(self.channels * m for m in self.channel_mult)
 
 
-class Unet(nn.Module):
-    """Predicts noise or velocity, whichever it was trained for."""
+class Trunk(nn.Module):
+    """The way down and the middle, which the UNet and its control network have in common."""
 
     def __init__(self, config: UnetConfig):
         super().__init__()
@@ -86,22 +87,55 @@ class Unet(nn.Module):
 
         first = nn.Conv2d(config.in_channels, width, 3, padding=1)
         self.input_blocks = nn.ModuleList([Stage(first)])
-        skips = [width]
+        self.skip_widths = [width]  # of each input block's result
         for level, out in enumerate(config.widths):
             depth = config.transformer_depth[level]
             for _ in range(config.res_blocks):
                 self.input_blocks.append(stage(config, width, out, depth))
                 width = out
-                skips.append(width)
+                self.skip_widths.append(width)
             if level < len(config.widths) - 1:
                 self.input_blocks.append(Stage(Downsample(width)))
-                skips.append(width)
+                self.skip_widths.append(width)
 
         self.middle_block = Stage(
             *stage(config, width, width, config.middle_depth),
             ResBlock(width, width, time_width, config.norm_groups),
         )
 
+    def embed(self, t: Tensor, vector: Tensor | None, dtype: torch.dtype) -> Tensor:
+        embedding = self.time_embed(sinusoids(t, self.config.channels).to(dtype))
+        return embedding if vector is None else embedding + self.label_emb(vector)
+
+    def check(self, x: Tensor, t: Tensor, context: Tensor, vector: Tensor | None) -> None:
+        """Raise ValueError, naming the argument, unless all shapes fit each other."""
+        name, config = type(self).__name__, self.config
+        factor = 1 << (len(config.channel_mult) - 1)
+        if x.ndim != 4 or x.shape[1] != config.in_channels or any(s % factor for s in x.shape[2:]):
+            raise ValueError(
+                f"{name}: x must be [B, {config.in_channels}, H, W] with H and W multiples of"
+                f" {factor}, got {tuple(x.shape)}"
+            )
+        batch = x.shape[0]
+        if t.shape != (batch,):
+            raise ValueError(f"{name}: t must be [{batch}], got {tuple(t.shape)}")
+        if context.ndim != 3 or context.shape[::2] != (batch, config.context_width):
+            raise ValueError(
+                f"{name}: context must be [{batch}, tokens, {config.context_width}],"
+                f" got {tuple(context.shape)}"
+            )
+        wanted = (batch, config.vector_width) if config.vector_width else None
+        got = None if vector is None else tuple(vector.shape)
+        if wanted != got:
+            raise ValueError(f"{name}: vector must be of shape {wanted}, got {got}")
+
+
+class Unet(Trunk):
+    """Predicts noise or velocity, whichever it was trained for."""
+
+    def __init__(self, config: UnetConfig):
+        super().__init__(config)
+        skips, width = list(self.skip_widths), self.skip_widths[-1]
         self.output_blocks = nn.ModuleList()
         for level, out in reversed(list(enumerate(config.widths))):
             depth = config.transformer_depth[level]
@@ -121,41 +155,23 @@ class Unet(nn.Module):
         t: Tensor,  # [B] timesteps 0..999; fractions allowed
         context: Tensor,  # [B, tokens, context_width] prompt
         vector: Tensor | None = None,  # [B, vector_width] exactly for networks that have it
+        control: Sequence[Tensor] | None = None,  # what a ControlNet adds: skips, then middle
     ) -> Tensor:  # [B, out_channels, H, W]
-        self._check(x, t, context, vector)
-        embedding = self.time_embed(sinusoids(t, self.config.channels).to(x.dtype))
-        if vector is not None:
-            embedding = embedding + self.label_emb(vector)
+        self.check(x, t, context, vector)
+        embedding = self.embed(t, vector, x.dtype)
         h, skips = x, []
         for block in self.input_blocks:
             h = block(h, embedding, context)
             skips.append(h)
         h = self.middle_block(h, embedding, context)
+        if control is not None:
+            *added, middle = control
+            skips = [skip + extra for skip, extra in zip(skips, added, strict=True)]
+            h = h + middle
         for block in self.output_blocks:
             h = block(torch.cat([h, skips.pop()], dim=1), embedding, context)
         norm, _, conv = self.out
         return conv(norm_silu(h, norm))
-
-    def _check(self, x: Tensor, t: Tensor, context: Tensor, vector: Tensor | None) -> None:
-        config = self.config
-        factor = 1 << (len(config.channel_mult) - 1)
-        if x.ndim != 4 or x.shape[1] != config.in_channels or any(s % factor for s in x.shape[2:]):
-            raise ValueError(
-                f"Unet: x must be [B, {config.in_channels}, H, W] with H and W multiples of"
-                f" {factor}, got {tuple(x.shape)}"
-            )
-        batch = x.shape[0]
-        if t.shape != (batch,):
-            raise ValueError(f"Unet: t must be [{batch}], got {tuple(t.shape)}")
-        if context.ndim != 3 or context.shape[::2] != (batch, config.context_width):
-            raise ValueError(
-                f"Unet: context must be [{batch}, tokens, {config.context_width}],"
-                f" got {tuple(context.shape)}"
-            )
-        wanted = (batch, config.vector_width) if config.vector_width else None
-        got = None if vector is None else tuple(vector.shape)
-        if wanted != got:
-            raise ValueError(f"Unet: vector must be of shape {wanted}, got {got}")
 
 
 def mlp(inputs: int, outputs: int) -> nn.Sequential:

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from accel.core import ConfigError
+from accel.nn.control import ControlNet
 from accel.nn.layers import attention, geglu, sinusoids
 from accel.nn.text import ClipText, TextConfig
 from accel.nn.unet import Unet, UnetConfig
@@ -88,6 +89,24 @@ def test_unet_uses_every_input():
         assert out.shape == (2, 4, 8, 8)
         for name, value in inputs.items():
             assert not torch.allclose(network(**inputs | {name: value + 1}), out), name
+
+
+def test_control_of_nothing_changes_nothing():
+    torch.manual_seed(0)
+    unet, network = Unet(UNET).eval(), ControlNet(UNET).eval()
+    inputs = {name: torch.randn_like(value) for name, value in unet_inputs().items()}
+    hint = torch.rand(2, 3, 64, 64)
+    with torch.no_grad():
+        free = unet(**inputs)
+        none = unet(**inputs, control=network(hint=hint, scale=0.0, **inputs))
+        some = unet(**inputs, control=network(hint=hint, **inputs))
+    assert torch.equal(none, free)
+    assert not torch.allclose(some, free)
+
+
+def test_control_net_refuses_a_hint_of_another_size():
+    with pytest.raises(ValueError, match=r"hint must be \(2, 3, 64, 64\), got \(2, 3, 8, 8\)"):
+        ControlNet(UNET)(hint=torch.zeros(2, 3, 8, 8), **unet_inputs())
 
 
 def test_vae_shapes_and_scale():

@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from accel.nn.control import ControlNet
 from accel.nn.text import ClipText, OpenClipText, TextConfig
 from accel.nn.unet import Unet, UnetConfig
 from accel.nn.vae import Vae, VaeConfig
@@ -67,16 +68,64 @@ def test_unet(name):
     x = torch.randn(2, config.in_channels, 16, 24)
     t = torch.tensor([981.0, 3.0])
     context = torch.randn(2, 7, config.context_width)
-    vector, extra = None, {}
-    if config.vector_width:
-        pooled = torch.randn(2, 20)
-        numbers = torch.randint(0, 99, (2, (config.vector_width - 20) // 8))
-        extra = {"added_cond_kwargs": {"text_embeds": pooled, "time_ids": numbers}}
-        waves = theirs.add_time_proj(numbers.flatten()).view(2, -1)
-        vector = torch.cat([pooled, waves], -1)
+    vector, extra = second_vector(config, theirs)
     with torch.no_grad():
         expected = theirs(x, t, context, **extra).sample
         assert_close(ours(x, t, context, vector), expected)
+
+
+@pytest.mark.parametrize("name", ["sd1", "sdxl"])
+def test_control_net(name):
+    """The network's own results, and the UNet steered by them."""
+    from diffusers import ControlNetModel
+    from diffusers.loaders.single_file_utils import (
+        convert_controlnet_checkpoint,
+        convert_ldm_unet_checkpoint,
+    )
+
+    config = UNETS[name]
+    ours, theirs = randomised(ControlNet(config)), diffusers_unet(config)
+    peer = ControlNetModel.from_unet(theirs).eval()
+    named = {"control_model." + k: v for k, v in ours.state_dict().items()}
+    converted = convert_controlnet_checkpoint(named, peer.config)
+    for ldm, name_there in (("0.0", "linear_1"), ("0.2", "linear_2")):  # it forgets these two
+        for part in ("weight", "bias"):
+            if config.vector_width:
+                value = named[f"control_model.label_emb.{ldm}.{part}"]
+                converted[f"add_embedding.{name_there}.{part}"] = value
+    peer.load_state_dict(converted)
+    unet = randomised(Unet(config))
+    named = {"model.diffusion_model." + k: v for k, v in unet.state_dict().items()}
+    theirs.load_state_dict(convert_ldm_unet_checkpoint(named, theirs.config))
+
+    x, hint = torch.randn(2, 4, 8, 16), torch.rand(2, 3, 64, 128)
+    t, context = torch.tensor([400.0, 30.0]), torch.randn(2, 7, config.context_width)
+    vector, extra = second_vector(config, theirs)
+    with torch.no_grad():
+        down, middle = peer(x, t, context, hint, 0.7, return_dict=False, **extra)
+        control = ours(x, hint, t, context, vector, scale=0.7)
+        for got, expected in zip(control, [*down, middle], strict=True):
+            assert_close(got, expected)
+        expected = theirs(
+            x,
+            t,
+            context,
+            down_block_additional_residuals=down,
+            mid_block_additional_residual=middle,
+            **extra,
+        ).sample
+        assert_close(unet(x, t, context, vector, control), expected)
+
+
+def second_vector(config: UnetConfig, theirs: nn.Module) -> tuple[Tensor | None, dict]:
+    """SDXL's second vector for ours, and what theirs makes it from."""
+    if not config.vector_width:
+        return None, {}
+    pooled = torch.randn(2, 20)
+    numbers = torch.randint(0, 99, (2, (config.vector_width - 20) // 8))
+    waves = theirs.add_time_proj(numbers.flatten()).view(2, -1)
+    extra = {"added_cond_kwargs": {"text_embeds": pooled, "time_ids": numbers}}
+    return torch.cat([pooled, waves], -1), extra
 
 
 def diffusers_unet(config: UnetConfig) -> nn.Module:
