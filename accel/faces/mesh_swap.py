@@ -1,13 +1,16 @@
-"""The mesh swapper: one or several pictures of a face, painted over another by its mesh. No weights.
+"""The mesh swapper: pictures of one face painted over another by their meshes. Needs no weights.
 
-The source picture is warped triangle by triangle onto the target's 468 landmarks, given the target's
+The source picture is warped triangle by triangle onto the target's landmarks, given the target's
 colours, light, sharpness and grain, and blended in under a mask that ends before hair and outline.
+What lies in front of the face stays in front, the inside of the mouth stays the target's, and so
+do eyes that are shut while the source's are open.
 
 What it cannot do: the shape of the face and all that lies outside the mask (jaw line, hair, ears)
 stay the target's, so likeness is limited by how alike the two heads are; expression follows through
 the geometry alone, so the folds of a wide smile do not appear on a picture that does not smile; a
-source lit hard from one side keeps some of its shadows; in profile little of the source is left.
-Several source pictures help with all but the first.
+source lit hard from one side keeps some of its shadows; in profile little of the source is left;
+glasses of the target are painted over where they lie within the mask. Several source pictures help
+with all but the first.
 
 Sources: Reinhard et al. 2001, doi:10.1109/38.946629 (colours); Burt & Adelson 1983,
 doi:10.1145/245.247 (blending).
@@ -19,39 +22,42 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import cv2
 import numpy as np
 import numpy.typing as npt
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
+from accel.faces.crops import picture_planes
 from accel.faces.face import Face
-from accel.faces.mask import facing, fade, swap_mesh
+from accel.faces.landmark import IrisNet
+from accel.faces.mask import facing, fade, swap_mesh, with_irises
+from accel.faces.match import DetailMatch
 from accel.faces.occlusion import OcclusionModel
 from accel.faces.sources import Chooser, PreparedSource, prepare_source
 from accel.faces.swap import Job, Patch, SourceFace
-from accel.kernels import (
-    blend_pyramid,
-    color_stats,
-    crop,
-    feather,
-    illumination,
-    raster,
-    relight,
-)
+from accel.kernels.blend import blend_pyramid, feather
+from accel.kernels.color import color_stats, illumination, relight
+from accel.kernels.crop import crop
+from accel.kernels.raster import raster
 
 Array = npt.NDArray[Any]
 
-SIZES = (64, 96, 128, 192, 256, 320, 384, 448, 512, 640)  # sides of the crop, px
-MARGIN = 1.25  # crop side over the larger side of the face
+SIZES = (64, 80, 96, 128, 160, 192, 224, 256, 320, 384, 448, 512, 640, 768)  # sides of the crop, px
+MARGIN = 1.12  # crop side over the larger side of what is swapped
 MAX_CROP_PX = 512
+COLOR_PX = 96  # colours and light are looked at no larger than this
 SMOOTHING = 0.15  # weight of a new frame in the running colour statistics
 FRESH = 10  # frames over which a track's first statistics settle
+CONTRAST = 1.6  # is multiplied or divided by no more than this
 GRID = 16  # cells of the illumination grid
-SHUT = (
-    0.5,
-    0.75,
-)  # target's lids against the source's: below, the target's eyes are kept; above not
+LIGHT = 0.65  # how much of the target's fall of light is taken over
+TURNED = (0.1, 0.36)  # cosine to the viewer below which the target stays, above which it is swapped
+UNSEEN = (0.05, 0.3)  # the same for what the source picture shows
+SHUT = (0.45, 0.7)  # target's lids by the source's: below, the target's eyes stay; above they go
+EYEBALL = 0.5  # of what lies between the lids is the source's: the rest keeps the eyes alive
+TIGHTEN = 0.2  # the mask's outer part that is cut off, so that it ends before fringes
+FEATHER = 0.008  # of the crop's side
 FORGET = 64  # tracks that are remembered
 
 
@@ -60,14 +66,13 @@ class _Track:
     """What is carried from frame to frame for one face."""
 
     chooser: Chooser
-    occlusion: OcclusionModel
+    detail: DetailMatch
     scene: int
+    occlusion: OcclusionModel = field(default_factory=OcclusionModel)
     crop_px: int = 0
     frames: int = 0
     eyes: Array = field(default_factory=lambda: np.ones(2))  # how much of the source's eyes
     colors: dict[str, Tensor] = field(default_factory=dict)
-    detail: float = 1.0  # the target's sharpness over the warped source's
-    grain: float = 0.0
 
     def blend(self, name: str, value: Tensor) -> Tensor:
         """Exponential mean over the track, quick at first."""
@@ -77,29 +82,53 @@ class _Track:
         return self.colors[name]
 
 
+@dataclass
+class _View:
+    """A target face in its crop."""
+
+    matrix: Array  # [2, 3] float32, frame to upright crop
+    side: int
+    points: Array  # [474, 3] float32, landmarks and irises, crop px
+    facing: Array  # [468]
+    size: float  # of the face, crop px
+
+
 class MeshSwapper:
-    """Swaps by warping the mesh; see the module. Jobs of one track must come in order of time."""
+    """Swaps by warping the mesh; see the module. Jobs of one track must come in order of time.
+
+    sources: for each identity its pictures.
+    max_crop_px: larger faces are swapped at this size and enlarged.
+    occlusion: look for what lies in front of the face.
+    """
 
     name = "mesh"
 
     def __init__(
         self,
-        sources: Sequence[Sequence[SourceFace]],  # for each identity its pictures
+        sources: Sequence[Sequence[SourceFace]],
         *,
         device: str = "cpu",
         max_crop_px: int = MAX_CROP_PX,
+        occlusion: bool = True,
     ):
-        self._device = torch.device(device)
-        self._identities = [
-            [prepare_source(s.picture.to(self._device), s.landmarks) for s in pictures]
-            for pictures in sources
-        ]
-        if not self._identities or not all(self._identities):
+        if not sources or not all(sources):
             raise ValueError("MeshSwapper: each identity needs at least one source picture")
+        if max_crop_px < SIZES[0]:
+            raise ValueError(f"max_crop_px must be at least {SIZES[0]}, got {max_crop_px}")
+        self._device = torch.device(device)
+        irises = IrisNet()
+        self._identities = [[self._prepare(s, irises) for s in pictures] for pictures in sources]
         self._max_crop_px = max_crop_px
+        self._occlusion = occlusion
         self._mesh = swap_mesh()
         self._triangles = torch.from_numpy(self._mesh.triangles).to(self._device)
+        self._which = torch.zeros(1, dtype=torch.int32, device=self._device)
         self._tracks: dict[tuple[int, int], _Track] = {}
+
+    def _prepare(self, source: SourceFace, irises: IrisNet) -> PreparedSource:
+        rgb = (source.picture.permute(1, 2, 0).clamp(0, 1) * 255).round().byte().cpu().numpy()
+        iris = irises([picture_planes(rgb)], source.landmarks[None])[0]
+        return prepare_source(source.picture.to(self._device), source.landmarks, iris)
 
     def swap(self, jobs: Sequence[Job]) -> list[Patch]:
         """Return one patch a job, in order."""
@@ -108,142 +137,126 @@ class MeshSwapper:
     def _swap(self, job: Job) -> Patch:
         face, sources = job.face, self._identities[job.source]
         track = self._track(face, job.source)
-        matrix, points = self._view(track, face)
-        side = track.crop_px
-        target = crop(job.planes, torch.from_numpy(matrix[None]), side)
-        front, mask = self._warp(track, face, sources, points, side)
-        hidden = track.occlusion.hidden(target, points, fade(facing(points), 0.08, 0.3))
-        if hidden is not None:
-            mask = mask * (1 - hidden)
+        view = self._view(track, face)
+        target = crop(job.planes, torch.from_numpy(view.matrix[None]), view.side)
+        front, mask = self._warp(track, face, sources, view)
+        if self._occlusion:
+            sight = fade(view.facing, 0.08, 0.3)
+            hidden = track.occlusion.hidden(target, view.points[: len(sight)], sight)
+            if hidden is not None:
+                mask = mask * (1 - hidden)
         front = self._recolor(track, front, target, mask)
-        front = self._match_detail(track, front, target, mask, job)
-        soft = feather(mask, 0.0, 0.008 * side)
+        front = track.detail(front[0], target[0], mask[0])[None]
+        soft = feather(mask, 0.0, FEATHER * view.side)
         mixed = blend_pyramid(front, target, soft, 3)
-        cover = (soft * 4).clamp(max=1)  # whole wherever the blend differs from the target
+        cover = (soft * 4).clamp_(max=1)  # whole wherever the blend differs from the target
         track.frames += 1
-        return Patch(mixed[0], cover[0], torch.from_numpy(matrix), None, None)
+        return Patch(mixed[0].clamp_(0, 1), cover[0], torch.from_numpy(view.matrix))
 
     def _track(self, face: Face, source: int) -> _Track:
         key = (face.track, source)
         track = self._tracks.pop(key, None)
         if track is None or track.scene != face.scene:
-            track = _Track(Chooser(self._identities[source]), OcclusionModel(), face.scene)
+            chooser = Chooser(self._identities[source])
+            track = _Track(chooser, DetailMatch(100_003 * face.track), face.scene)
         self._tracks[key] = track  # last in the order: the oldest goes first
         while len(self._tracks) > FORGET:
             del self._tracks[next(iter(self._tracks))]
         return track
 
-    def _view(self, track: _Track, face: Face) -> tuple[Array, Array]:
-        """Return the matrix [2, 3] frame -> upright crop, and the landmarks [468, 3] in the crop."""
+    def _view(self, track: _Track, face: Face) -> _View:
+        """Choose the crop: upright, around all that can be swapped."""
         roll = float(face.pose[2])
         turn = np.array([[np.cos(roll), np.sin(roll)], [-np.sin(roll), np.cos(roll)]])
-        upright = face.landmarks[:, :2] @ turn.T
-        low, high = upright.min(axis=0), upright.max(axis=0)
-        size = float((high - low).max())
-        track.crop_px = self._crop_px(track.crop_px, size * MARGIN)
-        scale = track.crop_px / (size * MARGIN)
+        points = with_irises(face.landmarks, face.iris)
+        upright = points[:, :2] @ turn.T
+        reach = upright[self._mesh.vertex[self._mesh.base > 0]]
+        low, high = reach.min(axis=0), reach.max(axis=0)
+        wanted = MARGIN * float((high - low).max())
+        track.crop_px = self._crop_px(track.crop_px, wanted)
+        scale = track.crop_px / wanted
         shift = (track.crop_px - 1) / 2 - scale * (low + high) / 2
         matrix = np.concatenate([scale * turn, shift[:, None]], axis=1).astype(np.float32)
-        points = np.concatenate([upright * scale + shift, face.landmarks[:, 2:] * scale], axis=1)
-        return matrix, points.astype(np.float32)
+        placed = np.concatenate([upright * scale + shift, points[:, 2:] * scale], axis=1)
+        size = float(np.ptp(placed[:, :2], axis=0).max())
+        return _View(matrix, track.crop_px, placed.astype(np.float32), facing(face.landmarks), size)
 
     def _crop_px(self, before: int, wanted: float) -> int:
         """The next size up, held until the face has clearly outgrown or left it."""
-        if before and 0.6 * before <= wanted <= 1.1 * before:
+        if before and 0.6 * before <= wanted <= before:
             return before
         fitting = [s for s in SIZES if s >= wanted and s <= self._max_crop_px]
         return fitting[0] if fitting else self._max_crop_px
 
     def _warp(
-        self, track: _Track, face: Face, sources: Sequence[PreparedSource], points: Array, side: int
+        self, track: _Track, face: Face, sources: Sequence[PreparedSource], view: _View
     ) -> tuple[Tensor, Tensor]:  # [1, 3, S, S] the source on the target's mesh, [1, S, S] weight
-        here = facing(face.landmarks)
-        size = float(np.ptp(points[:, :2], axis=0).max())
-        rgb = mask = None
+        ratios = [face.lids / np.maximum(source.lids, 1e-3) for source in sources]
+        drawn = torch.zeros(1, 4, 1, 1, device=self._device)
+        places = self._send(view.points[self._mesh.vertex])
         for index, share in track.chooser.choose(face.landmarks):
             source = sources[index]
-            texture = source.texture_for(size)
-            weights = self._weights(track, face, source, here)
+            texture = source.texture_for(view.size)
+            open_eyes = fade(ratios[index], *SHUT)
+            track.eyes = open_eyes if not track.frames else (track.eyes + open_eyes) / 2
             picture = raster(
                 texture.picture,
-                self._send(texture.points[self._mesh.vertex][None]),
-                self._send(points[self._mesh.vertex][None]),
-                self._send(weights[None]),
+                self._send(texture.points[self._mesh.vertex]),
+                places,
+                self._send(self._weights(track, view, source)),
                 self._triangles,
-                torch.zeros(1, dtype=torch.int32, device=self._device),
-                side,
+                self._which,
+                view.side,
             )
-            rgb = share * picture[:, :3] + (0 if rgb is None else rgb)
-            mask = share * picture[:, 3] + (0 if mask is None else mask)
-        assert rgb is not None and mask is not None
-        return rgb, mask
+            drawn = picture if share == 1 else drawn + share * picture
+        mask = ((drawn[:, 3] - TIGHTEN) / (1 - TIGHTEN)).clamp_(0, 1)
+        return drawn[:, :3], mask
 
-    def _weights(
-        self, track: _Track, face: Face, source: PreparedSource, here: Array
-    ) -> Array:  # [V] float32
+    def _weights(self, track: _Track, view: _View, source: PreparedSource) -> Array:  # [V]
         """How much of the source each vertex takes: mask, facing of both, eyes, no mouth interior.
 
         Where the target turns away, or the source did not show the place, the target stays: a
         texture stretched over it would look worse than another person's cheek.
         """
-        weights = self._mesh.base * fade(here, 0.12, 0.4)[self._mesh.vertex]
-        weights *= (source.skin * fade(source.facing, 0.05, 0.3))[self._mesh.vertex]
-        ratio = face.lids / np.maximum(source.lids, 1e-3)
-        wanted = fade(ratio, *SHUT)
-        track.eyes = wanted if not track.frames else track.eyes + 0.5 * (wanted - track.eyes)
-        for eye, share in zip(self._mesh.eyes, track.eyes):
+        seen = fade(view.facing, *TURNED) * fade(source.facing, *UNSEEN)
+        weights = self._mesh.base * np.append(seen, np.ones(6))[self._mesh.vertex]
+        for eye, inside, share in zip(self._mesh.eyes, self._mesh.inside, track.eyes):
             weights *= 1 - eye * (1 - share)
+            # The ring keeps its weight, so that lashes stay the source's.
+            weights[inside] *= _through_tightening(EYEBALL)
         weights[self._mesh.mouth] = 0
-        return weights.astype(np.float32)
+        result: Array = weights.astype(np.float32)
+        return result
 
     def _recolor(self, track: _Track, front: Tensor, target: Tensor, mask: Tensor) -> Tensor:
-        """Give the source the target's colours and the fall of its light."""
-        inner = (mask * 1.5 - 0.5).clamp(0, 1)  # not the rim, where hair and background may show
-        return relight(
-            front.clamp(0, 1),
-            track.blend("source", color_stats(front, inner)),
-            track.blend("target", color_stats(target, inner)),
-            track.blend("source light", illumination(front, inner, GRID)),
-            track.blend("target light", illumination(target, inner, GRID)),
-            0.75,
-        )
+        """Give the source the target's colours and the fall of its light.
 
-    def _match_detail(
-        self, track: _Track, front: Tensor, target: Tensor, mask: Tensor, job: Job
-    ) -> Tensor:
-        """Blur a source that is sharper than the target; add the grain that the target has."""
-        sigma = 0.012 * track.crop_px
-        source_fine, target_fine = front - _blur(front, sigma), target - _blur(target, sigma)
-        weight = (mask[:, None] > 0.8).float()
-        area = float(weight.sum()) * 3 + 1e-6
-        own = float((source_fine.square() * weight).sum()) / area
-        wanted = float((target_fine.square() * weight).sum()) / area
-        ratio = min(max((wanted + 1e-7) / (own + 1e-7), 0.1), 1.6) ** 0.5
-        step = max(SMOOTHING, 1 / (1 + track.frames))
-        track.detail += step * (ratio - track.detail)
-        grained = front + (track.detail - 1) * source_fine
-        noise = (
-            _noise_level(target_fine, weight) ** 2
-            - (track.detail * _noise_level(source_fine, weight)) ** 2
-        )
-        track.grain += step * (max(noise, 0.0) ** 0.5 - track.grain)
-        if track.grain > 0.004:  # one code value in 255
-            generator = torch.Generator().manual_seed(job.face.track * 100_003 + track.frames)
-            grain = torch.randn(1, 1, *front.shape[-2:], generator=generator).to(front.device)
-            grained = grained + track.grain * grain
-        return grained.clamp(0, 1)
+        Worked out on a small picture. What is finer than that is only scaled by the change of
+        contrast, which is what the full calculation would do to it.
+        """
+        times = -(-front.shape[-1] // COLOR_PX)
+        small, place = F.avg_pool2d(front, times), F.avg_pool2d(target, times)
+        weight = F.avg_pool2d(mask, times)
+        inner = (weight * 1.5 - 0.5).clamp_(0, 1)  # not the rim, where hair may show
+        if not float(inner.sum()) > 4:  # waits on a GPU; nothing to go by
+            return front
+        own = track.blend("source", color_stats(small, inner))
+        wanted = track.blend("target", color_stats(place, inner))
+        own_light = track.blend("source light", illumination(small, inner, GRID))
+        light = track.blend("target light", illumination(place, inner, GRID))
+        gain = (wanted[:, 1, 0] / own[:, 1, 0].clamp(min=1e-3)).clamp(1 / CONTRAST, CONTRAST)
+        lit = relight(small, own, wanted, own_light, light, LIGHT, CONTRAST) - gain * small
+        side = front.shape[-2:]
+        added = F.interpolate(lit, scale_factor=times, mode="bilinear")
+        gap = side[0] - added.shape[-1]
+        if gap:
+            added = F.pad(added, (0, gap, 0, gap), mode="replicate")
+        return torch.addcmul(added, front, gain.view(1, 1, 1, 1)).clamp_(0, 1)
 
     def _send(self, array: Array) -> Tensor:
-        return torch.from_numpy(np.ascontiguousarray(array, dtype=np.float32)).to(self._device)
+        return torch.from_numpy(np.ascontiguousarray(array[None], np.float32)).to(self._device)
 
 
-def _blur(picture: Tensor, sigma: float) -> Tensor:  # [1, 3, S, S]
-    rows = np.ascontiguousarray(picture[0].permute(1, 2, 0).cpu().numpy())
-    soft = torch.from_numpy(cv2.GaussianBlur(rows, (0, 0), max(sigma, 0.6)))
-    return soft.permute(2, 0, 1)[None].to(picture.device)
-
-
-def _noise_level(fine: Tensor, weight: Tensor) -> float:
-    """Deviation of the noise in a high-pass picture: robust, so that edges do not count as noise."""
-    values = fine.abs().mean(dim=1)[weight[:, 0] > 0]
-    return float(values.median()) * 1.4826 if len(values) else 0.0
+def _through_tightening(share: float) -> float:
+    """The weight that the mask's tightening turns into `share`."""
+    return TIGHTEN + share * (1 - TIGHTEN)
