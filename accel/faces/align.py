@@ -75,10 +75,12 @@ def transform(
 ) -> Array:  # as points
     """Move points by a matrix; a third coordinate (depth) is scaled as lengths are."""
     m, p = np.asarray(matrix, np.float64), np.asarray(points, np.float64)
-    moved: Array = p[..., :2] @ np.swapaxes(m[..., :2], -1, -2) + m[..., None, :, 2]
-    if p.shape[-1] == 2:
-        return moved
-    return np.concatenate([moved, p[..., 2:] * scale_of(m)[..., None, None]], axis=-1)
+    x, y = p[..., 0], p[..., 1]
+    a, b, c = (m[..., column, None] for column in range(3))  # [..., 2, 1] each
+    parts = [a[..., row, :] * x + b[..., row, :] * y + c[..., row, :] for row in range(2)]
+    if p.shape[-1] == 3:
+        parts.append(p[..., 2] * scale_of(m)[..., None])
+    return np.stack(parts, axis=-1)
 
 
 def scale_of(matrix: AnyArray) -> Array:  # [..., 2, 3] -> [...]

@@ -19,6 +19,7 @@ from accel.weights.assets import asset
 from accel.weights.onnx import open_onnx
 
 REGION_MARGIN = 1.5  # the mesh wants a quarter of the box around the box
+MIN_VIEW_PX = 128  # of the frame in a view; below it there is nothing finer to be seen
 SAME_FACE = 0.3  # boxes that overlap more than this show one face
 
 
@@ -85,6 +86,8 @@ class Detector:
         min_score: float = 0.5,
     ) -> list[Detection]:
         """Return the faces in any of the views, the surest first, each once."""
+        if not len(views):
+            return []
         matrices = region_matrix(views, self._size)
         outputs = self._network(rgb_crops(planes, matrices, self._size, low=-1.0, high=1.0))
         self.runs += len(views)
@@ -132,18 +135,30 @@ def whole_view(planes: Planes, angle: float = 0.0, zoom: float = 1.0) -> Array: 
     return np.array([[(planes.width - 1) / 2, (planes.height - 1) / 2, side, angle]])
 
 
-def near_views(planes: Planes, angle: float = 0.0) -> Array:  # [2 or 4, 4]
-    """Overlapping squares that together cover the frame, to see smaller faces.
+def near_views(planes: Planes, angle: float = 0.0) -> Array:  # [V, 4]
+    """Overlapping squares as high (or wide) as the frame; for a small frame the whole of it."""
+    side = float(min(planes.width, planes.height))
+    if max(planes.width, planes.height) < 1.2 * side:
+        side *= 0.8
+    return _tiles(planes, side, angle) if side >= MIN_VIEW_PX else whole_view(planes, angle)
 
-    Two along the longer side of a wide or tall frame; four quarters of one that is nearly square.
-    """
-    width, height = planes.width, planes.height
-    side = float(min(width, height))
-    if max(width, height) < 1.2 * side:
-        side *= 0.6
-    x = sorted({side / 2 - 0.5, width - side / 2 - 0.5})
-    y = sorted({side / 2 - 0.5, height - side / 2 - 0.5})
-    return np.array([[cx, cy, side, angle] for cy in y for cx in x])
+
+def fine_views(planes: Planes, angle: float = 0.0) -> Array:  # [V, 4]
+    """Overlapping squares that show faces of a twentieth of the frame's height; none if small."""
+    side = 0.6 * min(planes.width, planes.height)
+    return _tiles(planes, side, angle) if side >= MIN_VIEW_PX else np.zeros((0, 4))
+
+
+def _tiles(planes: Planes, side: float, angle: float) -> Array:
+    """Squares that cover the frame and overlap by a quarter, so that no face lies on every edge."""
+
+    def along(length: int) -> Array:
+        count = int(np.ceil(max(length - side, 0) / (0.75 * side))) + 1
+        return np.linspace(side / 2 - 0.5, length - side / 2 - 0.5, count)
+
+    return np.array(
+        [[x, y, side, angle] for y in along(planes.height) for x in along(planes.width)]
+    )
 
 
 def _clusters(points: Array, scores: Array) -> list[npt.NDArray[np.intp]]:

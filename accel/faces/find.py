@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -18,6 +18,7 @@ from accel.faces.detect import (
     Detection,
     Detector,
     distinct,
+    fine_views,
     near_views,
     whole_view,
 )
@@ -30,14 +31,20 @@ MAX_DRIFT = 0.08  # a face that lies further off in its crop is looked at again,
 MAX_MISS = 0.35  # one that is still so far off was not found
 MIN_PRESENCE = 0.5
 MIN_SIDE_PX = 12  # of a face
-SURE = 0.85  # detector score of a face that is the right way up
 ANGLES = (0.0, np.pi / 2, -np.pi / 2, np.pi)
 
 
 class FaceModels:
-    """Detectors, mesh, iris and identity networks, with the time each of them took."""
+    """Detectors, mesh, iris and identity networks, with the time each of them took by `clock`."""
 
-    def __init__(self, *, device: str = "cpu", threads: int = 1) -> None:
+    def __init__(
+        self,
+        *,
+        device: str = "cpu",
+        threads: int = 1,
+        clock: Callable[[], float] = time.perf_counter,
+    ) -> None:
+        self.clock = clock
         self._options: dict[str, Any] = {"device": device, "threads": threads}
         self.mesh = MeshNet(**self._options)
         self.iris = IrisNet(**self._options)
@@ -56,11 +63,11 @@ class FaceModels:
 
     @contextmanager
     def timed(self, stage: str) -> Iterator[None]:
-        start = time.perf_counter()
+        start = self.clock()
         try:
             yield
         finally:
-            self.seconds[stage] = self.seconds.get(stage, 0.0) + time.perf_counter() - start
+            self.seconds[stage] = self.seconds.get(stage, 0.0) + self.clock() - start
 
     def stats(self) -> dict[str, Any]:
         """Runs of each network, counted in crops or views, and seconds by stage."""
@@ -114,21 +121,17 @@ def find_faces(
 ) -> list[Face]:
     """Return the faces of a still picture, the largest first.
 
-    Thorough rather than fast: both detectors, the whole picture and parts of it; when nothing sure
-    is found also from further away (a face that fills the picture) and turned by quarters.
+    Thorough rather than fast: both detectors, the whole picture and parts of it; when nothing is
+    found also from further away (a face that fills the picture) and turned by quarters.
     """
     planes = picture if isinstance(picture, Planes) else picture_planes(picture)
     models = models or FaceModels(device=device)
     found: list[tuple[Array, float]] = []
-    surest = 0.0
     for views in _looks(planes):
         with models.timed("detect"):
             detections = distinct(models.full.find(planes, views) + models.near.find(planes, views))
-        score = max((d.score for d in detections), default=0.0)
-        # A face on its head is at times found the wrong way up, but not surely.
-        if score > surest and (settled := settle(models, planes, detections)):
-            surest, found = score, settled
-        if surest >= SURE:
+        found = settle(models, planes, detections)
+        if found:
             break
     if not found:
         return []
@@ -149,13 +152,13 @@ def find_faces(
 def settle(
     models: FaceModels, planes: Planes, detections: Sequence[Detection]
 ) -> list[tuple[Array, float]]:
-    """Turn rough detections of one frame into landmarks: two looks each, doubles dropped."""
+    """Turn rough detections of one frame into landmarks: centred, right way up, no doubles."""
     rough = models.measure([planes] * len(detections), [d.region for d in detections])
     first = [found for found in rough if found is not None]
     fine = models.measure([planes] * len(first), [face_region(points) for points, _ in first])
     kept: list[tuple[Array, float]] = []
-    for found in fine:
-        if found is not None and all(overlap(box_of(found[0]), box_of(k[0])) < 0.5 for k in kept):
+    for found in _right_way_up(models, planes, [f for f in fine if f is not None]):
+        if all(overlap(box_of(found[0]), box_of(k[0])) < 0.5 for k in kept):
             kept.append(found)
     return kept
 
@@ -164,8 +167,21 @@ def box_of(landmarks: Array) -> Array:  # [468, 3] -> [4] x0, y0, x1, y1
     return np.concatenate([landmarks[:, :2].min(axis=0), landmarks[:, :2].max(axis=0)])
 
 
+def _right_way_up(
+    models: FaceModels, planes: Planes, found: Sequence[tuple[Array, float]]
+) -> list[tuple[Array, float]]:
+    """Turn over the faces that look more like a face when turned over.
+
+    Those on their heads are at times found upright, and the mesh network then sees a face too, but
+    is less sure of it.
+    """
+    half_turn = np.array([0, 0, 0, np.pi])
+    over = models.measure([planes] * len(found), [face_region(f[0]) + half_turn for f in found])
+    return [b if b is not None and b[1] > a[1] else a for a, b in zip(found, over)]
+
+
 def _looks(planes: Planes) -> Iterator[Array]:
-    yield np.concatenate([whole_view(planes), near_views(planes)])
+    yield np.concatenate([whole_view(planes), near_views(planes), fine_views(planes)])
     yield whole_view(planes, zoom=0.6)
     for angle in ANGLES[1:]:
         yield np.concatenate([whole_view(planes, angle), near_views(planes, angle)])

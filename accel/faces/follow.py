@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import math
-
-
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import pairwise
@@ -169,7 +167,7 @@ class Track:
 def _jump(a: Array, b: Array) -> float:
     """How far apart two regions are, by their size; plain numbers, asked for often."""
     shift = math.hypot(a[0] - b[0], a[1] - b[1]) / max(a[2], b[2])
-    return max(shift, abs(math.log(a[2] / b[2])))
+    return float(max(shift, abs(math.log(a[2] / b[2]))))
 
 
 def in_eyes(iris: Array, landmarks: Array) -> npt.NDArray[np.complex128]:

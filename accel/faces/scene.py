@@ -106,7 +106,8 @@ def thumbnail(planes: Planes) -> Thumb:
 
 def _tones(values: Thumb) -> npt.NDArray[np.float64]:
     # Widely overlapping bins, so that a small shift of brightness is a small change.
-    counts, _ = np.histogram(values, bins=BINS, range=(-0.5, 0.5))
+    bins = ((values.ravel() + 0.5) * (BINS - 1e-3)).astype(np.intp)
+    counts = np.bincount(bins, minlength=BINS)
     wide = np.convolve(counts, [0.2] * 5, mode="same")
     result: npt.NDArray[np.float64] = wide / max(values.size, 1)
     return result

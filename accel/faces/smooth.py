@@ -40,6 +40,7 @@ def smooth(
         alone: Array = window[at]
         return alone
     counts = (1.0,) * len(window) if weights is None else tuple(map(float, weights))
+    # All sums are plain loops (einsum): for so few numbers a BLAS would wake threads in vain.
     # Two rows of weights over the frames: the wide fit's value at the wanted one, the narrow one's.
     fits = np.stack([_parabola(len(window), at, width, counts) for width in (WIDE, NARROW)])
     tolerance = TOLERANCE * float(enclosing_region(window[at], 0.0)[2])
@@ -52,22 +53,22 @@ def smooth(
     if spread == 0:
         raise ValueError("smooth: the points of a face must not lie on each other")
     centre = z.mean(axis=1)
-    turn = (z @ base.conj()) / spread  # base sums to 0, so the others' centres fall out
-    slow, quick = fits @ np.stack([centre, turn], axis=-1)
+    turn = np.einsum("kp,p", z, base.conj()) / spread  # base sums to 0: no centre needs taking off
+    slow, quick = np.einsum("fk,kp", fits, np.stack([centre, turn], axis=-1))
     apart = np.abs(slow - quick) ** 2
     trust = _trust(apart[0] + apart[1] * spread / len(base), tolerance)
     head_centre, head_turn = quick + trust * (slow - quick)
 
     # Expression: what is left when the head is brought back to the wanted frame.
     rest = (z - centre[:, None]) / turn[:, None]
-    slow, quick = fits @ rest
+    slow, quick = np.einsum("fk,kp", fits, rest)
     apart = np.abs(slow - quick) ** 2
     trust = _trust(apart[_groups()].mean(axis=-1), tolerance)
     flat = head_centre + head_turn * (quick + trust * (slow - quick))
     result = [flat.real, flat.imag]
     if window.shape[-1] == 3:
         size = np.abs(turn)
-        slow, quick = fits @ (window[..., 2] / size[:, None])
+        slow, quick = np.einsum("fk,kp", fits, window[..., 2] / size[:, None])
         result.append(np.abs(head_turn) * (quick + trust * (slow - quick)))
     return np.stack(result, axis=-1)
 

@@ -8,7 +8,6 @@ followed back to where it appeared, and landmarks are smoothed from both sides.
 
 from __future__ import annotations
 
-import time
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -18,7 +17,7 @@ import numpy as np
 
 from accel.core import ConfigError
 from accel.faces.align import Array, overlap
-from accel.faces.detect import Detection, near_views, whole_view
+from accel.faces.detect import Detection, distinct, fine_views, near_views, whole_view
 from accel.faces.face import Face, make_face
 from accel.faces.find import ANGLES, FaceModels, box_of, find_faces, settle
 from accel.faces.follow import Sight, Track, in_eyes
@@ -32,6 +31,7 @@ T = TypeVar("T")
 
 SAME_PLACE = 0.3  # overlap of a new detection with a face that is followed already
 SAME_FACE = 0.6  # overlap of two tracks that follow one face
+SURE = 0.9  # presence from which a face that nobody knows is followed
 RETURNED = 0.5  # identity distance below which a lost face is back; stricter than SAME_PERSON
 MOST_LOST = 32  # faces of a scene that are remembered after they left
 SURE_AFTER = 3  # frames a face must be seen in, in a scene that is longer
@@ -74,7 +74,7 @@ class Analyser:
         threads: int = 1,
         max_faces: int = 8,
         lookahead: int = 8,
-        redetect_every: int = 12,
+        redetect_every: int = 16,
         batch: int = 0,
         rotation: int = 0,
         iris_every: int = 6,
@@ -126,30 +126,30 @@ class Analyser:
 
     def _timed_cuts(self, frames: Iterable[tuple[T, Planes]]) -> Iterator[tuple[T, Planes, bool]]:
         """mark_cuts, timed without the time that the frames' source takes."""
-        waited = 0.0
+        waited, clock = 0.0, self.models.clock
 
         def counted() -> Iterator[tuple[T, Planes]]:
             nonlocal waited
             iterator = iter(frames)
             while True:
-                start = time.perf_counter()
+                start = clock()
                 try:
                     frame = next(iterator)
                 except StopIteration:
                     return
                 finally:
-                    waited += time.perf_counter() - start
+                    waited += clock() - start
                 yield frame
 
         marked = mark_cuts(counted())
         while True:
-            start, waited = time.perf_counter(), 0.0
+            start, waited = clock(), 0.0
             try:
                 frame = next(marked)
             except StopIteration:
                 return
             finally:
-                spent = time.perf_counter() - start - waited
+                spent = clock() - start - waited
                 seconds = self.models.seconds
                 seconds["scene"] = seconds.get("scene", 0.0) + spent
             yield frame
@@ -263,12 +263,15 @@ class _Stream(Generic[T]):
             ]
         came = False
         waiting = list(missing)
-        for landmarks, score in settle(self.models, slot.planes, detections):
+        settled = settle(self.models, slot.planes, detections)
+        if not settled and not self.active and self.misses % 4 == 0:
+            settled = self._look_turned(slot.planes)
+        for landmarks, score in settled:
             box = box_of(landmarks)
             if any(overlap(box, other) > SAME_PLACE for other in known):
                 continue
             track = self._whose(landmarks, slot, waiting)
-            if track is None and len(known) >= self.settings.max_faces:
+            if track is None and (score < SURE or len(known) >= self.settings.max_faces):
                 continue
             came = True
             known.append(box)
@@ -283,24 +286,35 @@ class _Stream(Generic[T]):
         self._plan_next_look(slot.index, came, bool(waiting))
 
     def _look(self, slot: _Slot[T], lost: bool) -> list[Detection]:
-        """Run the detector: on all views of a new scene, on one of them at a time later."""
-        find, planes = self.models.full.find, slot.planes
-        angle = self.settings.angle
-        views = np.concatenate([whole_view(planes, angle), near_views(planes, angle)])
-        if lost or not self.active:
-            views = views if self.misses % 2 == 0 else views[:1]
-        else:
-            self.views += 1
-            views = views[[self.views % len(views)]]
-        found = find(planes, views)
-        if found or self.active or self.misses % 4:
-            return found
+        """Run the detectors: at all of a new scene, at parts of it later."""
+        full, near = self.models.full.find, self.models.near.find
+        planes, angle = slot.planes, self.settings.angle
+        whole, parts, fine = (
+            views(planes, angle) for views in (whole_view, near_views, fine_views)
+        )
+        if self.active and not lost:
+            # Newcomers: those of fair size at once, very large and very small ones by turns.
+            self.views = (self.views + 1) % (1 + len(fine))
+            tour = full(planes, whole) if not self.views else near(planes, fine[[self.views - 1]])
+            return distinct(near(planes, parts) + tour)
+        found = full(planes, whole)
+        if self.misses % 2 == 0:
+            found += near(planes, parts)
+        if self.misses % 8 == 0 and not lost:
+            found += near(planes, fine)
+        return distinct(found)
+
+    def _look_turned(self, planes: Planes) -> list[tuple[Array, float]]:
+        """Look at the frame turned by quarters; keep to the way up in which faces are found."""
         for turn in ANGLES[1:]:
-            found = find(planes, whole_view(planes, angle + turn))
-            if found:  # a film rarely turns again: look this way up from now on
-                self.settings.angle = angle + turn
-                return found
-        return self.models.near.find(planes, whole_view(planes, angle))
+            angle = self.settings.angle + turn
+            with self.models.timed("detect"):
+                found = self.models.full.find(planes, whole_view(planes, angle))
+            settled = settle(self.models, planes, found)
+            if any(score >= SURE for _, score in settled):
+                self.settings.angle = angle
+                return settled
+        return []
 
     def _plan_next_look(self, index: int, came: bool, lost: bool) -> None:
         """Often at first, then as seldom as can be caught up with by following back."""

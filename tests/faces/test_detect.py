@@ -1,12 +1,21 @@
 from __future__ import annotations
 
+import cv2
 import numpy as np
 import pytest
 import torch
 
 from accel.faces.align import compose, invert, region_matrix, transform
 from accel.faces.crops import halved, picture_planes, rgb_crops
-from accel.faces.detect import FULL_RANGE, NEAR, Detection, distinct, near_views, whole_view
+from accel.faces.detect import (
+    FULL_RANGE,
+    NEAR,
+    Detection,
+    distinct,
+    fine_views,
+    near_views,
+    whole_view,
+)
 from accel.faces.find import find_faces
 from accel.faces.landmark import drift, face_region
 from accel.kernels.crop import crop
@@ -53,13 +62,33 @@ def test_finds_nothing_in_nothing(models):
 
 def test_near_views_cover_the_frame():
     for size in ((1920, 1080), (1080, 1920), (512, 512)):
-        planes = planes_of(np.zeros((size[1] // 4, size[0] // 4, 3), np.uint8))
+        planes = planes_of(np.zeros((size[1], size[0], 3), np.uint8))
         views = near_views(planes)
-        assert len(views) in (2, 4)
+        assert len(views) in (3, 4)
+        fine = fine_views(planes)
+        assert len(fine) >= len(views)
+        assert fine[0, 2] < views[0, 2]
         for x in (0, planes.width - 1):
             for y in (0, planes.height - 1):
                 inside = np.abs(views[:, :2] - [x, y]).max(axis=1) <= views[:, 2] / 2
                 assert inside.any()
+
+
+def test_small_frames_are_looked_at_whole():
+    planes = planes_of(np.zeros((90, 120, 3), np.uint8))
+    np.testing.assert_array_equal(near_views(planes), whole_view(planes))
+    assert len(fine_views(planes)) == 0
+
+
+def test_a_small_face_in_a_large_frame(models):
+    frame = cv2.resize(grey(3), (1280, 720))
+    small = cv2.resize(portrait(), None, fx=0.42, fy=0.42, interpolation=cv2.INTER_AREA)
+    frame[300 : 300 + len(small), 900 : 900 + len(small)] = small
+    (face,) = find_faces(frame, models=models)
+    assert face.size < 0.07 * 720
+    x, y = 900 + 0.42 * 224, 300 + 0.42 * 125
+    assert face.box[0] < x < face.box[2]
+    assert face.box[1] < y < face.box[3]
 
 
 def test_anchors_are_as_many_as_the_networks_answers():
