@@ -13,11 +13,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from accel.kernels import _color_triton, _native
+from accel.kernels import _native
 from accel.kernels._op import INTERPRETED, Op
 
+try:
+    from accel.kernels import _color_triton
+    from accel.kernels._color_triton import AOT
+except ImportError:  # Triton is published for Linux alone
+    AOT = []
+
 native: Any = _native.module  # there whenever `_why_not_cpu` lets a call through
-AOT = _color_triton.AOT
 
 # Linear sRGB to XYZ, each row divided by the white point D65, so that white is (1, 1, 1).
 WHITE = (0.950456, 1.0, 1.088754)
@@ -239,9 +244,9 @@ def _relight_triton(crops, *rest):
     return _color_triton.apply(crops, gain, bias, added)
 
 
-color_stats_op.implement("triton", _stats_triton, _why_not_triton)
-illumination_op.implement("triton", _illumination_triton, _why_not_triton)
-relight_op.implement("triton", _relight_triton, _why_not_triton)
+color_stats_op.implement("triton", _stats_triton if AOT else None, _why_not_triton)
+illumination_op.implement("triton", _illumination_triton if AOT else None, _why_not_triton)
+relight_op.implement("triton", _relight_triton if AOT else None, _why_not_triton)
 
 
 def _why_not_cpu(crops, *rest) -> str:

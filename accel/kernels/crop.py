@@ -12,19 +12,22 @@ own s, and the two axes may turn and shear as the matrix says.
 
 from __future__ import annotations
 
+import importlib.util
 import math
 from collections.abc import Sequence
-from functools import lru_cache
 
 import numpy as np
 import torch
-import triton
-import triton.language as tl
 from torch import Tensor
 
 from accel.kernels import _native
 from accel.kernels._op import INTERPRETED, Op
 from accel.kernels.planes import Planes, check_planes
+
+try:
+    from accel.kernels._crop_triton import AOT, read
+except ImportError:  # Triton is published for Linux alone
+    AOT = []
 
 LAYOUTS = ("NCHW", "NHWC")
 BORDERS = ("replicate", "zero")
@@ -186,7 +189,7 @@ def _bilinear(plane, u, v, zero_border):
     return upper * (1 - v) + lower * v
 
 
-def _fake(
+def _empty(
     c0, c1, c2, matrices, height, width, color, gain, bias, shift_x, shift_y, site_x, site_y,
     dtype, channels_last, zero_border,
 ):  # fmt: skip
@@ -200,83 +203,21 @@ op = Op(
     " float[] gain, float[] bias, int shift_x, int shift_y, float site_x, float site_y,"
     " ScalarType dtype, bool channels_last, bool zero_border) -> Tensor",
     _reference,
-    fake=_fake,
+    fake=_empty,
     gradient=False,  # code values are whole numbers
 )
-
-
-@lru_cache(maxsize=1)
-def _compiled():
-    """The numba kernel, compiled on first use: importing numba alone takes half a second."""
-    from numba import njit
-
-    @njit(nogil=True)
-    def between(at, count):
-        inside = min(max(at, 0.0), count - 1.0)
-        index = min(int(inside), max(count - 2, 0))
-        return index, min(index + 1, count - 1), inside - index
-
-    @njit(nogil=True)
-    def average(plane, row, x, y):
-        height, width = plane.shape
-        kx, ky = int(row[8]), int(row[9])
-        total = 0.0
-        for j in range(ky):
-            down = y + (j - (ky - 1) / 2) * row[11]
-            for i in range(kx):
-                right = x + (i - (kx - 1) / 2) * row[10]
-                left, after, u = between(row[0] * right + row[1] * down + (row[4] + row[6]), width)
-                top, low, v = between(row[2] * right + row[3] * down + (row[5] + row[7]), height)
-                upper = plane[top, left] * (1.0 - u) + plane[top, after] * u
-                lower = plane[low, left] * (1.0 - u) + plane[low, after] * u
-                total += upper * (1.0 - v) + lower * v
-        return total / (kx * ky)
-
-    @njit(nogil=True)
-    def coverage(height, width, row, x, y):
-        kx, ky = int(row[8]), int(row[9])
-        total = 0.0
-        for j in range(ky):
-            down = y + (j - (ky - 1) / 2) * row[11]
-            for i in range(kx):
-                right = x + (i - (kx - 1) / 2) * row[10]
-                u = row[0] * right + row[1] * down + (row[4] + row[6])
-                v = row[2] * right + row[3] * down + (row[5] + row[7])
-                out_x = min(max(-u, u - (width - 1), 0.0), 1.0)
-                out_y = min(max(-v, v - (height - 1), 0.0), 1.0)
-                total += (1.0 - out_x) * (1.0 - out_y)
-        return total / (kx * ky)
-
-    @njit(nogil=True)
-    def crops(c0, c1, c2, table, color, gain, bias, zero_border, out):
-        count, _, height, width = out.shape
-        for job in range(count * height):
-            n, line = job // height, job % height
-            luma, chroma = table[n, 0], table[n, 1]
-            y = line - (height - 1) / 2
-            for column in range(width):
-                x = column - (width - 1) / 2
-                a = average(c0, luma, x, y)
-                b, c = average(c1, chroma, x, y), average(c2, chroma, x, y)
-                share = 1.0
-                if zero_border:
-                    share = coverage(c0.shape[0], c0.shape[1], luma, x, y)
-                for k in range(3):
-                    value = color[k, 0] * a + color[k, 1] * b + color[k, 2] * c + color[k, 3]
-                    value = min(max(value, 0.0), 1.0) * share
-                    out[n, k, line, column] = value * gain[k] + bias[k]
-
-    return crops
 
 
 def _numba(
     c0, c1, c2, matrices, height, width, color, gain, bias, shift_x, shift_y, site_x, site_y,
     dtype, channels_last, zero_border,
 ):  # fmt: skip
+    from accel.kernels._crop_numba import read  # on first use: numba alone takes half a second
+
     table = sampling(matrices, height, width, shift_x, shift_y, site_x, site_y)
     out = torch.empty((len(matrices), 3, height, width), dtype=torch.float32)
     if len(matrices):
-        _compiled()(
+        read(
             c0.numpy(), c1.numpy(), c2.numpy(), table.numpy(),
             np.array(color, np.float64).reshape(3, 4), np.array(gain), np.array(bias),
             zero_border, out.numpy(),
@@ -284,24 +225,25 @@ def _numba(
     return (out.permute(0, 2, 3, 1) if channels_last else out).to(dtype).contiguous()
 
 
-def _why_not_cpu(c0, c1, c2, matrices, *rest) -> str:
+def _why_not_numba(c0, c1, c2, matrices, *rest) -> str:
+    if importlib.util.find_spec("numba") is None:
+        return "numba is not installed"
     for tensor in (c0, c1, c2, matrices):
         if tensor.device.type != "cpu":
             return f"needs CPU tensors, got {tensor.device}"
     return ""
 
 
-op.implement("numba", _numba, _why_not_cpu)
+op.implement("numba", _numba, _why_not_numba)
 
 
-def _run_native(
-    c0, c1, c2, matrices, height, width, color, gain, bias, shift_x, shift_y, site_x, site_y,
-    dtype, channels_last, zero_border,
-):  # fmt: skip
-    n = matrices.shape[0]
-    shape = (n, height, width, 3) if channels_last else (n, 3, height, width)
-    out = torch.empty(shape, dtype=dtype)
-    if n and _native.module:
+def _native_read(*args):
+    (
+        c0, c1, c2, matrices, _, _, color, gain, bias, shift_x, shift_y, site_x, site_y,
+        _, channels_last, zero_border,
+    ) = args  # fmt: skip
+    out = _empty(*args)
+    if out.numel() and _native.module:
         _native.module.crop(
             c0, c1, c2, matrices.to(torch.float32).contiguous(), out, color, gain, bias,
             1 << shift_x, 1 << shift_y, site_x, site_y, channels_last, zero_border,
@@ -309,95 +251,18 @@ def _run_native(
     return out
 
 
-op.implement("native", _run_native, lambda c0, c1, c2, m, *rest: _native.why_not(c0, c1, c2, m))
+op.implement("native", _native_read, lambda c0, c1, c2, m, *rest: _native.why_not(c0, c1, c2, m))
 
 
-@triton.jit
-def _average_of(plane_ptr, row_stride, step, height, width, row_ptr, x, y, COVERAGE: tl.constexpr):
-    a00, a01 = tl.load(row_ptr), tl.load(row_ptr + 1)
-    a10, a11 = tl.load(row_ptr + 2), tl.load(row_ptr + 3)
-    origin_x, origin_y = tl.load(row_ptr + 4).to(tl.int32), tl.load(row_ptr + 5).to(tl.int32)
-    rest_x, rest_y = tl.load(row_ptr + 6), tl.load(row_ptr + 7)
-    kx, ky = tl.load(row_ptr + 8).to(tl.int32), tl.load(row_ptr + 9).to(tl.int32)
-    dx, dy = tl.load(row_ptr + 10), tl.load(row_ptr + 11)
-    # Relative to the whole-numbered origin, so that the fraction stays exact far from zero.
-    low_x, high_x = (0 - origin_x).to(tl.float32), (width - 1 - origin_x).to(tl.float32)
-    low_y, high_y = (0 - origin_y).to(tl.float32), (height - 1 - origin_y).to(tl.float32)
-    total = tl.zeros_like(x)
-    for j in range(ky):
-        down = y + (j - (ky - 1) * 0.5) * dy
-        for i in range(kx):
-            right = x + (i - (kx - 1) * 0.5) * dx
-            u = a00 * right + (a01 * down + rest_x)
-            v = a10 * right + (a11 * down + rest_y)
-            if COVERAGE:
-                out_x = tl.minimum(tl.maximum(tl.maximum(low_x - u, u - high_x), 0.0), 1.0)
-                out_y = tl.minimum(tl.maximum(tl.maximum(low_y - v, v - high_y), 0.0), 1.0)
-                total += (1.0 - out_x) * (1.0 - out_y)
-            else:
-                u = tl.minimum(tl.maximum(u, low_x), high_x)
-                v = tl.minimum(tl.maximum(v, low_y), high_y)
-                below_u, below_v = tl.floor(u), tl.floor(v)
-                left, top = below_u.to(tl.int32) + origin_x, below_v.to(tl.int32) + origin_y
-                after, low = tl.minimum(left + 1, width - 1), tl.minimum(top + 1, height - 1)
-                u, v = u - below_u, v - below_v
-                a = tl.load(plane_ptr + top * row_stride + left * step).to(tl.float32)
-                b = tl.load(plane_ptr + top * row_stride + after * step).to(tl.float32)
-                c = tl.load(plane_ptr + low * row_stride + left * step).to(tl.float32)
-                d = tl.load(plane_ptr + low * row_stride + after * step).to(tl.float32)
-                upper, lower = a + u * (b - a), c + u * (d - c)
-                total += upper + v * (lower - upper)
-    return total / (kx * ky).to(tl.float32)
-
-
-@triton.jit
-def _kernel(
-    c0_ptr, c1_ptr, c2_ptr, table_ptr, color_ptr, out_ptr,
-    c0_row, c1_row, c2_row, c0_step, c1_step, c2_step,
-    frame_h, frame_w, chroma_h, chroma_w, height, width, channel_stride, pixel_stride,
-    ZERO_BORDER: tl.constexpr, BLOCK: tl.constexpr,
-):  # fmt: skip
-    n = tl.program_id(1)
-    i = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
-    x = (i % width).to(tl.float32) - (width - 1) * 0.5
-    y = (i // width).to(tl.float32) - (height - 1) * 0.5
-    luma = table_ptr + n * 24
-    a = _average_of(c0_ptr, c0_row, c0_step, frame_h, frame_w, luma, x, y, False)
-    b = _average_of(c1_ptr, c1_row, c1_step, chroma_h, chroma_w, luma + 12, x, y, False)
-    c = _average_of(c2_ptr, c2_row, c2_step, chroma_h, chroma_w, luma + 12, x, y, False)
-    share = tl.full([BLOCK], 1.0, tl.float32)
-    if ZERO_BORDER:
-        share = _average_of(c0_ptr, c0_row, c0_step, frame_h, frame_w, luma, x, y, True)
-    out = out_ptr + n.to(tl.int64) * height * width * 3 + i * pixel_stride
-    for channel in tl.static_range(3):
-        m = color_ptr + channel * 4
-        value = tl.load(m) * a + tl.load(m + 1) * b + tl.load(m + 2) * c + tl.load(m + 3)
-        value = tl.minimum(tl.maximum(value, 0.0), 1.0) * share
-        value = value * tl.load(color_ptr + 12 + channel) + tl.load(color_ptr + 15 + channel)
-        tl.store(out + channel * channel_stride, value, i < height * width)
-
-
-BLOCK = 128  # crop pixels per program
-
-
-def _triton(
-    c0, c1, c2, matrices, height, width, color, gain, bias, shift_x, shift_y, site_x, site_y,
-    dtype, channels_last, zero_border,
-):  # fmt: skip
-    device, n = c0.device, matrices.shape[0]
-    shape = (n, height, width, 3) if channels_last else (n, 3, height, width)
-    out = torch.empty(shape, dtype=dtype, device=device)
-    if not n:
-        return out
-    table = sampling(matrices, height, width, shift_x, shift_y, site_x, site_y).float()
-    numbers = torch.tensor([*color, *gain, *bias], dtype=torch.float32)
-    _kernel[(triton.cdiv(height * width, BLOCK), n)](
-        c0, c1, c2, table.to(device, non_blocking=True), numbers.to(device, non_blocking=True), out,
-        c0.stride(0), c1.stride(0), c2.stride(0), c0.stride(1), c1.stride(1), c2.stride(1),
-        *c0.shape, *c1.shape, height, width,
-        1 if channels_last else height * width, 3 if channels_last else 1,
-        ZERO_BORDER=zero_border, BLOCK=BLOCK,
-    )  # fmt: skip
+def _triton(*args):
+    (
+        c0, c1, c2, matrices, height, width, color, gain, bias, shift_x, shift_y, site_x, site_y,
+        _, channels_last, zero_border,
+    ) = args  # fmt: skip
+    out = _empty(*args)
+    if out.numel():
+        table = sampling(matrices, height, width, shift_x, shift_y, site_x, site_y)
+        read((c0, c1, c2), table, [*color, *gain, *bias], zero_border, channels_last, out)
     return out
 
 
@@ -409,27 +274,4 @@ def _why_not_triton(c0, c1, c2, *rest) -> str:
     return ""
 
 
-op.implement("triton", _triton, _why_not_triton)
-
-_SIGNATURE = {
-    "table_ptr": "*fp32", "color_ptr": "*fp32",
-    **dict.fromkeys(
-        ("c0_row", "c1_row", "c2_row", "c0_step", "c1_step", "c2_step", "frame_h", "frame_w",
-         "chroma_h", "chroma_w", "height", "width", "channel_stride", "pixel_stride"), "i32",
-    ),
-    "ZERO_BORDER": "constexpr", "BLOCK": "constexpr",
-}  # fmt: skip
-AOT = [  # what the compile test builds for every GPU generation
-    {
-        "name": f"crop_{code}_{result}{'_zero' * zero}",
-        "kernel": _kernel,
-        "signature": dict.fromkeys(("c0_ptr", "c1_ptr", "c2_ptr"), f"*{code}")
-        | {"out_ptr": f"*{result}"}
-        | _SIGNATURE,
-        "constexprs": {"ZERO_BORDER": zero, "BLOCK": BLOCK},
-        "num_warps": 4,
-    }
-    for code in ("u8", "u16")
-    for result in ("fp32", "fp16")
-    for zero in (False, True)
-]
+op.implement("triton", _triton if AOT else None, _why_not_triton)

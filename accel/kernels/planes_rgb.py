@@ -12,13 +12,16 @@ from __future__ import annotations
 import math
 
 import torch
-import triton
-import triton.language as tl
 from torch import Tensor
 
 from accel.kernels import _native
 from accel.kernels._op import INTERPRETED, Op
 from accel.kernels.planes import PlaneLayout, Planes, check_planes
+
+try:
+    from accel.kernels._planes_rgb_triton import AOT, write_plane, write_rgb
+except ImportError:  # Triton is published for Linux alone
+    AOT = []
 
 FULL_SCALE = {torch.uint8: 255.0, torch.uint16: 65535.0, torch.float32: 1.0}
 
@@ -171,87 +174,11 @@ to_rgb_op.implement("native", _native_to_rgb, lambda c0, c1, c2, *rest: _native.
 to_planes_op.implement("native", _native_to_planes, lambda rgb, *rest: _native.why_not(rgb))
 
 
-@triton.jit
-def _chroma_at(ptr, row_stride, step, height, width, x, y):
-    u = tl.minimum(tl.maximum(x, 0.0), (width - 1).to(tl.float32))
-    v = tl.minimum(tl.maximum(y, 0.0), (height - 1).to(tl.float32))
-    left, top = tl.floor(u).to(tl.int32), tl.floor(v).to(tl.int32)
-    right, low = tl.minimum(left + 1, width - 1), tl.minimum(top + 1, height - 1)
-    u, v = u - tl.floor(u), v - tl.floor(v)
-    a = tl.load(ptr + top * row_stride + left * step).to(tl.float32)
-    b = tl.load(ptr + top * row_stride + right * step).to(tl.float32)
-    c = tl.load(ptr + low * row_stride + left * step).to(tl.float32)
-    d = tl.load(ptr + low * row_stride + right * step).to(tl.float32)
-    upper, lower = a + u * (b - a), c + u * (d - c)
-    return upper + v * (lower - upper)
-
-
-@triton.jit
-def _to_rgb_kernel(
-    c0_ptr, c1_ptr, c2_ptr, color_ptr, out_ptr,
-    c0_row, c1_row, c2_row, c0_step, c1_step, c2_step,
-    frame_h, frame_w, chroma_h, chroma_w, site_x, site_y, per_x, per_y, top,
-    ROUND: tl.constexpr, BLOCK: tl.constexpr,
-):  # fmt: skip
-    i = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
-    inside = i < frame_h * frame_w
-    x, y = i % frame_w, tl.minimum(i // frame_w, frame_h - 1)
-    u, v = (x.to(tl.float32) - site_x) * per_x, (y.to(tl.float32) - site_y) * per_y
-    a = tl.load(c0_ptr + y * c0_row + x * c0_step).to(tl.float32)
-    b = _chroma_at(c1_ptr, c1_row, c1_step, chroma_h, chroma_w, u, v)
-    c = _chroma_at(c2_ptr, c2_row, c2_step, chroma_h, chroma_w, u, v)
-    for channel in tl.static_range(3):
-        m = color_ptr + channel * 4
-        value = tl.load(m) * a + tl.load(m + 1) * b + tl.load(m + 2) * c + tl.load(m + 3)
-        value = tl.minimum(tl.maximum(value, 0.0), 1.0) * top
-        if ROUND:
-            tl.store(out_ptr + i * 3 + channel, tl.floor(value + 0.5).to(tl.int32), inside)
-        else:
-            tl.store(out_ptr + i * 3 + channel, value, inside)
-
-
-@triton.jit
-def _to_planes_kernel(
-    rgb_ptr, color_ptr, shares_ptr, out_ptr,
-    height, width, out_h, out_w, side_x, side_y, first_x, first_y, scale, max_code,
-    BLOCK: tl.constexpr,
-):  # fmt: skip
-    """One plane: each of its samples is a weighted mean of side + 1 pixels along each axis."""
-    i = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
-    x, y = (i % out_w) * side_x + first_x, (i // out_w) * side_y + first_y
-    red = tl.zeros([BLOCK], tl.float32)
-    green = tl.zeros([BLOCK], tl.float32)
-    blue = tl.zeros([BLOCK], tl.float32)
-    for down in range(side_y + 1):
-        row = tl.minimum(tl.maximum(y + down, 0), height - 1) * width
-        share_y = tl.load(shares_ptr + side_x + 1 + down)
-        for right in range(side_x + 1):
-            share = share_y * tl.load(shares_ptr + right)
-            at = rgb_ptr + (row + tl.minimum(tl.maximum(x + right, 0), width - 1)) * 3
-            red += share * tl.minimum(tl.maximum(tl.load(at).to(tl.float32) * scale, 0.0), 1.0)
-            pair = tl.load(at + 1).to(tl.float32) * scale
-            green += share * tl.minimum(tl.maximum(pair, 0.0), 1.0)
-            pair = tl.load(at + 2).to(tl.float32) * scale
-            blue += share * tl.minimum(tl.maximum(pair, 0.0), 1.0)
-    value = tl.load(color_ptr) * red + tl.load(color_ptr + 1) * green
-    value = value + tl.load(color_ptr + 2) * blue + tl.load(color_ptr + 3)
-    value = tl.minimum(tl.maximum(tl.floor(value + 0.5), 0.0), max_code)
-    tl.store(out_ptr + i, value.to(tl.int32), i < out_h * out_w)
-
-
-BLOCK = 256
-
-
 def _triton_to_rgb(c0, c1, c2, color, shift_x, shift_y, site_x, site_y, dtype):
-    out = torch.empty((*c0.shape, 3), dtype=dtype, device=c0.device)
+    out = _fake_to_rgb(c0, c1, c2, color, shift_x, shift_y, site_x, site_y, dtype)
     if out.numel():
-        numbers = torch.tensor(color, dtype=torch.float32).to(c0.device, non_blocking=True)
-        _to_rgb_kernel[(triton.cdiv(c0.numel(), BLOCK),)](
-            c0, c1, c2, numbers, out,
-            c0.stride(0), c1.stride(0), c2.stride(0), c0.stride(1), c1.stride(1), c2.stride(1),
-            *c0.shape, *c1.shape, site_x, site_y, 0.5**shift_x, 0.5**shift_y, FULL_SCALE[dtype],
-            ROUND=dtype != torch.float32, BLOCK=BLOCK,
-        )  # fmt: skip
+        shift, site = (shift_x, shift_y), (site_x, site_y)
+        write_rgb((c0, c1, c2), color, shift, site, FULL_SCALE[dtype], out)
     return out
 
 
@@ -259,19 +186,15 @@ def _triton_to_planes(rgb, color, shift_x, shift_y, site_x, site_y, bits):
     flat, small = _empty_planes(rgb, shift_x, shift_y, bits)
     if not flat.numel():
         return flat
-    height, width = rgb.shape[:2]
-    rgb, size = rgb.contiguous(), small[0] * small[1]
-    luma = ((height, width), (0, 0.0), (0, 0.0))
+    size = small[0] * small[1]
+    luma = (rgb.shape[:2], (0, 0.0), (0, 0.0))
     chroma = (small, (shift_x, site_x), (shift_y, site_y))
-    for row, out in enumerate(torch.split(flat, [height * width, size, size])):
-        (out_h, out_w), along_x, along_y = chroma if row else luma
-        (first_x, shares_x), (first_y, shares_y) = _box(*along_x), _box(*along_y)
-        numbers = torch.tensor([*color[4 * row : 4 * row + 4], *shares_x, *shares_y])
-        numbers = numbers.float().to(rgb.device, non_blocking=True)
-        _to_planes_kernel[(triton.cdiv(out_h * out_w, BLOCK),)](
-            rgb, numbers, numbers[4:], out, height, width, out_h, out_w,
-            1 << along_x[0], 1 << along_y[0], first_x, first_y,
-            1 / FULL_SCALE[rgb.dtype], float((1 << bits) - 1), BLOCK=BLOCK,
+    for row, out in enumerate(torch.split(flat, [flat.numel() - 2 * size, size, size])):
+        shape, along_x, along_y = chroma if row else luma
+        write_plane(
+            rgb.contiguous(), color[4 * row : 4 * row + 4],
+            (1 << along_x[0], *_box(*along_x)), (1 << along_y[0], *_box(*along_y)),
+            FULL_SCALE[rgb.dtype], (1 << bits) - 1, out.view(shape),
         )  # fmt: skip
     return flat
 
@@ -284,43 +207,5 @@ def _why_not_triton(tensor, *rest) -> str:
     return ""
 
 
-to_rgb_op.implement("triton", _triton_to_rgb, _why_not_triton)
-to_planes_op.implement("triton", _triton_to_planes, _why_not_triton)
-
-
-def _variant(name: str, kernel, pointers: dict[str, str], floats: set[str], **constexprs) -> dict:
-    def kind(argument: str) -> str:
-        if argument in constexprs:
-            return "constexpr"
-        return pointers.get(argument, "fp32" if argument in floats else "i32")
-
-    signature = {argument: kind(argument) for argument in kernel.arg_names}
-    return {
-        "name": name, "kernel": kernel, "signature": signature, "constexprs": constexprs,
-        "num_warps": 4,
-    }  # fmt: skip
-
-
-AOT = [  # what the compile test builds for every GPU generation
-    _variant(
-        f"planes_to_rgb_{code}_{result}",
-        _to_rgb_kernel,
-        dict.fromkeys(("c0_ptr", "c1_ptr", "c2_ptr"), f"*{code}")
-        | {"color_ptr": "*fp32", "out_ptr": f"*{result}"},
-        {"site_x", "site_y", "per_x", "per_y", "top"},
-        ROUND=result != "fp32",
-        BLOCK=BLOCK,
-    )
-    for code in ("u8", "u16")
-    for result in ("u8", "fp32")
-] + [
-    _variant(
-        f"rgb_to_planes_{kind}_{code}",
-        _to_planes_kernel,
-        {"rgb_ptr": f"*{kind}", "color_ptr": "*fp32", "shares_ptr": "*fp32", "out_ptr": f"*{code}"},
-        {"scale", "max_code"},
-        BLOCK=BLOCK,
-    )
-    for kind in ("u8", "fp32")
-    for code in ("u8", "u16")
-]
+to_rgb_op.implement("triton", _triton_to_rgb if AOT else None, _why_not_triton)
+to_planes_op.implement("triton", _triton_to_planes if AOT else None, _why_not_triton)
