@@ -169,7 +169,7 @@ def _describe_swap(report: dict[str, Any]) -> str:
         f"faces: {report['frames_swapped']} frames swapped of {report['frames_with_faces']}"
         f" that show a face ({report['swapped']} faces of {report['faces']} found)",
         f"seconds by stage (they run side by side): {stages}",
-        f"peak memory {report['peak_memory_mb']:.0f} MB, {report['device']}",
+        f"peak memory {report['peak_memory_mb'] or 0:.0f} MB, {report['device']}",
     ]
     return "\n".join(lines + [f"note: {note}" for note in report["notes"]])
 

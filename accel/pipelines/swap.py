@@ -6,7 +6,6 @@ read -> analyse -> swap -> paste -> write, each an iterator; memory does not gro
 from __future__ import annotations
 
 import platform
-import resource
 import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence
@@ -21,16 +20,18 @@ import torch
 import accel
 from accel.core import Cancel, ConfigError, InputError, Progress, ProgressCallback, choose_device
 from accel.faces.face import Face
+from accel.faces.find import FaceModels, find_faces
 from accel.faces.swap import Job, SourceFace, Swapper, open_swapper
-from accel.faces.track import Analyser, find_faces
+from accel.faces.track import Analyser
 from accel.kernels import OPS, paste, planes_to_rgb
 from accel.kernels.planes import Planes
 from accel.pipelines.preview import ContactSheet
 from accel.pipelines.select import Selection
+from accel.video.encode import EncodeConfig as EncodeConfig
 from accel.video.frame import Frame
 from accel.video.read import open_video
 from accel.video.stages import buffered
-from accel.video.write import EncodeConfig, open_writer
+from accel.video.write import open_writer
 
 BATCH = 4  # frames whose faces are swapped in one call
 T = TypeVar("T")
@@ -107,13 +108,16 @@ def swap_video(
     return job.run()
 
 
-def load_source(path: Path, device: str = "cpu") -> SourceFace:
-    """Read the picture of a face to put in; the largest face in it is taken."""
+def load_source(path: Path, *, device: str = "cpu", models: FaceModels | None = None) -> SourceFace:
+    """Read the picture of a face to put in; the largest face in it is taken.
+
+    models: networks that are open already, to be used again.
+    """
     with open_video(path) as reader:
         frame = next(iter(reader), None)
     if frame is None:
         raise InputError(f"{path}: holds no picture")
-    faces = find_faces(frame.planes, device=device)
+    faces = find_faces(frame.planes, models=models, device=device)
     if not faces:
         raise InputError(f"{path}: a source must show a face, but none was found")
     picture = planes_to_rgb(frame.planes, dtype=torch.float32).permute(2, 0, 1).contiguous()
@@ -172,11 +176,12 @@ class _Run:
         started = time.perf_counter()
         self._check_paths()
         with open_video(self.input) as reader:
-            reference = self._prepare()
+            models = FaceModels(device=str(self.device))
+            reference = self._prepare(models)
             self.selection = Selection(self.config.select, reference, self.config.max_distance)
             if self.config.preview:
                 self.sheet = ContactSheet(reader.info.frames)
-            analyser = Analyser(device=str(self.device), rotation=reader.info.rotation)
+            analyser = Analyser(models=models, rotation=reader.info.rotation)
             self.seconds["prepare"] = time.perf_counter() - started
             with open_writer(self.output, reader, self.config.encode) as writer:
                 for done in buffered(self._swapped(reader, analyser), 4, "swap"):
@@ -204,9 +209,9 @@ class _Run:
             if not path.absolute().parent.is_dir():
                 raise ConfigError(f"{path}: its folder must exist")
 
-    def _prepare(self) -> np.ndarray | None:
+    def _prepare(self, models: FaceModels) -> np.ndarray | None:
         """Read the sources and open the swapper; return the embedding to look for, if any."""
-        sources = [[load_source(path, str(self.device)) for path in self.config.sources]]
+        sources = [[load_source(path, models=models) for path in self.config.sources]]
         if self.swapper is None:
             self.swapper = open_swapper(
                 self.config.swapper,
@@ -218,7 +223,7 @@ class _Run:
             )
         reference = None
         if self.config.select == "reference" and self.config.reference:
-            reference = load_source(self.config.reference, str(self.device)).embedding
+            reference = load_source(self.config.reference, models=models).embedding
         return reference
 
     def _swapped(self, reader: Any, analyser: Analyser) -> Iterator[_Swapped]:
@@ -319,7 +324,7 @@ class _Run:
             "fps": round(self.frames / seconds, 2) if seconds else 0.0,
             # Stages run side by side, so these add up to more than the whole.
             "stage_seconds": {name: round(value, 3) for name, value in self.seconds.items()},
-            "peak_memory_mb": round(peak_memory_mb(), 1),
+            "peak_memory_mb": peak_memory_mb(),
             "device": _device_name(self.device),
             "kernels": {name: sorted(op.used) for name, op in OPS.items() if op.used},
             "codec": codec,
@@ -328,10 +333,14 @@ class _Run:
         }
 
 
-def peak_memory_mb() -> float:
-    """The largest resident set this process has had."""
+def peak_memory_mb() -> float | None:
+    """The largest resident set this process has had; None where the system does not tell."""
+    try:
+        import resource
+    except ImportError:  # Windows
+        return None
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / (2**20 if sys.platform == "darwin" else 2**10)
+    return round(peak / (2**20 if sys.platform == "darwin" else 2**10), 1)
 
 
 def versions() -> dict[str, str]:
