@@ -6,7 +6,13 @@ import cv2
 import numpy as np
 import torch
 
-from accel.kernels import color
+from accel.kernels.color import (
+    color_stats,
+    color_stats_op,
+    illumination,
+    illumination_op,
+    relight_op,
+)
 from benchmarks.harness import bench_kernel
 
 SIZES = {"256 px": (1, 256), "256 px x4": (4, 256), "512 px": (1, 512)}
@@ -23,7 +29,7 @@ def crops_and_masks(count, side):
 
 def relight_case(count, side):
     crops, masks = crops_and_masks(count, side)
-    stats, light = color.color_stats(crops, masks), color.illumination(crops, masks, GRID)
+    stats, light = color_stats(crops, masks), illumination(crops, masks, GRID)
     return crops, stats, stats * 0.9 + 2, light, light * 1.05, 0.75, 1.6
 
 
@@ -78,11 +84,11 @@ def relight_peer(crops, source_stats, target_stats, source_light, target_light, 
 def main() -> None:
     cv2.setNumThreads(1)
     cases = [(label, crops_and_masks(*size)) for label, size in SIZES.items()]
-    bench_kernel(color.color_stats_op, cases, peers=stats_peer)
+    bench_kernel(color_stats_op, cases, peers=stats_peer)
     cases = [(label, (*args, GRID)) for label, args in cases]
-    bench_kernel(color.illumination_op, cases, peers=light_peer)
+    bench_kernel(illumination_op, cases, peers=light_peer)
     cases = [(label, relight_case(*size)) for label, size in SIZES.items()]
-    bench_kernel(color.relight_op, cases, peers=relight_peer)
+    bench_kernel(relight_op, cases, peers=relight_peer)
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from numba import njit
 
-from accel.kernels import paste as home
+from accel.kernels.paste import op
 from accel.kernels.planes import Planes, yuv_layout
 from benchmarks.harness import bench_kernel
 
@@ -153,7 +153,7 @@ def _check(args, planes, calls):
     """A peer counts only if it does the same: compare each with the reference."""
     before = [plane.copy() for plane in planes]
     expected = [plane.clone() for plane in args[:3]]
-    home.op.reference(*expected, *args[3:])
+    op.reference(*expected, *args[3:])
     for call in calls:
         for plane, old in zip(planes, before):
             plane[:] = old
@@ -225,7 +225,7 @@ def main() -> None:
     ]
     frame = Planes(*cases[0][1][:3], LAYOUT)
     bench_kernel(
-        home.op, cases, peers=peers,
+        op, cases, peers=peers,
         note=f"one face, {frame.width}x{frame.height} yuv420p 8 bit, 8 degrees, oval mask "
         f"(61 % of the crop above 0); OpenCV {cv2.__version__}",
     )  # fmt: skip

@@ -5,9 +5,16 @@ import numpy as np
 import pytest
 import torch
 
-from accel.kernels import color
 from accel.kernels._native import why_not
-from accel.kernels.color import color_stats, illumination, relight
+from accel.kernels.color import (
+    color_stats,
+    color_stats_op,
+    illumination,
+    illumination_op,
+    relight,
+    relight_op,
+    rgb_to_lab,
+)
 from tests.kernels.check import check_kernel
 
 LAB = {"rtol": 0, "atol": 2e-3}  # in units of 100; 3e-5 of the range is far below what is seen
@@ -36,7 +43,7 @@ def lights(count, grid=16, seed=1):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=str)
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_color_stats_agrees_with_reference(shape, dtype):
-    ran = check_kernel(color.color_stats_op, list(inputs(*shape, dtype)), **LAB)
+    ran = check_kernel(color_stats_op, list(inputs(*shape, dtype)), **LAB)
     assert "reference" in ran
 
 
@@ -45,7 +52,7 @@ def test_color_stats_agrees_with_reference(shape, dtype):
 def test_illumination_agrees_with_reference(shape, grid):
     # One Triton program a cell: 256 of them would take the interpreter many seconds.
     only = None if grid < 16 else ("reference", "native")
-    ran = check_kernel(color.illumination_op, [*inputs(*shape), grid], only, **LAB)
+    ran = check_kernel(illumination_op, [*inputs(*shape), grid], only, **LAB)
     assert "reference" in ran
 
 
@@ -55,13 +62,13 @@ def test_relight_agrees_with_reference(shape, dtype):
     crops, _ = inputs(*shape, dtype)
     args = [crops, *lights(shape[0], grid=5), 0.75, 1.6]
     tolerance = 1e-3 if dtype == torch.float16 else 3e-5
-    assert "reference" in check_kernel(color.relight_op, args, rtol=0, atol=tolerance)
+    assert "reference" in check_kernel(relight_op, args, rtol=0, atol=tolerance)
 
 
 @pytest.mark.skipif(bool(why_not()), reason=why_not() or "native module is there")
 def test_native_serves_plain_calls():
     color_stats(*inputs(1, 16, 16))
-    assert "native" in color.color_stats_op.used
+    assert "native" in color_stats_op.used
 
 
 @pytest.mark.skipif(bool(why_not()), reason=why_not() or "native module is there")
@@ -86,7 +93,7 @@ def test_agrees_with_opencv():
     # OpenCV reads colours from a coarse table of 33 steps a side, interpolated.
     np.testing.assert_allclose(found[0], lab.mean(0), atol=0.15)
     np.testing.assert_allclose(found[1], lab.std(0), atol=0.15)
-    back = cv2.cvtColor(color.rgb_to_lab(crops)[0].permute(1, 2, 0).numpy(), cv2.COLOR_Lab2RGB)
+    back = cv2.cvtColor(rgb_to_lab(crops)[0].permute(1, 2, 0).numpy(), cv2.COLOR_Lab2RGB)
     np.testing.assert_allclose(back, picture, atol=2e-3)
 
 
@@ -114,7 +121,7 @@ def test_every_implementation_orders_red_before_blue(name):
     crops = torch.zeros(1, 3, 4, 4)
     crops[:, 0] = 1
     ones = torch.ones(1, 4, 4)
-    implementation = next(i for i in color.color_stats_op.implementations if i.name == name)
+    implementation = next(i for i in color_stats_op.implementations if i.name == name)
     reason = implementation.why_not(crops, ones)
     if reason:
         pytest.skip(reason)
