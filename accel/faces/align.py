@@ -109,11 +109,25 @@ def enclosing_region(
 
 def overlap(a: AnyArray, b: AnyArray) -> Array:  # [..., 4] boxes x0, y0, x1, y1 -> [...]
     """Return the area two boxes share as a part of the area they cover together."""
+    shared, first, second = _areas(a, b)
+    return _share(shared, first + second - shared)
+
+
+def cover(a: AnyArray, b: AnyArray) -> Array:  # [..., 4] boxes x0, y0, x1, y1 -> [...]
+    """Return the area two boxes share as a part of the smaller one: 1 if one lies in the other."""
+    shared, first, second = _areas(a, b)
+    return _share(shared, np.minimum(first, second))
+
+
+def _areas(a: AnyArray, b: AnyArray) -> tuple[Array, Array, Array]:
     a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
     low, high = np.maximum(a[..., :2], b[..., :2]), np.minimum(a[..., 2:], b[..., 2:])
-    shared = np.clip(high - low, 0, None).prod(-1)
-    area = (a[..., 2:] - a[..., :2]).prod(-1) + (b[..., 2:] - b[..., :2]).prod(-1) - shared
-    result: Array = np.divide(shared, area, out=np.zeros_like(shared), where=area > 0)
+    first, second = (np.prod(box[..., 2:] - box[..., :2], axis=-1) for box in (a, b))
+    return np.prod(np.clip(high - low, 0, None), axis=-1), first, second
+
+
+def _share(part: Array, whole: Array) -> Array:
+    result: Array = np.divide(part, whole, out=np.zeros(np.shape(part)), where=whole > 0)
     return result
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from accel.faces.align import AnyArray, Array, overlap
+from accel.faces.align import AnyArray, Array, cover
 from accel.faces.crops import picture_planes
 from accel.faces.detect import (
     FULL_RANGE,
@@ -31,6 +31,8 @@ MAX_DRIFT = 0.08  # a face that lies further off in its crop is looked at again,
 MAX_MISS = 0.35  # one that is still so far off was not found
 MIN_PRESENCE = 0.5
 MIN_SIDE_PX = 12  # of a face
+SURE = 0.9  # presence of what is a face beyond doubt
+SAME_FACE = 0.6  # of the smaller of two boxes lies in the larger one: they show one face
 ANGLES = (0.0, np.pi / 2, -np.pi / 2, np.pi)
 
 
@@ -156,9 +158,12 @@ def settle(
     rough = models.measure([planes] * len(detections), [d.region for d in detections])
     first = [found for found in rough if found is not None]
     fine = models.measure([planes] * len(first), [face_region(points) for points, _ in first])
+    upright = _right_way_up(models, planes, [f for f in fine if f is not None])
+    # The larger first: seen from near, an eye with its brow can look like a face.
+    upright.sort(key=lambda f: (f[1] < SURE, -float(face_region(f[0])[2])))
     kept: list[tuple[Array, float]] = []
-    for found in _right_way_up(models, planes, [f for f in fine if f is not None]):
-        if all(overlap(box_of(found[0]), box_of(k[0])) < 0.5 for k in kept):
+    for found in upright:
+        if all(cover(box_of(found[0]), box_of(k[0])) < SAME_FACE for k in kept):
             kept.append(found)
     return kept
 

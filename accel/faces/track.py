@@ -16,10 +16,10 @@ from typing import Any, Generic, TypeVar
 import numpy as np
 
 from accel.core import ConfigError
-from accel.faces.align import Array, overlap
+from accel.faces.align import Array, cover, overlap
 from accel.faces.detect import Detection, distinct, fine_views, near_views, whole_view
 from accel.faces.face import Face, make_face
-from accel.faces.find import ANGLES, FaceModels, box_of, find_faces, settle
+from accel.faces.find import ANGLES, SAME_FACE, SURE, FaceModels, box_of, find_faces, settle
 from accel.faces.follow import Sight, Track, in_eyes
 from accel.faces.landmark import face_region
 from accel.faces.scene import mark_cuts
@@ -30,8 +30,6 @@ __all__ = ["Analyser", "FaceModels", "find_faces"]
 T = TypeVar("T")
 
 SAME_PLACE = 0.3  # overlap of a new detection with a face that is followed already
-SAME_FACE = 0.6  # overlap of two tracks that follow one face
-SURE = 0.9  # presence from which a face that nobody knows is followed
 RETURNED = 0.5  # identity distance below which a lost face is back; stricter than SAME_PERSON
 MOST_LOST = 32  # faces of a scene that are remembered after they left
 SURE_AFTER = 3  # frames a face must be seen in, in a scene that is longer
@@ -74,7 +72,7 @@ class Analyser:
         threads: int = 1,
         max_faces: int = 8,
         lookahead: int = 8,
-        redetect_every: int = 16,
+        redetect_every: int = 8,
         batch: int = 0,
         rotation: int = 0,
         iris_every: int = 6,
@@ -244,7 +242,7 @@ class _Stream(Generic[T]):
                 if elder in lost or younger in lost:
                     continue
                 boxes = [box_of(t.sights[index].landmarks) for t in (elder, younger)]
-                if overlap(*boxes) > SAME_FACE:
+                if cover(*boxes) > SAME_FACE:
                     lost.append(younger)
         for track in lost:
             track.drop(index)
@@ -268,9 +266,10 @@ class _Stream(Generic[T]):
             settled = self._look_turned(slot.planes)
         for landmarks, score in settled:
             box = box_of(landmarks)
-            if any(overlap(box, other) > SAME_PLACE for other in known):
+            if any(cover(box, other) > SAME_FACE for other in known):
                 continue
             track = self._whose(landmarks, slot, waiting)
+            # What nobody knows must be a face beyond doubt.
             if track is None and (score < SURE or len(known) >= self.settings.max_faces):
                 continue
             came = True
@@ -293,10 +292,10 @@ class _Stream(Generic[T]):
             views(planes, angle) for views in (whole_view, near_views, fine_views)
         )
         if self.active and not lost:
-            # Newcomers: those of fair size at once, very large and very small ones by turns.
-            self.views = (self.views + 1) % (1 + len(fine))
-            tour = full(planes, whole) if not self.views else near(planes, fine[[self.views - 1]])
-            return distinct(near(planes, parts) + tour)
+            # Newcomers: every other look takes the whole frame, those between go over its parts.
+            turn, self.views = self.views, self.views + 1
+            tour = np.concatenate([parts, fine])
+            return near(planes, tour[[turn // 2 % len(tour)]] if turn % 2 else whole)
         found = full(planes, whole)
         if self.misses % 2 == 0:
             found += near(planes, parts)
@@ -364,7 +363,7 @@ class _Stream(Generic[T]):
             if slot.scene != track.scene or slot.index in track.sights:
                 break
             found = self.models.measure([slot.planes], [region])[0]
-            if found is None or any(overlap(box_of(found[0]), b) > SAME_PLACE for b in taken):
+            if found is None or any(cover(box_of(found[0]), b) > SAME_FACE for b in taken):
                 break
             last = track.last
             track.add(slot.index, Sight(*found))

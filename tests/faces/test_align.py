@@ -6,6 +6,7 @@ import pytest
 
 from accel.faces.align import (
     compose,
+    cover,
     enclosing_region,
     invert,
     overlap,
@@ -96,6 +97,9 @@ def test_enclosing_region_holds_all_points_and_turns_with_them():
 def test_overlap_is_intersection_over_union():
     boxes = np.array([[0, 0, 2, 2], [1, 0, 3, 2], [5, 5, 6, 6], [0, 0, 0, 0]])
     np.testing.assert_allclose(overlap(boxes[:1], boxes), [1, 1 / 3, 0, 0])
+    inner = np.array([0.5, 0.5, 1, 1])
+    np.testing.assert_allclose(cover(boxes[:3], inner), [1, 0, 0])
+    np.testing.assert_allclose(cover(boxes[0], boxes[1]), 0.5)
 
 
 def test_similarity_agrees_with_opencv():

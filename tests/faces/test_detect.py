@@ -91,6 +91,12 @@ def test_a_small_face_in_a_large_frame(models):
     assert face.box[1] < y < face.box[3]
 
 
+def test_an_eye_seen_from_near_is_no_second_face(models):
+    large = cv2.resize(portrait()[40:200, 150:300], (1000, 1067), interpolation=cv2.INTER_CUBIC)
+    (face,) = find_faces(large, models=models)
+    assert face.size > 600
+
+
 def test_anchors_are_as_many_as_the_networks_answers():
     assert len(FULL_RANGE.centres()) == 2304
     assert len(NEAR.centres()) == 896
