@@ -46,6 +46,10 @@ def seen(frames, change=lambda y: y, *, key=KEY, thorough=True):
     return detector.find(thorough=thorough)
 
 
+def psnr(a, b) -> float:
+    return float(10 * np.log10(255**2 / np.mean((np.asarray(a, float) - np.asarray(b, float)) ** 2)))
+
+
 def test_stays_above_45_db():
     plain, marked = planes_of(360, 640), planes_of(360, 640)
     Mark(IDENT).add(marked)
