@@ -128,7 +128,7 @@ def second_vector(config: UnetConfig, theirs: nn.Module) -> tuple[Tensor | None,
     return torch.cat([pooled, waves], -1), extra
 
 
-def diffusers_unet(config: UnetConfig) -> nn.Module:
+def diffusers_unet(config: UnetConfig, size_width: int = 8) -> nn.Module:
     from diffusers import UNet2DConditionModel
 
     crossed = [depth > 0 for depth in config.transformer_depth]
@@ -137,7 +137,7 @@ def diffusers_unet(config: UnetConfig) -> nn.Module:
     if config.vector_width:
         extra = {
             "addition_embed_type": "text_time",
-            "addition_time_embed_dim": 8,
+            "addition_time_embed_dim": size_width,
             "projection_class_embeddings_input_dim": config.vector_width,
         }
     return UNet2DConditionModel(

@@ -137,7 +137,7 @@ def test_lokr_agrees_with_lycoris(kind):
     values = lokr(kind)
     adapter = one(**named("lokr_", LOKR, values), alpha=torch.tensor(1.5))
     assert scale_of(adapter) == (1.0 if kind == "whole" else 0.5)
-    expected = peer.diff_weight(*values, gamma=1.5).reshape(CONV.shape)
+    expected = peer.kron_weight(*values, scale=scale_of(adapter)).reshape(CONV.shape)
     torch.testing.assert_close(change(adapter, CONV), expected, rtol=1e-6, atol=1e-6)
 
 
