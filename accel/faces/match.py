@@ -1,8 +1,8 @@
 """Sharpness and grain of one picture given to another, so that neither looks pasted.
 
 Both are read from second differences of luma along rows, v = l(x - d) - 2 l(x) + l(x + d). Noise
-that is white shows in the median at d = 1, which edges hardly move; the largest few at d = 2 are edges of
-eyes, nostrils and lips, which all faces have, and say how sharp the picture is.
+that is white shows in the median at d = 1, which edges hardly move; the largest few at d = 2 are
+edges of eyes, nostrils and lips, which all faces have, and say how sharp the picture is.
 """
 
 from __future__ import annotations
@@ -21,9 +21,10 @@ from torch import Tensor
 Array = npt.NDArray[Any]
 
 BANK_PX = 1024
-ROWS = 3  # every third row is looked at
-EDGES = 96.0  # percentile
+ROWS = 4  # one in so many is looked at
+EDGES = 98.0  # percentile
 ALLOWED = 1.4  # a source sharper by no more than this is left alone: pasting softens it again
+EVERY, FRESH = 3, 8  # look at every third frame, at first at every one
 STEP = 0.25  # how fast the blur follows
 MAX_BLUR_PX, LEAST_BLUR_PX = 6.0, 0.35
 MIN_PIXELS = 200
@@ -57,9 +58,10 @@ class DetailMatch:
     def __call__(self, front: Tensor, target: Tensor, mask: Tensor) -> Tensor:  # [3, S, S] each
         """Return `front` no sharper and no cleaner than `target` under `mask`."""
         front = soften(front, self.blur_px)
-        source, wanted = texture_level(front, mask), texture_level(target, mask)
-        if source and wanted:
-            self._follow(source, wanted)
+        if self._frames < FRESH or self._frames % EVERY == 0:
+            source, wanted = texture_level(front, mask), texture_level(target, mask)
+            if source and wanted:
+                self._follow(source, wanted)
         self._frames += 1
         if self.grain < 0.5 / 255:
             return front
@@ -70,7 +72,7 @@ class DetailMatch:
     def _follow(self, source: tuple[float, float], wanted: tuple[float, float]) -> None:
         # Blurring by sigma takes a share of sigma² from the power, so sigma² is what is steered.
         too_sharp = math.log(source[0] / (ALLOWED * wanted[0]))
-        step = STEP if self._frames > 8 else 0.6
+        step = STEP if self._frames >= FRESH else 0.6
         square = self.blur_px**2 + step * 2 * float(np.clip(too_sharp, -1, 1))
         self.blur_px = math.sqrt(min(max(square, 0.0), MAX_BLUR_PX**2))
         missing = math.sqrt(max(wanted[1] ** 2 - source[1] ** 2, 0.0))
@@ -92,6 +94,35 @@ def soften(picture: Tensor, sigma: float) -> Tensor:  # [3, H, W] -> [3, H, W]
     taps = (taps / taps.sum()).view(1, 1, 1, -1)
     padded = F.pad(picture[:, None], (radius,) * 4, mode="replicate")
     return F.conv2d(F.conv2d(padded, taps), taps.transpose(2, 3))[:, 0]
+
+
+def shrink(picture: Tensor, times: int) -> Tensor:  # [C, H, W] -> [C, H // times, W // times]
+    """Average squares of times x times pixels; rows and columns that are left over are dropped."""
+    if times == 1:
+        return picture
+    if picture.device.type != "cpu":
+        return F.avg_pool2d(picture, times)
+    height, width = (side // times for side in picture.shape[-2:])
+    whole = picture[:, : height * times, : width * times].numpy()
+    # Many times faster than torch's pooling, which walks the picture pixel by pixel.
+    small = [cv2.resize(p, (width, height), interpolation=cv2.INTER_AREA) for p in whole]
+    return torch.from_numpy(np.stack(small))
+
+
+def enlarge(picture: Tensor, times: int, side: int) -> Tensor:  # [C, h, w] -> [C, side, side]
+    """Undo `shrink`: bilinear, with the last pixels repeated to fill `side`."""
+    if times == 1:
+        return picture
+    size = [n * times for n in picture.shape[-2:]]
+    if picture.device.type != "cpu":
+        large = F.interpolate(picture[None], size, mode="bilinear")[0]
+    else:
+        planes = [
+            cv2.resize(p, size[::-1], interpolation=cv2.INTER_LINEAR) for p in picture.numpy()
+        ]
+        large = torch.from_numpy(np.stack(planes))
+    gap = side - size[0]
+    return F.pad(large[None], (0, gap, 0, gap), mode="replicate")[0] if gap else large
 
 
 def _grain(side: int, seed: int) -> Tensor:  # [side, side] deviation 1, the same for the same seed

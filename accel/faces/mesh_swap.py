@@ -25,14 +25,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from accel.faces.crops import picture_planes
 from accel.faces.face import Face
 from accel.faces.landmark import IrisNet
 from accel.faces.mask import facing, fade, swap_mesh, with_irises
-from accel.faces.match import DetailMatch
+from accel.faces.match import DetailMatch, enlarge, shrink
 from accel.faces.occlusion import OcclusionModel
 from accel.faces.sources import Chooser, PreparedSource, prepare_source
 from accel.faces.swap import Job, Patch, SourceFace
@@ -235,8 +234,8 @@ class MeshSwapper:
         contrast, which is what the full calculation would do to it.
         """
         times = -(-front.shape[-1] // COLOR_PX)
-        small, place = F.avg_pool2d(front, times), F.avg_pool2d(target, times)
-        weight = F.avg_pool2d(mask, times)
+        small, place = shrink(front[0], times)[None], shrink(target[0], times)[None]
+        weight = shrink(mask, times)
         inner = (weight * 1.5 - 0.5).clamp_(0, 1)  # not the rim, where hair may show
         if not float(inner.sum()) > 4:  # waits on a GPU; nothing to go by
             return front
@@ -246,11 +245,7 @@ class MeshSwapper:
         light = track.blend("target light", illumination(place, inner, GRID))
         gain = (wanted[:, 1, 0] / own[:, 1, 0].clamp(min=1e-3)).clamp(1 / CONTRAST, CONTRAST)
         lit = relight(small, own, wanted, own_light, light, LIGHT, CONTRAST) - gain * small
-        side = front.shape[-2:]
-        added = F.interpolate(lit, scale_factor=times, mode="bilinear")
-        gap = side[0] - added.shape[-1]
-        if gap:
-            added = F.pad(added, (0, gap, 0, gap), mode="replicate")
+        added = enlarge(lit[0], times, front.shape[-1])[None]
         return torch.addcmul(added, front, gain.view(1, 1, 1, 1)).clamp_(0, 1)
 
     def _send(self, array: Array) -> Tensor:

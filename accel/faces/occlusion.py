@@ -23,10 +23,11 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from accel.faces import mesh
+from accel.faces.mask import fade
+from accel.faces.match import enlarge, shrink
 from accel.kernels.raster import raster
 
 Array = npt.NDArray[Any]
@@ -36,7 +37,7 @@ WORK_PX = 160  # the crop is made no larger than this for all that happens here
 LIGHT_TOLERANCE, COLOR_TOLERANCE = 2.0, 1.0  # Lab units that are never held against a texel
 LIGHT_UNIT, COLOR_UNIT, EDGE_UNIT = 5.0, 2.5, 4.0  # what counts as 1 beyond the tolerance
 FOREIGN = (16.0, 4.0)  # distance from the face's own colour: tolerated, and what counts as 1
-SEED, GROW = 1.2, 0.3  # evidence that starts an occluder, and that spreads it
+SEED, GROW = 0.85, 0.3  # evidence that starts an occluder, and that spreads it
 MIN_SEEDS, MIN_TEXELS = 4, 28
 APPEARS, GOES = 0.6, 0.3  # share of the way that the mask goes in a frame
 FIRST, LEARN, LEARN_COVERED = 0.2, 0.04, 0.006  # how fast the reference follows
@@ -57,6 +58,7 @@ class _Flat(NamedTuple):
     tolerance: Array  # [G, G] evidence is multiplied by this; less where a face moves or darkens
     skin: Array  # [G, G] bool, inside and neither brow, eye, nostril nor lip
     basis: Array  # [G * G, 3] constant, x, y
+    doubt: Array  # [G, G] what starts an occluder must show more evidence by this factor
 
 
 @lru_cache(maxsize=1)
@@ -67,22 +69,26 @@ def _flat() -> _Flat:
     triangles = torch.from_numpy(np.array(mesh.TRIANGLES))
     tolerance, skin = np.ones(mesh.POINTS), np.ones(mesh.POINTS)
     parts: tuple[tuple[tuple[int, ...], float, float], ...] = (
-        (_NOSTRILS, 0.35, 0.05),
+        (_NOSTRILS, 0.15, 0.06),
         (mesh.LIPS_OUTER, 0.6, 0.03),
         (mesh.LIPS_INNER, 0.5, 0.04),
         ((*mesh.EYE_RIGHT, *mesh.EYE_LEFT), 0.6, 0.05),
-        (mesh.BROWS, 1.0, 0.03),
+        (mesh.BROWS, 0.6, 0.04),
     )
     for part, factor, reach in parts:
         near = _away(uv, part) < reach
         tolerance = np.minimum(tolerance, np.where(near, factor, 1))
         skin[near] = 0
-    inside = np.clip(_away(uv, mesh.OVAL) / 0.1, 0, 1)
+    outline = _away(uv, mesh.OVAL)
+    inside = np.clip(outline / 0.15, 0, 1)
     core, factors, plain = (_draw(points, triangles, v) for v in (inside, tolerance, skin))
     y, x = np.mgrid[:SIDE, :SIDE] * (2 / SIDE) - 1
     basis = np.stack([np.ones_like(x), x, y], axis=-1).reshape(-1, 3).astype(np.float32)
     well_inside = core > 0.6
-    return _Flat(points, triangles, well_inside, factors, well_inside & (plain > 0.99), basis)
+    # At the sides hair and background come and go as the head turns, and the mask fades anyway.
+    doubt = 1 + 2.5 * fade(np.abs(x), 0.45, 0.75)
+    skin_map = well_inside & (plain > 0.99)
+    return _Flat(points, triangles, well_inside, factors, skin_map, basis, doubt)
 
 
 def _away(uv: Array, part: tuple[int, ...]) -> Array:  # [468] distance to a part, shares of SIDE
@@ -133,18 +139,24 @@ class _Memory:
         self.known = np.maximum(self.known, sight)
 
     def in_same_light(self, texels: Array, sight: Array) -> Array:
-        """Remove the change of light since the reference: a slope of L, a shift of colour.
+        """Remove the change of light since the reference: shift, contrast, and a slope of L.
 
         Least squares over texels near their reference, so that an occluder hardly counts.
         """
         flat = _flat()
         change = texels - self.reference
         near = np.exp(-((change[..., 0] / 10) ** 2)) * (flat.core & ~self.flag & (sight > 0.3))
-        weighted = flat.basis * near.reshape(-1, 1)
-        normal = weighted.T @ flat.basis + np.diag([1.0, 50.0, 50.0]).astype(np.float32)
-        slope = np.linalg.solve(normal, weighted.T @ change.reshape(-1, 3))
-        slope[1:, 1:] = 0
-        result: Array = texels - (flat.basis @ slope).reshape(change.shape).astype(np.float32)
+        weights = near.reshape(-1, 1)[::2].astype(np.float32)
+        result = np.empty_like(texels)
+        for channel, stiff in enumerate(((1, 50, 50, 20), (1, 1e9, 1e9, 20), (1, 1e9, 1e9, 20))):
+            old = self.reference[..., channel].reshape(-1, 1)
+            # The last column lets contrast change: a brighter light raises bright places more.
+            columns = np.concatenate([flat.basis, (old - old.mean()) / 20], axis=1)
+            some, moved = columns[::2], change[..., channel].reshape(-1)[::2]
+            normal = (weights * some).T @ some + np.diag(stiff)
+            fit = np.linalg.solve(normal, (weights * some).T @ moved)
+            shift = (columns @ fit.astype(np.float32)).reshape(texels.shape[:2])
+            result[..., channel] = texels[..., channel] - shift
         return result
 
     def evidence(self, texels: Array, edges: Array) -> Array:
@@ -155,7 +167,7 @@ class _Memory:
         color = np.maximum(beyond[..., 1:] - COLOR_TOLERANCE, 0) / COLOR_UNIT
         change = np.sqrt(light**2 + color[..., 0] ** 2 + color[..., 1] ** 2)
         edge = np.maximum(edges - cv2.dilate(self.edge, _NEAR) - 2, 0) / EDGE_UNIT
-        own = np.median(texels[flat.skin][:, 1:], axis=0)
+        own = np.median(texels[flat.skin][::5, 1:], axis=0)
         away = np.hypot(texels[..., 1] - own[0], texels[..., 2] - own[1])
         foreign = np.maximum(away - FOREIGN[0], 0) / FOREIGN[1] * flat.skin
         result: Array = (change + edge) * flat.tolerance + foreign
@@ -196,19 +208,13 @@ class OcclusionModel:
         """Compare this frame with the track so far, then learn from it."""
         side = target.shape[-1]
         times = -(-side // WORK_PX)
-        small = F.avg_pool2d(target, times) if times > 1 else target
-        small = small.float().cpu().contiguous()  # waits: what follows is too small for a GPU
+        small = shrink(target[0], times)[None].float().cpu()  # waits; too small for a GPU
         places = points.astype(np.float32)
         places[:, :2] = (places[:, :2] + 0.5) / times - 0.5
         mask = self._look(small, places, sight.astype(np.float32))
         if mask.max() < 0.02:
             return None
-        covered = _on_crop(mask, small, places)[None, None].to(target.device)
-        if times > 1:
-            covered = F.interpolate(covered, scale_factor=times, mode="bilinear")
-            gap = side - covered.shape[-1]
-            covered = F.pad(covered, (0, gap, 0, gap), mode="replicate")
-        return covered[0]
+        return enlarge(_on_crop(mask, small, places)[None].to(target.device), times, side)
 
     def _look(self, small: Tensor, places: Array, seen: Array) -> Array:
         """Return [G, G] how hidden each texel is."""
@@ -275,7 +281,7 @@ def _regions(proof: Array) -> Array:  # [G, G] -> bool
     """Regions of some evidence that hold enough strong evidence; small ones are noise."""
     some = (proof > GROW).astype(np.uint8)
     count, labels, stats, _ = cv2.connectedComponentsWithStats(some, connectivity=4)
-    seeds = np.bincount(labels[proof > SEED], minlength=count)
+    seeds = np.bincount(labels[proof > SEED * _flat().doubt], minlength=count)
     good = (seeds >= MIN_SEEDS) & (stats[:, cv2.CC_STAT_AREA] >= MIN_TEXELS)
     good[0] = False  # the background
     if not good.any():
