@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,8 +13,10 @@ from torch import Tensor, nn
 from accel.core import InputError
 from accel.models import nano
 from accel.models import stable_diffusion as sd
+from accel.models.folder import is_folder, read_folder, read_prediction
 from accel.weights.files import TensorFile, first_not_finite, open_tensors
 
+V_IN_YAML = re.compile(r"""parameterization:\s*["']?v["']?\s*$|\.VScaling\b""", re.MULTILINE)
 NAMED = 3  # missing tensors that an error spells out
 
 
@@ -39,33 +42,38 @@ def load(
     dtype: torch.dtype = torch.float32,
     device: torch.device | str = "cpu",
     vae: Path | None = None,
+    prediction: str | None = None,
 ) -> Loaded:
-    """Load a single-file checkpoint of the Stable Diffusion family, `nano` included.
+    """Load a checkpoint of the Stable Diffusion family: one file (`nano` is one), or a folder.
 
     Tensors that are stored in `dtype` stay mapped to the file until they are written to. `vae`
-    names a file whose autoencoder replaces the checkpoint's own. Raises InputError for a file of
-    another family, tensors that are missing, of a wrong shape, or not finite.
+    names a file whose autoencoder replaces the checkpoint's own; `prediction`, "eps" or "v",
+    overrules what the file says. Raises InputError for a file of another family, tensors that are
+    missing, of a wrong shape, or not finite.
     """
-    file = open_tensors(path)
-    name, config = recognise(file)
+    metadata: dict[str, str] = {}
+    if is_folder(path):
+        name, config, tensors = read_folder(path)
+        kind, zero_snr = read_prediction(path)
+    else:
+        file = open_tensors(path)
+        metadata = file.metadata
+        name, config = recognise(file)
+        kind, zero_snr = told_prediction(file)
+        tensors = collect(file, lambda key: sd.rename(key, config))
     with torch.device("meta"):
         model = sd.build(config)
-
-    def file_name(key: str) -> str | None:
-        own = sd.rename(key, config)
-        return None if vae is not None and own and own.startswith("vae.") else own
-
-    tensors = collect(file, file_name)
     if vae is not None:
+        tensors = {key: t for key, t in tensors.items() if not key.startswith("vae.")}
         other = open_tensors(vae)
         tensors |= collect(other, lambda key: vae_name(key, config))
     fill(model, tensors, path, dtype, torch.device(device))
     return Loaded(
         name,
         model.eval().requires_grad_(False),
-        "v" if "v_pred" in file or file.metadata.get("modelspec.prediction_type") == "v" else "eps",
-        "ztsnr" in file,
-        file.metadata,
+        prediction or kind,
+        zero_snr,
+        metadata,
     )
 
 
@@ -80,6 +88,21 @@ def recognise(file: TensorFile) -> tuple[str, sd.Config]:
             f" {len(file)} tensors of another kind ({some}, ...)"
         )
     return name, sd.config_of(name)
+
+
+def told_prediction(file: TensorFile) -> tuple[str, bool]:
+    """("eps" or "v", zero terminal SNR): from marks in the file, its metadata, or a yaml beside it.
+
+    The marks are empty tensors that trainers add; the yaml is the original repository's.
+    """
+    sidecar = file.path.with_suffix(".yaml")
+    text = sidecar.read_text(encoding="utf-8", errors="replace") if sidecar.is_file() else ""
+    says_v = (
+        "v_pred" in file
+        or file.metadata.get("modelspec.prediction_type") == "v"
+        or V_IN_YAML.search(text) is not None
+    )
+    return "v" if says_v else "eps", "ztsnr" in file
 
 
 def vae_name(key: str, config: sd.Config) -> str | None:

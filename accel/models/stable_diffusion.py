@@ -228,21 +228,27 @@ def config_of(name: str) -> Config:
     raise InputError(f"model must be one of {sorted(CONFIGS)} and kin, got {name!r}")
 
 
+def telling_names(config: UnetConfig) -> list[str]:
+    """The UNet's parameters by which a member is told from the others, if a file has them.
+
+    The first layer, the key projection of every transformer block of the second level (the first at
+    which all members have any), one more that must not be there, and the second vector's layer.
+    """
+    block = 1 + (config.res_blocks + 1)
+    transformers = f"input_blocks.{block}.1.transformer_blocks."
+    keys = [f"{transformers}{i}.attn2.to_k.weight" for i in range(config.transformer_depth[1] + 1)]
+    return ["input_blocks.0.0.weight", *keys, "label_emb.0.0.weight"]
+
+
 def _has_sizes(config: UnetConfig, shapes: Mapping[str, Sequence[int]]) -> bool:
     """Width, context, depth and second vector together tell the members apart."""
-    first = shapes[UNET_PREFIX + "input_blocks.0.0.weight"]
-    level = 1  # the first level at which all members have transformers
-    block = 1 + level * (config.res_blocks + 1)
-    depth = config.transformer_depth[level]
-    transformers = f"{UNET_PREFIX}input_blocks.{block}.1.transformer_blocks."
-    to_k = shapes.get(f"{transformers}0.attn2.to_k.weight")
-    label = shapes.get(UNET_PREFIX + "label_emb.0.0.weight")
+    found = [shapes.get(UNET_PREFIX + name) for name in telling_names(config)]
+    first, *keys, beyond, label = found
     return (
-        first[0] == config.channels
-        and to_k is not None
-        and to_k[1] == config.context_width
-        and f"{transformers}{depth - 1}.attn2.to_k.weight" in shapes
-        and f"{transformers}{depth}.attn2.to_k.weight" not in shapes
+        first is not None
+        and first[0] == config.channels
+        and all(key is not None and key[1] == config.context_width for key in keys)
+        and beyond is None
         and (0 if label is None else label[1]) == config.vector_width
     )
 

@@ -79,6 +79,21 @@ def test_marks_tell_velocity_and_zero_snr(tmp_path, checkpoint):
     assert (loaded.prediction, loaded.zero_terminal_snr) == ("v", True)
 
 
+@pytest.mark.parametrize(
+    ("yaml", "prediction"),
+    [
+        ('model:\n  params:\n    parameterization: "v"\n', "v"),
+        ("  target: sgm.modules.diffusionmodules.denoiser_scaling.VScaling\n", "v"),
+        ("    parameterization: velocity_of_nothing\n", "eps"),
+    ],
+)
+def test_a_yaml_beside_the_file_tells_velocity(tmp_path, checkpoint, yaml, prediction):
+    save_file(checkpoint, tmp_path / "a.safetensors")
+    (tmp_path / "a.yaml").write_text(yaml)
+    assert load(tmp_path / "a.safetensors").prediction == prediction
+    assert load(tmp_path / "a.safetensors", prediction="eps").prediction == "eps"
+
+
 @pytest.mark.parametrize("prefix", ["", sd.VAE_PREFIX])
 def test_takes_the_autoencoder_from_another_file(tmp_path, checkpoint, prefix):
     path, vae = tmp_path / "model.safetensors", tmp_path / "vae.safetensors"
