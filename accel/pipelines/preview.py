@@ -25,7 +25,8 @@ class ContactSheet:
     many, every second one is dropped and the stride doubles, so samples stay evenly spread.
     """
 
-    def __init__(self, expected_frames: int | None):
+    def __init__(self, expected_frames: int | None, rotation: int = 0):
+        self._turns = -(rotation // 90)  # frames lie as decoded; a person wants them upright
         self._stride = max(1, (expected_frames or COLUMNS) // COLUMNS)
         self._kept: list[tuple[int, list[np.ndarray]]] = []
         self._open: dict[int, list[np.ndarray]] = {}  # frames on their way, by index
@@ -47,14 +48,16 @@ class ContactSheet:
             x, y = face.landmarks[:, :2].min(axis=0) * scale
             number = str(numbers.get(face.track, "?"))
             draw.text((float(x), max(0.0, float(y) - 14)), number, fill=(255, 230, 0))
-        self._open[index] = [np.asarray(picture), views[1]]
+        self._open[index] = self._upright([np.asarray(picture), views[1]])
 
     def after(self, index: int, planes: Planes, faces: list[Face]) -> None:
         """Look at the same frame after it was swapped."""
         if index not in self._open:
             return
         largest = max(faces, key=lambda face: float(np.ptp(face.landmarks[:, 1])))
-        self._kept.append((index, self._open.pop(index) + self._views(planes, largest)))
+        self._kept.append(
+            (index, self._open.pop(index) + self._upright(self._views(planes, largest)))
+        )
         if len(self._kept) > 2 * COLUMNS:
             self._kept = self._kept[::2]
             self._stride *= 2
@@ -65,18 +68,24 @@ class ContactSheet:
             return False
         step = len(self._kept) / min(COLUMNS, len(self._kept))
         picked = [self._kept[int(i * step)][1] for i in range(min(COLUMNS, len(self._kept)))]
+        picked = [
+            [p[0], p[2], p[1], p[3]] for p in picked
+        ]  # whole before, after; face before, after
         width = max(picked[0][0].shape[1], FACE_PX)
-        heights = [THUMB_HEIGHT, THUMB_HEIGHT, FACE_PX, FACE_PX]
+        heights = [view.shape[0] for view in picked[0]]
         sheet = Image.new(
             "RGB", (len(picked) * (width + GAP) + GAP, sum(heights) + 5 * GAP), (24, 24, 24)
         )
-        for column, (before, face_before, after, face_after) in enumerate(picked):
+        for column, views in enumerate(picked):
             x, y = GAP + column * (width + GAP), GAP
-            for view, height in zip((before, after, face_before, face_after), heights):
+            for view, height in zip(views, heights):
                 sheet.paste(Image.fromarray(view), (x + (width - view.shape[1]) // 2, y))
                 y += height + GAP
         sheet.save(path)
         return True
+
+    def _upright(self, views: list[np.ndarray]) -> list[np.ndarray]:
+        return [np.ascontiguousarray(np.rot90(view, self._turns)) for view in views]
 
     @staticmethod
     def _views(planes: Planes, face: Face) -> list[np.ndarray]:

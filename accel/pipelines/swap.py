@@ -180,7 +180,7 @@ class _Run:
             reference = self._prepare(models)
             self.selection = Selection(self.config.select, reference, self.config.max_distance)
             if self.config.preview:
-                self.sheet = ContactSheet(reader.info.frames)
+                self.sheet = ContactSheet(reader.info.frames, reader.info.rotation)
             analyser = Analyser(models=models, rotation=reader.info.rotation)
             self.seconds["prepare"] = time.perf_counter() - started
             with open_writer(self.output, reader, self.config.encode) as writer:

@@ -22,15 +22,21 @@ def write_clip(
     pts: list[int] | None = None,
     time_base: Fraction = Fraction(1, 24),
     audio: bool = False,
+    rotation: int = 0,
     options: dict[str, str] | None = None,
     pictures: list[np.ndarray] | None = None,
 ) -> Path:
-    """Write a clip; `pts` in units of `time_base` makes it one of variable frame rate."""
+    """Write a clip; `pts` in units of `time_base` makes it one of variable frame rate.
+
+    rotation: degrees counter-clockwise that a player turns the frames by.
+    """
     pictures = pictures or list(moving_portrait(frames, width, height))
     with av.open(str(path), "w") as container:
         stream = container.add_stream(codec, rate=24, options=options or {})
         stream.width, stream.height, stream.pix_fmt = width, height, pix_fmt
         stream.time_base = stream.codec_context.time_base = time_base
+        if rotation:
+            stream.set_display_rotation(rotation)
         sound = container.add_stream("aac", rate=48000) if audio else None
         for index, picture in enumerate(pictures):
             frame = av.VideoFrame.from_ndarray(picture, format="rgb24").reformat(format=pix_fmt)

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import threading
 from fractions import Fraction
 
+import av
 import numpy as np
 import pytest
-from accel.faces.swap import open_swapper
 from PIL import Image
 
 import accel
 from accel.core import Cancel, Cancelled, ConfigError, InputError
+from accel.faces.swap import open_swapper
 from accel.kernels.paste import paste_rectangle
 from accel.pipelines.demo import PORTRAIT, moving_portrait
 from accel.pipelines.swap import EncodeConfig, load_source, swap_video
@@ -166,3 +169,35 @@ def test_a_failing_swapper_leaves_no_output(tmp_path):
     with pytest.raises(RuntimeError, match="fell over"):
         swap_video(clip, tmp_path / "out.mp4", sources=SOURCE, swapper=Broken())
     assert [p.name for p in tmp_path.iterdir()] == ["clip.mp4"]
+
+
+PEAK = """
+import sys
+from pathlib import Path
+from accel.pipelines.swap import swap_video
+print(swap_video(sys.argv[1], sys.argv[2], sources=[sys.argv[3]])["peak_memory_mb"])
+"""
+
+
+@pytest.mark.slow
+def test_memory_does_not_grow_with_the_length(tmp_path):
+    """Ten times the frames, at most 1.05 times the peak."""
+    peaks = []
+    for frames in (50, 500):
+        clip = write_clip(tmp_path / f"{frames}.mp4", frames)
+        args = [sys.executable, "-c", PEAK, clip, tmp_path / f"out{frames}.mp4", SOURCE[0]]
+        peaks.append(float(subprocess.run(args, capture_output=True, check=True).stdout))
+    assert peaks[1] <= 1.05 * peaks[0], peaks
+
+
+def test_a_rotated_video_is_swapped_where_it_lies(tmp_path):
+    """A phone held upright stores sideways frames and a flag; both stay as they are."""
+    sideways = [np.rot90(p).copy() for p in moving_portrait(6, 240, 320)]
+    clip = write_clip(tmp_path / "phone.mp4", pictures=sideways, rotation=90)
+    sheet = tmp_path / "sheet.png"
+    report = swap_video(clip, tmp_path / "out.mp4", sources=SOURCE, preview=sheet)
+    assert report["frames_swapped"] == 6
+    with av.open(str(clip)) as a, av.open(str(tmp_path / "out.mp4")) as b:
+        first, second = next(a.decode(video=0)), next(b.decode(video=0))
+        assert (second.width, second.height) == (320, 240)
+        assert second.rotation == first.rotation != 0
