@@ -133,6 +133,12 @@ def test_a_face_that_fills_the_picture(models):
     assert len(find_faces(portrait()[62:188, 172:280].copy(), models=models)) == 1
 
 
+def test_pictures_keep_their_colours():
+    planes = picture_planes(np.full((64, 64, 3), (200, 100, 50), np.uint8))
+    (seen,) = rgb_crops(planes, region_matrix([[31.5, 31.5, 32, 0]], 16), 16, high=255.0)
+    np.testing.assert_allclose(seen[8, 8], [200, 100, 50], atol=0.01)
+
+
 def test_pictures_of_the_wrong_kind():
     with pytest.raises(ValueError, match=r"\[H, W, 3\] uint8, got \[4, 4\] float32"):
         find_faces(np.zeros((4, 4), np.float32))

@@ -10,6 +10,7 @@ from accel.faces.align import transform
 from accel.faces.track import Analyser
 from tests.faces.film import film, grey, move, picture, planes_of, portrait
 
+WALL = grey(3)
 CLOSE = 0.03  # how far off its true place a landmark may be on average, by the face's size
 
 
@@ -73,9 +74,8 @@ def test_a_face_hidden_for_some_frames_is_filled_in(models, astronaut):
     assert 0.5 <= seen[6][2][0].score < seen[3][2][0].score
 
 
-def on_a_wall(*placed: np.ndarray) -> np.ndarray:
+def on_a_wall(*placed: np.ndarray, wall: np.ndarray = WALL) -> np.ndarray:
     """The head alone, small before a patterned wall: who comes or goes there is no cut."""
-    wall = grey(3)
     head = picture(*placed, of=portrait()[30:215, 130:325], back=0)
     return np.where(head.any(axis=-1, keepdims=True), head, wall)
 
@@ -109,6 +109,14 @@ def test_a_cut_begins_a_new_track_and_nothing_smears_across_it(models, astronaut
     assert [f[0].track for _, _, f in seen] == [0] * 6 + [1] * 6
     assert error(seen[5][2][0], here, astronaut) < CLOSE  # the last frame knows nothing of the next
     assert np.ptp([f[0].box for _, _, f in seen[6:]], axis=0).max() < 1.0
+
+
+def test_a_cut_that_leaves_the_face_in_its_place_begins_a_new_track(models):
+    place = at(110, 60)
+    shots = [on_a_wall(place)] * 4 + [on_a_wall(place, wall=grey(8))] * 4
+    seen, analyser = analyse(models, film(*shots))
+    assert analyser.cuts == 1
+    assert [(f[0].scene, f[0].track) for _, _, f in seen] == [(0, 0)] * 4 + [(1, 1)] * 4
 
 
 def test_sideways_films_are_looked_at_sideways(models):
