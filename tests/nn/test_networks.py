@@ -9,6 +9,7 @@ from accel.core import ConfigError
 from accel.nn.control import ControlNet
 from accel.nn.layers import attention, geglu, sinusoids
 from accel.nn.text import ClipText, TextConfig
+from accel.nn.tiny_vae import TinyDecoder, TinyEncoder
 from accel.nn.unet import Unet, UnetConfig
 from accel.nn.vae import Vae, VaeConfig
 
@@ -124,6 +125,16 @@ def test_vae_shapes_and_scale():
 def test_vae_refuses_sides_it_cannot_halve():
     with pytest.raises(ValueError, match="multiples of 2, got"):
         Vae(VAE).encode(torch.zeros(1, 3, 15, 16))
+
+
+def test_tiny_vae_shapes_and_names():
+    encoder, decoder = TinyEncoder(), TinyDecoder()
+    assert encoder(torch.zeros(1, 3, 32, 16)).shape == (1, 4, 4, 2)
+    assert decoder(torch.zeros(1, 4, 4, 2)).shape == (1, 3, 32, 16)
+    assert {"1.weight", "3.conv.0.weight", "7.weight", "18.conv.4.bias", "19.bias"} <= set(
+        decoder.state_dict()
+    )
+    assert {"0.weight", "1.conv.0.weight", "2.weight", "14.bias"} <= set(encoder.state_dict())
 
 
 def test_text_tower_refuses_more_tokens_than_positions():

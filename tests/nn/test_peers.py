@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from accel.nn.control import ControlNet
 from accel.nn.text import ClipText, OpenClipText, TextConfig
+from accel.nn.tiny_vae import TinyDecoder, TinyEncoder
 from accel.nn.unet import Unet, UnetConfig
 from accel.nn.vae import Vae, VaeConfig
 
@@ -180,6 +181,23 @@ def test_vae(mult):
         latent = (posterior.mean - config.shift) * config.scale
         assert_close(ours.encode(image), latent)
         assert_close(ours.decode(latent), theirs.decode(posterior.mean).sample)
+
+
+def test_tiny_vae():
+    """diffusers has no place for the squashing of latents, so it counts its decoder from there."""
+    from diffusers import AutoencoderTiny
+
+    encoder, decoder = randomised(TinyEncoder()), randomised(TinyDecoder())
+    theirs = AutoencoderTiny().eval()
+    named = {f"encoder.layers.{name}": t for name, t in encoder.state_dict().items()}
+    for name, tensor in decoder.state_dict().items():
+        index, _, rest = name.partition(".")
+        named[f"decoder.layers.{int(index) - 1}.{rest}"] = tensor
+    theirs.load_state_dict(named)
+    image, latent = torch.rand(1, 3, 32, 16) * 2 - 1, torch.randn(1, 4, 4, 2) * 3
+    with torch.no_grad():
+        assert_close(encoder(image), theirs.encode(image).latents)
+        assert_close(decoder(latent), theirs.decode(latent).sample)
 
 
 @pytest.mark.parametrize("projection", [0, 20])
