@@ -1,0 +1,115 @@
+"""DeepFaceLab's weight files, `<name>_<model>_<part>.npy`, and its `<name>_<model>_data.dat`.
+
+A part's file is no numpy file but a pickle of a dictionary from a variable's name, such as
+`down1/downs_0/conv1/weight:0`, to its array: kernels [height, width, in, out], matrices [in, out].
+Here names have dots and layouts are torch's; what channels mean is the network's affair.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from accel.core import InputError
+from accel.weights.pickle_writer import dump_pickle
+from accel.weights.pickles import Limits, load_pickle
+
+MAX_FILE_BYTES = 8 << 30
+KINDS = ("Quick96", "SAEHD", "AMP", "XSeg")
+
+
+def read_weights(path: Path) -> dict[str, Tensor]:
+    """Read one part's weights, as float32 in torch's layout.
+
+    Raises InputError, one line, for a file that is missing, damaged, hostile or not of weights.
+    """
+    found = _read(path)
+    if not isinstance(found, dict) or not found:
+        raise InputError(f"{path}: must be a dictionary of weights, got {type(found).__name__}")
+    weights = {}
+    for name, array in found.items():
+        if not isinstance(name, str) or not isinstance(array, np.ndarray | np.generic):
+            raise InputError(f"{path}: {name!r:.60} must be an array, got {type(array).__name__}")
+        if np.asarray(array).dtype.kind not in "fiu" or not np.isfinite(array).all():
+            raise InputError(f"{path}: {name:.60} must hold finite numbers")
+        weights[name.split(":")[0].replace("/", ".")] = _to_torch(np.asarray(array))
+    return weights
+
+
+def write_weights(path: Path, weights: Mapping[str, Tensor]) -> None:
+    """Write one part's weights; an old file stays until the new one is whole."""
+    arrays = {f"{k.replace('.', '/')}:0": _from_torch(v) for k, v in weights.items()}
+    _write(path, dump_pickle(arrays))
+
+
+def read_data(path: Path) -> dict[str, Any]:
+    """Read a model's `_data.dat`: its options, iteration, loss history."""
+    found = _read(path)
+    if not isinstance(found, dict):
+        raise InputError(f"{path}: must be a model's data, got {type(found).__name__}")
+    return found
+
+
+def write_data(path: Path, data: Mapping[str, Any]) -> None:
+    """Write a model's `_data.dat`."""
+    _write(path, dump_pickle(dict(data)))
+
+
+def find_models(folder: Path) -> list[tuple[str, str]]:
+    """Name and kind of every model in a folder, the one saved last first."""
+    if not folder.is_dir():
+        raise InputError(f"{folder}: must be a folder of models, found none")
+    found = []
+    for path in folder.glob("*_data.dat"):
+        name, _, kind = path.name.removesuffix("_data.dat").rpartition("_")
+        if name and kind in KINDS:
+            found.append((path.stat().st_mtime, name, kind))
+    return [(name, kind) for _, name, kind in sorted(found, reverse=True)]
+
+
+def part_file(folder: Path, name: str, kind: str, part: str) -> Path:
+    """Where a part's weights lie."""
+    return folder / f"{name}_{kind}_{part}.npy"
+
+
+def _read(path: Path) -> Any:
+    try:
+        size = path.stat().st_size
+    except FileNotFoundError:
+        raise InputError(f"{path}: must be a model's file, found none") from None
+    if size > MAX_FILE_BYTES:
+        raise InputError(f"{path}: must be below {MAX_FILE_BYTES} bytes, got {size}")
+    return load_pickle(path.read_bytes(), str(path), Limits())
+
+
+def _write(path: Path, content: bytes) -> None:
+    partial = path.with_name(path.name + ".partial")
+    try:
+        partial.write_bytes(content)
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _to_torch(array: np.ndarray[Any, Any]) -> Tensor:
+    if array.ndim == 4:
+        array = array.transpose(3, 2, 0, 1)
+    elif array.ndim == 2:
+        array = array.T
+    # A copy: the file's bytes, which the array is a view of, are not to be written to.
+    return torch.from_numpy(np.array(array, np.float32, order="C"))
+
+
+def _from_torch(tensor: Tensor) -> np.ndarray[Any, Any]:
+    array = tensor.detach().cpu().float().numpy()
+    if array.ndim == 4:
+        array = array.transpose(2, 3, 1, 0)
+    elif array.ndim == 2:
+        array = array.T
+    return np.ascontiguousarray(array)
