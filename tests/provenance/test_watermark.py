@@ -47,7 +47,9 @@ def seen(frames, change=lambda y: y, *, key=KEY, thorough=True):
 
 
 def psnr(a, b) -> float:
-    return float(10 * np.log10(255**2 / np.mean((np.asarray(a, float) - np.asarray(b, float)) ** 2)))
+    return float(
+        10 * np.log10(255**2 / np.mean((np.asarray(a, float) - np.asarray(b, float)) ** 2))
+    )
 
 
 def test_stays_above_45_db():

@@ -1,0 +1,248 @@
+"""Who signs: a key and its certificates, made on this machine at first use, or one's own.
+
+The chain is a root and a leaf, ECDSA on P-256, as C2PA readers refuse a certificate that signs
+itself. It names no person: its subject is a random number of this installation. Nothing leaves the
+machine. The leaf carries both uses that readers ask for, C2PA's own and e-mail protection.
+
+Sources: C2PA technical specification 2.4, section 14.5 (certificate profile); RFC 5280.
+"""
+
+from __future__ import annotations
+
+import datetime
+import os
+import secrets
+import shutil
+import sys
+import tempfile
+from dataclasses import dataclass, field
+from itertools import pairwise
+from pathlib import Path
+
+from cryptography import x509
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+
+from accel.core import ConfigError
+
+CLAIM_SIGNING = "1.3.6.1.4.1.62558.2.1"  # c2pa-kp-claimSigning
+ROOT_DAYS, LEAF_DAYS, RENEW_DAYS = 3650, 730, 30
+_ORGANISATION = "accel local installation"
+
+PrivateKey = ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey | ed25519.Ed25519PrivateKey
+
+
+@dataclass(frozen=True, kw_only=True)
+class Identity:
+    """What signs a credential.
+
+    certificates: PEM, the leaf first, then those that lead to `root`.
+    root: PEM of the last of them; who trusts it, trusts what this identity signs.
+    algorithm: as C2PA names it: es256, es384, ps256 or ed25519.
+    """
+
+    certificates: str
+    root: str
+    algorithm: str
+    key: bytes = field(repr=False)  # PEM
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 of the leaf, in hexadecimal."""
+        leaf = x509.load_pem_x509_certificates(self.certificates.encode())[0]
+        return leaf.fingerprint(hashes.SHA256()).hex()
+
+    @property
+    def serial(self) -> str:
+        """The leaf's serial number in decimal, as readers of credentials print it."""
+        return str(x509.load_pem_x509_certificates(self.certificates.encode())[0].serial_number)
+
+
+def config_folder() -> Path:
+    """Where keys lie: $ACCEL_HOME, or the user's configuration folder. It is not created here."""
+    if home := os.environ.get("ACCEL_HOME"):
+        return Path(home)
+    if sys.platform == "win32":
+        base = Path(os.environ.get("APPDATA") or Path.home() / "AppData" / "Roaming")
+    elif sys.platform == "darwin":
+        base = Path.home() / "Library" / "Application Support"
+    else:
+        base = Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config")
+    return base / "accel"
+
+
+def local_identity(folder: Path | None = None) -> Identity:
+    """Return this installation's identity; make it at first use, renew its leaf before it ends.
+
+    folder: where it is kept; default `config_folder()`. Private keys get mode 0600.
+    Raises ConfigError when what lies there is damaged, OSError when it cannot be written.
+    """
+    place = (folder or config_folder()) / "identity"
+    if not place.exists():
+        _make(place)
+    root = _certificates(place / "root.pem")[0]
+    leaf = _certificates(place / "leaf.pem")[0]
+    if leaf.not_valid_after_utc - _now() < datetime.timedelta(days=RENEW_DAYS):
+        key = _private_key(place / "root.key")
+        assert isinstance(key, ec.EllipticCurvePrivateKey)  # checked against root.pem when loaded
+        _write_leaf(place, root, key)
+    return own_identity(place / "leaf.pem", place / "leaf.pem", chain=place / "root.pem")
+
+
+def own_identity(certificate: Path, key: Path, *, chain: Path | None = None) -> Identity:
+    """Load an identity from PEM files: the leaf, perhaps with its chain, and its private key.
+
+    Raises ConfigError unless the key belongs to the leaf and is of a kind that C2PA knows.
+    """
+    certificates = _certificates(certificate) + (_certificates(chain) if chain else [])
+    private = _private_key(key)
+    if private.public_key() != certificates[0].public_key():
+        raise ConfigError(f"{key.name} must be the private key of {certificate.name}, is not")
+    for child, parent in pairwise(certificates):
+        try:
+            child.verify_directly_issued_by(parent)
+        except (ValueError, TypeError, InvalidSignature) as error:
+            raise ConfigError(
+                f"{certificate.name}: each certificate must be issued by the next, "
+                f"{_name_of(child)} is not by {_name_of(parent)}"
+            ) from error
+    pems = [c.public_bytes(serialization.Encoding.PEM).decode() for c in certificates]
+    return Identity(
+        certificates="".join(pems), root=pems[-1], algorithm=_algorithm(private, key),
+        key=private.private_bytes(
+            serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8,
+            serialization.NoEncryption(),
+        ),
+    )  # fmt: skip
+
+
+def _algorithm(key: PrivateKey, path: Path) -> str:
+    if isinstance(key, ed25519.Ed25519PrivateKey):
+        return "ed25519"
+    if isinstance(key, rsa.RSAPrivateKey) and key.key_size >= 2048:
+        return "ps256"
+    if isinstance(key, ec.EllipticCurvePrivateKey) and key.key_size in (256, 384):
+        return "es256" if key.key_size == 256 else "es384"
+    raise ConfigError(
+        f"{path.name}: a signing key must be P-256, P-384, Ed25519 or RSA of 2048 bits"
+    )
+
+
+def _certificates(path: Path) -> list[x509.Certificate]:
+    try:
+        return x509.load_pem_x509_certificates(path.read_bytes())
+    except ValueError as error:
+        raise ConfigError(f"{path.name}: must hold certificates in PEM, does not") from error
+
+
+def _private_key(path: Path) -> PrivateKey:
+    try:
+        key = serialization.load_pem_private_key(path.read_bytes(), password=None)
+    except (ValueError, TypeError) as error:
+        raise ConfigError(f"{path.name}: must hold an unencrypted private key in PEM") from error
+    if not isinstance(key, PrivateKey):
+        raise ConfigError(f"{path.name}: {type(key).__name__} is no kind of key that C2PA knows")
+    return key
+
+
+def _make(place: Path) -> None:
+    """Make root and leaf beside their place, then move them there: never half a key."""
+    place.parent.mkdir(parents=True, exist_ok=True)
+    scratch = Path(tempfile.mkdtemp(prefix=".identity-", dir=place.parent))  # mode 0700
+    try:
+        key = ec.generate_private_key(ec.SECP256R1())
+        name = _subject(f"accel root {secrets.token_hex(8)}")
+        root = _issue(name, key.public_key(), name, key, days=ROOT_DAYS, is_root=True)
+        _write_private(scratch / "root.key", _pem(key))
+        (scratch / "root.pem").write_bytes(root.public_bytes(serialization.Encoding.PEM))
+        _write_leaf(scratch, root, key)
+        try:
+            scratch.rename(place)
+        except OSError:
+            if not (place / "leaf.pem").exists():  # else another process was quicker: use its key
+                raise
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _write_leaf(place: Path, root: x509.Certificate, root_key: ec.EllipticCurvePrivateKey) -> None:
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = _subject(f"accel {secrets.token_hex(8)}")
+    leaf = _issue(name, key.public_key(), root.subject, root_key, days=LEAF_DAYS)
+    # Key and certificate in one file, so that a renewal replaces both or none.
+    _write_private(place / "leaf.pem", _pem(key) + leaf.public_bytes(serialization.Encoding.PEM))
+
+
+def _issue(
+    subject: x509.Name,
+    public: ec.EllipticCurvePublicKey,
+    issuer: x509.Name,
+    issuer_key: ec.EllipticCurvePrivateKey,
+    *,
+    days: int,
+    is_root: bool = False,
+) -> x509.Certificate:
+    builder = (
+        x509.CertificateBuilder()
+        .subject_name(subject)
+        .issuer_name(issuer)
+        .public_key(public)
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(_now() - datetime.timedelta(minutes=5))  # clocks differ
+        .not_valid_after(_now() + datetime.timedelta(days=days))
+        .add_extension(x509.BasicConstraints(ca=is_root, path_length=None), critical=True)
+        .add_extension(x509.SubjectKeyIdentifier.from_public_key(public), critical=False)
+        .add_extension(
+            x509.AuthorityKeyIdentifier.from_issuer_public_key(issuer_key.public_key()),
+            critical=False,
+        )
+        .add_extension(_usage(is_root), critical=True)
+    )
+    if not is_root:
+        uses = [ExtendedKeyUsageOID.EMAIL_PROTECTION, x509.ObjectIdentifier(CLAIM_SIGNING)]
+        builder = builder.add_extension(x509.ExtendedKeyUsage(uses), critical=False)
+    return builder.sign(issuer_key, hashes.SHA256())
+
+
+def _usage(is_root: bool) -> x509.KeyUsage:
+    return x509.KeyUsage(
+        digital_signature=not is_root, content_commitment=False, key_encipherment=False,
+        data_encipherment=False, key_agreement=False, key_cert_sign=is_root, crl_sign=is_root,
+        encipher_only=False, decipher_only=False,
+    )  # fmt: skip
+
+
+def _subject(name: str) -> x509.Name:
+    return x509.Name(
+        [
+            x509.NameAttribute(NameOID.ORGANIZATION_NAME, _ORGANISATION),
+            x509.NameAttribute(NameOID.COMMON_NAME, name),
+        ]
+    )
+
+
+def _name_of(certificate: x509.Certificate) -> str:
+    return certificate.subject.rfc4514_string()
+
+
+def _pem(key: ec.EllipticCurvePrivateKey) -> bytes:
+    return key.private_bytes(
+        serialization.Encoding.PEM,
+        serialization.PrivateFormat.PKCS8,
+        serialization.NoEncryption(),
+    )
+
+
+def _write_private(path: Path, content: bytes) -> None:
+    """Write a file that was never readable by others, not even for a moment."""
+    scratch = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    handle = os.open(scratch, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with os.fdopen(handle, "wb") as file:
+        file.write(content)
+    os.replace(scratch, path)
+
+
+def _now() -> datetime.datetime:
+    return datetime.datetime.now(datetime.UTC)

@@ -1,0 +1,92 @@
+"""The local identity: made once, private, renewed, refused when damaged."""
+
+from __future__ import annotations
+
+import stat
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from accel.core import ConfigError
+from accel.provenance import keys
+from accel.provenance.keys import CLAIM_SIGNING, config_folder, local_identity, own_identity
+
+
+def test_is_made_once_and_kept(tmp_path):
+    first = local_identity(tmp_path)
+    assert local_identity(tmp_path) == first
+    assert first.algorithm == "es256"
+    assert len(first.fingerprint) == 64
+
+
+def test_private_keys_are_the_owners_alone(tmp_path):
+    local_identity(tmp_path)
+    for path in (tmp_path / "identity").iterdir():
+        if b"PRIVATE" in path.read_bytes():
+            assert stat.S_IMODE(path.stat().st_mode) == 0o600, path.name
+    assert stat.S_IMODE((tmp_path / "identity").stat().st_mode) == 0o700
+
+
+def test_leaf_carries_both_uses_and_names_no_one(tmp_path):
+    leaf, root = x509.load_pem_x509_certificates(local_identity(tmp_path).certificates.encode())
+    uses = leaf.extensions.get_extension_for_class(x509.ExtendedKeyUsage).value
+    assert {use.dotted_string for use in uses} == {"1.3.6.1.5.5.7.3.4", CLAIM_SIGNING}
+    leaf.verify_directly_issued_by(root)
+    assert len(leaf.subject.rfc4514_string()) < 80
+
+
+def test_two_at_once_get_the_same_key(tmp_path):
+    with ThreadPoolExecutor(4) as pool:
+        made = list(pool.map(lambda _: local_identity(tmp_path), range(4)))
+    assert len({one.fingerprint for one in made}) == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["identity"]
+
+
+def test_a_leaf_that_ends_soon_is_renewed_under_the_same_root(tmp_path, monkeypatch):
+    monkeypatch.setattr(keys, "LEAF_DAYS", 10)
+    first = local_identity(tmp_path)
+    monkeypatch.setattr(keys, "LEAF_DAYS", 730)
+    second = local_identity(tmp_path)
+    assert second.fingerprint != first.fingerprint
+    assert second.root == first.root
+    assert local_identity(tmp_path) == second
+
+
+def test_damage_is_named(tmp_path):
+    local_identity(tmp_path)
+    (tmp_path / "identity" / "leaf.pem").write_text("nonsense")
+    with pytest.raises(ConfigError, match=r"leaf\.pem: must hold certificates"):
+        local_identity(tmp_path)
+
+
+def test_a_key_of_another_certificate_is_refused(tmp_path):
+    local_identity(tmp_path)
+    other = ec.generate_private_key(ec.SECP256R1())
+    path = tmp_path / "other.key"
+    path.write_bytes(
+        other.private_bytes(
+            serialization.Encoding.PEM,
+            serialization.PrivateFormat.PKCS8,
+            serialization.NoEncryption(),
+        )
+    )
+    with pytest.raises(ConfigError, match=r"other\.key must be the private key"):
+        own_identity(tmp_path / "identity" / "leaf.pem", path)
+
+
+def test_a_chain_in_the_wrong_order_is_refused(tmp_path):
+    local_identity(tmp_path)
+    other = tmp_path / "b"
+    local_identity(other)
+    leaf = tmp_path / "identity" / "leaf.pem"
+    with pytest.raises(ConfigError, match="issued by the next"):
+        own_identity(leaf, leaf, chain=other / "identity" / "root.pem")
+
+
+def test_folder_can_be_chosen(tmp_path, monkeypatch):
+    monkeypatch.setenv("ACCEL_HOME", str(tmp_path / "here"))
+    assert config_folder() == tmp_path / "here"
+    assert not config_folder().exists()
