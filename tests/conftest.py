@@ -1,10 +1,15 @@
-"""Shared set-up: Triton kernels run in the interpreter where there is no GPU."""
+"""Shared set-up: idle threads sleep; without a GPU, Triton kernels run in the interpreter."""
 
 from __future__ import annotations
 
 import os
 
 import pytest
+
+# Read as torch loads OpenMP. Threads that spin while they wait take the cores from the thread that
+# is waited for: on a busy machine of two cores some tests took forty times as long.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
 import torch
 
 if not torch.cuda.is_available():

@@ -71,10 +71,11 @@ def test_to_rgb_agrees_with_reference(layout, store, dtype):
 @layouts
 def test_to_planes_agrees_with_reference(layout, dtype):
     args = to_planes_args(random_rgb(27, 43, dtype), layout)
-    only = ("reference", "native", "triton") if dtype == torch.float32 else ("reference", "native")
-    assert set(check_kernel(to_planes_op, args, only=only, atol=1.0, rtol=0)) >= set(only) - {
-        "native"
-    }
+    ran = check_kernel(to_planes_op, args, only=("reference", "native"), atol=1.0, rtol=0)
+    assert "reference" in ran
+    if dtype == torch.float32:  # the interpreter's time goes with the number of programs
+        args = to_planes_args(random_rgb(13, 21, dtype), layout)
+        assert check_kernel(to_planes_op, args, only=("triton",), atol=1.0, rtol=0) == ["triton"]
 
 
 @pytest.mark.skipif(bool(_native.reason), reason=_native.reason or "built")
