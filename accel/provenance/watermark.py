@@ -40,7 +40,7 @@ SYNC_SHARE = 0.25
 STRENGTH = 1.25  # standard deviation in 8-bit codes: 45.9 dB
 
 PRESENT = 8.0  # score from which a mark is reported; unmarked pictures stay below 6
-READABLE = 6.0  # score from which the id is tried
+READABLE = 5.0  # score from which the id is tried; a wrong one passes in one try of ten million
 SCHEME = "accel.tile.1"  # how the mark is called in a credential
 
 # How much a decoded frame counts, by FFmpeg's picture type. Frames that are predicted from others

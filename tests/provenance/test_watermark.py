@@ -145,6 +145,7 @@ def test_unmarked_pictures_have_no_mark():
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 def test_a_thousand_unmarked_pictures_have_no_mark():
     assert max(_look(picture).score for picture in unmarked(1000)) < PRESENT
 

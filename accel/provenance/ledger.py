@@ -1,0 +1,195 @@
+"""A local list of what was made: no pictures, no names, each line bound to the one before.
+
+It links an invisible mark back to a credential that a re-save has stripped. Each entry's hash
+covers the entry and the hash before it, so that an altered or missing line is seen. Cutting off the
+end is not: for that, keep an export's last hash elsewhere.
+"""
+
+from __future__ import annotations
+
+import datetime
+import hashlib
+import json
+import os
+import sqlite3
+import sys
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from accel.core import ConfigError, InputError
+
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS entries (
+  number INTEGER PRIMARY KEY, time TEXT NOT NULL, task TEXT NOT NULL, sha256 TEXT NOT NULL,
+  mark TEXT, consent TEXT NOT NULL, looks TEXT NOT NULL, credential TEXT NOT NULL,
+  previous TEXT NOT NULL, hash TEXT NOT NULL
+);
+CREATE INDEX IF NOT EXISTS by_sha256 ON entries (sha256);
+CREATE INDEX IF NOT EXISTS by_mark ON entries (mark);
+"""
+_START = "0" * 64
+SIMILAR = 10  # of 64 bits that two looks of one picture may differ in; strangers differ in 32
+
+
+@dataclass(frozen=True, kw_only=True)
+class Entry:
+    """One thing that was made.
+
+    sha256: of the finished file. mark: id of the invisible mark. looks: a few `look`s of it.
+    credential: the serial number of the certificate that signed it, "" when nothing did.
+    """
+
+    number: int
+    time: str  # UTC, ISO 8601
+    task: str
+    sha256: str
+    mark: str | None
+    consent: str
+    looks: tuple[str, ...]
+    credential: str
+    previous: str
+    hash: str
+
+    def expected_hash(self) -> str:
+        told = {key: value for key, value in asdict(self).items() if key != "hash"}
+        return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
+
+
+def ledger_path() -> Path:
+    """$ACCEL_HOME/ledger.sqlite, or in the user's data folder. Nothing is created here."""
+    if home := os.environ.get("ACCEL_HOME"):
+        return Path(home) / "ledger.sqlite"
+    if sys.platform == "win32":
+        base = Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local")
+    elif sys.platform == "darwin":
+        base = Path.home() / "Library" / "Application Support"
+    else:
+        base = Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share")
+    return base / "accel" / "ledger.sqlite"
+
+
+class Ledger:
+    """The list in one file; several processes may use it at once.
+
+    Reading from a file that does not exist finds nothing and creates nothing.
+    Raises InputError when the file is there and is no ledger.
+    """
+
+    def __init__(self, path: Path | None = None) -> None:
+        self.path = path or ledger_path()
+
+    def add(
+        self,
+        *,
+        task: str,
+        sha256: str,
+        mark: str | None = None,
+        consent: str = "undeclared",
+        looks: tuple[str, ...] = (),
+        credential: str = "",
+    ) -> Entry:
+        """Append an entry and return it with its number, time and hash."""
+        if len(sha256) != 64:
+            raise ConfigError(f"sha256 must have 64 digits, got {len(sha256)}")
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+        with self._open(write=True) as base:
+            base.execute("BEGIN IMMEDIATE")  # nobody may append between reading and writing
+            last = base.execute(
+                "SELECT number, hash FROM entries ORDER BY number DESC LIMIT 1"
+            ).fetchone()
+            number, previous = (last[0] + 1, last[1]) if last else (1, _START)
+            told = {
+                "number": number, "time": now, "task": task, "sha256": sha256, "mark": mark,
+                "consent": consent, "looks": looks, "credential": credential, "previous": previous,
+            }  # fmt: skip
+            entry = Entry(**told, hash="")  # type: ignore[arg-type]
+            entry = Entry(**told, hash=entry.expected_hash())  # type: ignore[arg-type]
+            row = asdict(entry) | {"looks": " ".join(looks)}
+            base.execute(f"INSERT INTO entries VALUES ({', '.join(f':{key}' for key in row)})", row)
+            base.execute("COMMIT")
+        return entry
+
+    def entries(self, limit: int | None = None) -> list[Entry]:
+        """All entries, or the last `limit`, the oldest first."""
+        rows = self._select("ORDER BY number DESC LIMIT ?", (-1 if limit is None else limit,))
+        return rows[::-1]
+
+    def with_file(self, sha256: str) -> list[Entry]:
+        return self._select("WHERE sha256 = ? ORDER BY number", (sha256,))
+
+    def with_mark(self, ident: str) -> list[Entry]:
+        return self._select("WHERE mark = ? ORDER BY number", (ident,))
+
+    def looking_like(self, looks: tuple[str, ...], limit: int = SIMILAR) -> list[Entry]:
+        """Entries of which some look differs from one of these in `limit` bits at most."""
+        wanted = [int(look, 16) for look in looks]
+        return [
+            entry
+            for entry in self.entries()
+            if any(
+                (int(look, 16) ^ one).bit_count() <= limit for look in entry.looks for one in wanted
+            )
+        ]
+
+    def faults(self) -> list[str]:
+        """What is wrong with the chain, one line each; empty when it holds."""
+        found, previous, number = [], _START, 0
+        for entry in self.entries():
+            if entry.number != number + 1:
+                found.append(f"entry {number + 1} is missing before entry {entry.number}")
+            elif entry.previous != previous:
+                found.append(f"entry {entry.number} does not follow the one before it")
+            if entry.hash != entry.expected_hash():
+                found.append(f"entry {entry.number} was altered")
+            previous, number = entry.hash, entry.number
+        return found
+
+    def export(self) -> str:
+        """All entries as JSON, one a line."""
+        return "".join(json.dumps(asdict(entry), sort_keys=True) + "\n" for entry in self.entries())
+
+    def _select(self, where: str, values: tuple[Any, ...]) -> list[Entry]:
+        if not self.path.exists():
+            return []
+        with self._open(write=False) as base:
+            base.row_factory = sqlite3.Row
+            rows = [dict(row) for row in base.execute(f"SELECT * FROM entries {where}", values)]
+        try:
+            return [Entry(**row | {"looks": tuple(row["looks"].split())}) for row in rows]
+        except (TypeError, AttributeError) as error:
+            raise InputError(f"{self.path.name}: must be a ledger, has other columns") from error
+
+    @contextmanager
+    def _open(self, *, write: bool) -> Iterator[sqlite3.Connection]:
+        mode = "rwc" if write else "ro"
+        try:
+            with closing(
+                sqlite3.connect(
+                    f"{self.path.absolute().as_uri()}?mode={mode}",
+                    uri=True, timeout=30, isolation_level=None,
+                )
+            ) as base:  # fmt: skip
+                if write:
+                    base.executescript(_SCHEMA)
+                yield base
+        except sqlite3.Error as error:
+            raise InputError(f"{self.path.name}: the ledger cannot be used: {error}") from error
+
+
+def look(luma: NDArray[Any]) -> str:  # [H, W] -> 16 hexadecimal digits
+    """Sum up how a picture looks in 64 bits that survive resizing and compression.
+
+    The signs of its 8 by 8 lowest frequencies about their median; nothing can be seen in them.
+    """
+    small = cv2.resize(luma.astype(np.float32), (32, 32), interpolation=cv2.INTER_AREA)
+    low = cv2.dct(small)[:8, :8].ravel()
+    bits = low > np.median(low[1:])
+    return np.packbits(bits).tobytes().hex()

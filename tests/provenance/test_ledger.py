@@ -1,0 +1,103 @@
+"""The ledger: chained, found again, altered lines named, no pictures."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from concurrent.futures import ThreadPoolExecutor
+
+import cv2
+import pytest
+
+from accel.core import ConfigError, InputError
+from accel.provenance.ledger import Ledger, ledger_path, look
+from tests.provenance.film import gray, jpeg, planes_of, portrait
+
+HASHES = [f"{n:064x}" for n in range(5)]
+
+
+@pytest.fixture
+def ledger(tmp_path) -> Ledger:
+    made = Ledger(tmp_path / "folder" / "ledger.sqlite")
+    for n, sha256 in enumerate(HASHES):
+        made.add(task="generate", sha256=sha256, mark=f"{n:012x}", looks=(f"{n:016x}",))
+    return made
+
+
+def test_entries_come_back_in_order(ledger):
+    assert [entry.sha256 for entry in ledger.entries()] == HASHES
+    assert [entry.number for entry in ledger.entries(2)] == [4, 5]
+    assert not ledger.faults()
+
+
+def test_is_found_by_file_mark_and_look(ledger):
+    assert ledger.with_file(HASHES[2])[0].number == 3
+    assert ledger.with_mark("000000000004")[0].number == 5
+    assert not ledger.with_mark("00000000000f")
+    assert [e.number for e in ledger.looking_like(("0" * 16,), limit=1)] == [1, 2, 3, 5]
+
+
+@pytest.mark.parametrize(
+    ("change", "fault"),
+    [
+        ("UPDATE entries SET consent = 'own' WHERE number = 3", "entry 3 was altered"),
+        ("DELETE FROM entries WHERE number = 2", "entry 2 is missing before entry 3"),
+        ("UPDATE entries SET previous = hash WHERE number = 4", "entry 4 does not follow"),
+    ],
+)
+def test_tampering_is_seen(ledger, change, fault):
+    with sqlite3.connect(ledger.path) as base:
+        base.execute(change)
+    assert ledger.faults()[0].startswith(fault)
+
+
+def test_a_line_rewritten_with_a_right_hash_breaks_the_chain(ledger):
+    entry = ledger.entries()[1]
+    forged = type(entry)(**{**vars(entry), "consent": "own"})
+    with sqlite3.connect(ledger.path) as base:
+        base.execute(
+            "UPDATE entries SET consent = 'own', hash = ? WHERE number = 2",
+            (forged.expected_hash(),),
+        )
+    assert ledger.faults() == ["entry 3 does not follow the one before it"]
+
+
+def test_export_is_one_line_of_json_each(ledger):
+    lines = [json.loads(line) for line in ledger.export().splitlines()]
+    assert [line["number"] for line in lines] == [1, 2, 3, 4, 5]
+    assert lines[1]["previous"] == lines[0]["hash"]
+
+
+def test_many_writers_make_one_chain(tmp_path):
+    path = tmp_path / "ledger.sqlite"
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(lambda h: Ledger(path).add(task="edit", sha256=h), HASHES * 3))
+    assert len(Ledger(path).entries()) == 15
+    assert not Ledger(path).faults()
+
+
+def test_reading_creates_nothing(tmp_path, monkeypatch):
+    monkeypatch.setenv("ACCEL_HOME", str(tmp_path / "home"))
+    assert Ledger().entries() == []
+    assert not ledger_path().parent.exists()
+
+
+@pytest.mark.parametrize("content", [b"no database at all" * 100, b""])
+def test_a_file_that_is_no_ledger_is_named(tmp_path, content):
+    path = tmp_path / "ledger.sqlite"
+    path.write_bytes(content)
+    with pytest.raises(InputError, match="the ledger cannot be used"):
+        Ledger(path).entries()
+
+
+def test_refuses_what_is_no_hash(tmp_path):
+    with pytest.raises(ConfigError, match="64 digits"):
+        Ledger(tmp_path / "ledger.sqlite").add(task="edit", sha256="abc")
+
+
+def test_looks_survive_compression_and_tell_pictures_apart():
+    picture = gray(portrait())
+    small = jpeg(cv2.resize(picture, (300, 300), interpolation=cv2.INTER_AREA), 50)
+    other = planes_of(360, 640, 40).c0.numpy()
+    assert (int(look(picture), 16) ^ int(look(small), 16)).bit_count() <= 4
+    assert (int(look(picture), 16) ^ int(look(other), 16)).bit_count() > 10
