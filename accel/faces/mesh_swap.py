@@ -42,7 +42,7 @@ from accel.kernels.raster import raster
 
 Array = npt.NDArray[Any]
 
-SIZES = (64, 80, 96, 128, 160, 192, 224, 256, 320, 384, 448, 512, 640, 768)  # sides of the crop, px
+SIZES = (128, 160, 192, 224, 256, 320, 384, 448, 512, 640, 768)  # sides of the crop, px
 MARGIN = 1.12  # crop side over the larger side of what is swapped
 MAX_CROP_PX = 512
 COLOR_PX = 96  # colours and light are looked at no larger than this
@@ -51,11 +51,11 @@ FRESH = 10  # frames over which a track's first statistics settle
 CONTRAST = 1.6  # is multiplied or divided by no more than this
 GRID = 16  # cells of the illumination grid
 LIGHT = 0.65  # how much of the target's fall of light is taken over
-TURNED = (0.1, 0.36)  # cosine to the viewer below which the target stays, above which it is swapped
-UNSEEN = (0.05, 0.3)  # the same for what the source picture shows
-SHUT = (0.45, 0.7)  # target's lids by the source's: below, the target's eyes stay; above they go
-EYEBALL = 0.5  # of what lies between the lids is the source's: the rest keeps the eyes alive
-TIGHTEN = 0.2  # the mask's outer part that is cut off, so that it ends before fringes
+TURNED = (0.06, 0.3)  # cosine to the viewer below which the target stays, above which it is swapped
+UNSEEN = (0.08, 0.3)  # the same for what the source picture shows
+SHUT = (0.51, 0.68)  # target's lids by the source's: below, the target's eyes stay; above they go
+EYEBALL = 0.6  # of what lies between the lids is the source's: the rest keeps the eyes alive
+TIGHTEN = 0.12  # the mask's outer part that is cut off, so that it ends before fringes
 FEATHER = 0.008  # of the crop's side
 FORGET = 64  # tracks that are remembered
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import time
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -65,9 +66,7 @@ def measure(clip: Path, source: Path, swapper_name: str = "mesh", every: int = 6
     seen = [faces[0].raw if faces else None for _, _, faces in again]
     to_source, was = np.array(distances).T
     own, new = jitter([face.raw for face in targets]), jitter(seen)
-    changes = [
-        np.median([np.abs(b[i] - a[i]).mean() for a, b in zip(flats, flats[1:])]) for i in (0, 1)
-    ]
+    changes = [np.median([np.abs(b[i] - a[i]).mean() for a, b in pairwise(flats)]) for i in (0, 1)]
     slope = np.array(slopes).mean(axis=0)
     return {
         "frames": frames,
@@ -124,8 +123,8 @@ def jitter(sights: list[np.ndarray | None]) -> float:
 
 
 def spread(values: np.ndarray) -> dict:
-    low, middle, high = np.percentile(values, (5, 50, 95))
-    return {"p5": round(low, 3), "median": round(middle, 3), "p95": round(high, 3)}
+    low, middle, high = (round(float(v), 3) for v in np.percentile(values, (5, 50, 95)))
+    return {"p5": low, "median": middle, "p95": high}
 
 
 def main() -> None:
