@@ -32,9 +32,20 @@ static int max_threads() {
 #endif
 }
 
+// OpenMP keeps this number per thread, so other threads of the program are not touched.
+static void limit_threads(int count) {
+#ifdef _OPENMP
+  omp_set_num_threads(count < 1 ? 1 : count);
+#else
+  (void)count;
+#endif
+}
+
 NB_MODULE(_native, m) {
   m.doc() = "Native kernels of accel. Call them through accel.kernels.";
   m.def("has_avx2", &has_avx2, "Whether the AVX2 code paths are taken on this CPU.");
   m.def("max_threads", &max_threads, "Threads that a parallel kernel may use.");
+  m.def("limit_threads", &limit_threads, "count"_a,
+        "Limit the threads of parallel kernels that are called from this thread.");
   for (accel::Binder bind : accel::binders()) bind(m);
 }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 from types import ModuleType
 
+import torch
 from torch import Tensor
 
 module: ModuleType | None = None
@@ -23,3 +24,14 @@ def why_not(*tensors: Tensor) -> str:
         if tensor.device.type != "cpu":
             return f"needs CPU tensors, got {tensor.device}"
     return ""
+
+
+def limit_threads(count: int) -> None:
+    """Limit how many threads the kernels (and torch) use when called from *this* thread.
+
+    In a pipeline whose stages run side by side, a kernel that forks for every small picture spends
+    more time waiting for its threads than working.
+    """
+    torch.get_num_threads()  # torch sets its own number the first time a thread asks
+    if module is not None:
+        module.limit_threads(count)

@@ -5,6 +5,7 @@ read -> analyse -> swap -> paste -> write, each an iterator; memory does not gro
 
 from __future__ import annotations
 
+import os
 import platform
 import sys
 import time
@@ -24,6 +25,7 @@ from accel.faces.find import FaceModels, find_faces
 from accel.faces.swap import Job, SourceFace, Swapper, open_swapper
 from accel.faces.track import Analyser
 from accel.kernels import OPS, paste, planes_to_rgb
+from accel.kernels._native import limit_threads
 from accel.kernels.planes import Planes
 from accel.pipelines.preview import ContactSheet
 from accel.pipelines.select import Selection
@@ -228,9 +230,8 @@ class _Run:
 
     def _swapped(self, reader: Any, analyser: Analyser) -> Iterator[_Swapped]:
         """Frames after swapping, in order; runs in a thread of its own."""
-        decoded = buffered(self._timed(reader, "decode"), 8, "decode")
-        tagged = ((frame, self._upload(frame.planes)) for frame in decoded)
-        analysed = self._timed(analyser.analyse(tagged), "analyse")
+        limit_threads(_threads_a_stage())
+        analysed = buffered(self._analysed(reader, analyser), 4, "analyse")
         while chunk := list(islice(analysed, BATCH)):
             chosen = [self._choose(faces) for _, _, faces in chunk]
             if self.sheet:
@@ -243,6 +244,15 @@ class _Run:
                 if picked:
                     self._download(planes, frame.planes)
                 yield _Swapped(frame, len(faces), len(picked))
+
+    def _analysed(
+        self, reader: Any, analyser: Analyser
+    ) -> Iterator[tuple[Frame, Planes, list[Face]]]:
+        """Frames with the faces found in them; runs in a thread of its own."""
+        limit_threads(_threads_a_stage())
+        decoded = buffered(self._timed(reader, "decode"), 8, "decode")
+        tagged = ((frame, self._upload(frame.planes)) for frame in decoded)
+        yield from self._timed(analyser.analyse(tagged), "analyse")
 
     def _choose(self, faces: Sequence[Face]) -> list[Face]:
         sure = [face for face in faces if face.score >= self.config.min_score]
@@ -331,6 +341,11 @@ class _Run:
             "notes": list(notes),
             "versions": versions(),
         }
+
+
+def _threads_a_stage() -> int:
+    """Four stages run side by side, so each may use a quarter of the cores."""
+    return max(1, (os.cpu_count() or 1) // 4)
 
 
 def peak_memory_mb() -> float | None:
