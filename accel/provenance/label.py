@@ -1,0 +1,132 @@
+"""A label that people see: a few words in a corner of every frame, in Korean or English.
+
+The words are a small picture made once (`assets/labels.png`), so that neither a font nor a text
+engine is needed. White on a dark ground reads on any picture; the letters are a twentieth of the
+shorter side high.
+"""
+
+from __future__ import annotations
+
+import os
+from functools import cache
+from importlib import resources
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from accel.core import ConfigError
+from accel.kernels import Planes, paste
+
+LANGUAGES = ("ko", "en")
+WORDS = {  # the rows of the picture
+    ("face_swap", "ko"): "AI 합성 · 딥페이크",
+    ("face_swap", "en"): "AI-altered · deepfake",
+    ("generate", "ko"): "AI 생성",
+    ("generate", "en"): "AI-generated",
+    ("edit", "ko"): "AI 수정",
+    ("edit", "en"): "AI-altered",
+}
+_ROW = 96  # pixels of the picture; capitals are 53 high
+_CAPITALS = 53
+_LETTERS, _SMALLEST_PX = 0.05, 10  # height of capitals, of the shorter side
+_GROUND = 0.6  # how dark the ground is
+
+Array = NDArray[Any]
+
+
+def local_language() -> str:
+    """`ko` where the user's locale is Korean, else `en`."""
+    for name in ("LC_ALL", "LC_MESSAGES", "LANGUAGE", "LANG"):
+        if value := os.environ.get(name):
+            return "ko" if value.lower().startswith("ko") else "en"
+    return "en"
+
+
+class Label:
+    """The words for one clip, ready to be drawn into its frames.
+
+    task: `face_swap`, `generate` or `edit`. language: `ko` or `en`; None takes the user's.
+    rotation, mirrored: how a viewer turns the stored picture (degrees clockwise, after mirroring
+    left to right), so that the label stands upright in what people see.
+    """
+
+    def __init__(
+        self,
+        task: str,
+        *,
+        language: str | None = None,
+        rotation: int = 0,
+        mirrored: bool = False,
+    ) -> None:
+        self.language = language or local_language()
+        if (task, self.language) not in WORDS:
+            raise ConfigError(
+                f"a label must be for face_swap, generate or edit in {' or '.join(LANGUAGES)}, "
+                f"got {task!r} in {self.language!r}"
+            )
+        if rotation % 90:
+            raise ConfigError(f"rotation must be a multiple of 90 degrees, got {rotation}")
+        self.words = WORDS[task, self.language]
+        self._row = list(WORDS).index((task, self.language))
+        self._quarters, self._mirrored = rotation // 90 % 4, mirrored
+        self._made: dict[tuple[int, int, str], tuple[Tensor, Tensor, Tensor]] = {}
+
+    def draw(self, planes: Planes) -> None:
+        """Blend the label into a frame, in place."""
+        wanted = (planes.height, planes.width, str(planes.c0.device))
+        if wanted not in self._made:
+            self._made[wanted] = self._make(*wanted)
+        paste(planes, *self._made[wanted])
+
+    def box(self, height: int, width: int) -> tuple[int, int, int, int]:
+        """Where in the stored picture it lies: x0, y0, x1, y1 in pixels, ends excluded."""
+        shown = (width, height) if self._quarters % 2 else (height, width)
+        rows, columns = self._picture(min(shown)).shape
+        margin = max(2, round(min(shown) * 0.02))
+        x1, y1 = shown[1] - margin, shown[0] - margin
+        x0, y0 = max(0, x1 - columns), max(0, y1 - rows)
+        high, wide = shown
+        for _ in range(self._quarters):  # back, anticlockwise
+            x0, y0, x1, y1 = y0, wide - x1, y1, wide - x0
+            high, wide = wide, high
+        if self._mirrored:
+            x0, x1 = width - x1, width - x0
+        return x0, y0, x1, y1
+
+    def _picture(self, shorter: int) -> Array:  # [h, w] 0 ground, 1 letters
+        scale = max(_SMALLEST_PX, _LETTERS * shorter) / _CAPITALS
+        words = _rows()[self._row]
+        used = np.flatnonzero(words.any(0))
+        words = words[:, : used[-1] + 3].astype(np.float32) / 255
+        size = (round(words.shape[1] * scale), round(_ROW * scale))
+        small = cv2.resize(words, size, interpolation=cv2.INTER_AREA)
+        return np.pad(np.clip(small, 0, 1), ((0, 0), (round(12 * scale),) * 2))
+
+    def _make(self, height: int, width: int, device: str) -> tuple[Tensor, Tensor, Tensor]:
+        x0, y0, x1, y1 = self.box(height, width)
+        picture = np.rot90(self._picture(min(height, width)), self._quarters)
+        if self._mirrored:
+            picture = picture[:, ::-1]
+        picture = picture[: y1 - y0, : x1 - x0]
+        side = max(picture.shape)
+        crop, mask = np.zeros((side, side), np.float32), np.zeros((side, side), np.float32)
+        rows, columns = picture.shape
+        crop[:rows, :columns] = picture / (picture + _GROUND * (1 - picture))  # undoes the mask's
+        mask[:rows, :columns] = picture + _GROUND * (1 - picture)  # letters solid, ground half so
+        matrix = torch.tensor([[[1.0, 0.0, -x0], [0.0, 1.0, -y0]]])
+        return (
+            torch.from_numpy(crop).expand(1, 3, side, side).contiguous().to(device),
+            torch.from_numpy(mask)[None].to(device),
+            matrix,
+        )
+
+
+@cache
+def _rows() -> Array:  # [6, 96, W] uint8
+    data = (resources.files("accel") / "assets" / "labels.png").read_bytes()
+    picture = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_GRAYSCALE)
+    return np.asarray(picture).reshape(len(WORDS), _ROW, -1)
