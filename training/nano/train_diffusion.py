@@ -1,9 +1,10 @@
 """Train the text tower and the UNet of `nano` together, on latents of the finished autoencoder.
 
-    python -m training.nano.train_diffusion DATA.npz RUN_DIR [--images N]
+    python -m training.nano.train_diffusion DATA.npz RUN_DIR [--images N] [--start NANO]
 
 Reads RUN_DIR/vae.safetensors, goes on from RUN_DIR/diffusion.ckpt if there is one, and keeps
-RUN_DIR/nano.safetensors (the moving average, see export.py) up to date.
+RUN_DIR/nano.safetensors (the moving average, see export.py) up to date. Where the checkpoint is
+lost, `--start` goes on from such a file, autoencoder included, with an optimiser that starts anew.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from training.nano.captions import COLOURS, STYLES, Captioner, choose, thumbnail
 from training.nano.common import Run, composite, cosine, load_pictures, save_sheet
 from training.nano.evaluate import Pair, decode, sample, score
 from training.nano.export import Nano
+from training.nano.export import load as load_nano
 from training.nano.export import save as export
 from training.nano.muon import Muon
 
@@ -90,13 +92,17 @@ def main() -> None:
     parser.add_argument("data", type=Path)
     parser.add_argument("run", type=Path)
     parser.add_argument("--images", type=int, default=650_000, help="length of the schedule")
+    parser.add_argument("--start", type=Path, help="nano.safetensors to go on from")
     parser.add_argument("--threads", type=int, default=2)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
 
     run = Run(args.run, "diffusion")
+    start = load_nano(args.start) if args.start else None
     vae = Vae(nano.VAE).to(memory_format=torch.channels_last).requires_grad_(False)
-    vae.load_state_dict(load_file(args.run / "vae.safetensors"))
+    vae.load_state_dict(
+        start.vae.state_dict() if start else load_file(args.run / "vae.safetensors")
+    )
     examples = prepare(load_pictures(args.data), vae)
     run.log(
         f"{len(examples.truth)} concepts, {len(examples.learnt)} pairs shown,"
@@ -106,6 +112,9 @@ def main() -> None:
     if state := run.load():
         training.load_state_dict(state)
         run.log(f"resumed at {training.seen} pictures")
+    elif start:
+        training.start_from(start)
+        run.log(f"started from {args.start} at {training.seen} pictures")
     training.run_until_done()
 
 
@@ -240,6 +249,16 @@ class Training:
         labels = self.examples.captioner.labels
         model = Nano(average.text, average.unet, self.vae, row_map, labels, held_out, self.seen)
         export(self.run.folder / "nano.safetensors", model)
+
+    def start_from(self, model: Nano) -> None:
+        """Take over weights and place in the schedule, not the optimiser's state."""
+        if model.row_map != self.examples.row_map:
+            raise SystemExit("train_diffusion: --start must have the token rows of these captions")
+        for nets in (self.nets, self.average):
+            nets.text.load_state_dict(model.text.state_dict())
+            nets.unet.load_state_dict(model.unet.state_dict())
+        self.seen = model.seen
+        self.random.manual_seed(self.seen)  # not the pictures of the first run over again
 
     def state_dict(self) -> dict:
         return {
