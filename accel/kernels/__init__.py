@@ -7,6 +7,7 @@ The functions are bound here when the package is loaded, over the modules of the
 from accel.kernels._op import OPS
 from accel.kernels.blend import blend_pyramid, feather
 from accel.kernels.color import color_stats, illumination, relight
+from accel.kernels.color_transfer import color_transfer
 from accel.kernels.crop import crop
 from accel.kernels.mark import mark
 from accel.kernels.paste import paste, paste_rectangle
@@ -20,6 +21,7 @@ __all__ = [
     "Planes",
     "blend_pyramid",
     "color_stats",
+    "color_transfer",
     "crop",
     "feather",
     "gbr_layout",

@@ -1,0 +1,345 @@
+"""Colour transfers by name: giving a face the colours of the place it is put in.
+
+`rct`, `lct`, `mkl`, `mkl-m`, `idt`, `idt-m`, `sot`, `sot-m`, `mix-m` and `hist-match`, as
+DeepFaceLab's merger offers them. Where chance plays a part it comes from `seed`, so that a track
+that keeps its seed does not flicker.
+
+Sources: Reinhard et al. 2001, doi:10.1109/38.946629 (rct); Pitié and Kokaram 2007,
+doi:10.1049/cp:20070055 (mkl); Pitié et al. 2007, doi:10.1016/j.cviu.2006.11.011 (idt);
+Rabin et al. 2012, doi:10.1007/978-3-642-24785-9_37 (sot); Tomasi and Manduchi 1998,
+doi:10.1109/ICCV.1998.710815 (bilateral filter). Numbers of steps, bins and deviations are
+DeepFaceLab's.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from accel.kernels import _native
+from accel.kernels._op import Op
+from accel.kernels.color import lab_to_rgb, rgb_to_lab
+
+native: Any = _native.module
+
+MODES = (
+    "rct", "lct", "mkl", "mkl-m", "idt", "idt-m", "sot", "sot-m", "mix-m", "hist-match",
+)  # fmt: skip
+VARIANTS = ("exact", "dfl")
+INSIDE = 0.5  # a pixel belongs to the face from this weight on
+COVARIANCE_FLOOR = 1e-5
+IDT_ROTATIONS, IDT_BINS = 20, 256
+SOT_STEPS = 10
+SOT_DIRECTIONS = {"sot": 5, "sot-m": 30, "mix-m": 5}  # in each step
+SOT_SPACE = 16.0  # deviations of the filter: pixels, and units of 0..1 or, in mix, of 0..255
+SOT_COLOR = 5.0
+MIX_LIGHTNESS = 100 / 255 * 100  # where mix moves chroma; DeepFaceLab's 8-bit Lab calls it 100
+
+
+def color_transfer(
+    crops: Tensor,  # [N, 3, H, W] RGB 0..1, what is changed
+    targets: Tensor,  # as crops: what lies there now
+    masks: Tensor,  # [N, H, W] 0..1 where both show the face
+    mode: str,
+    *,
+    seed: int = 0,
+    variant: str = "exact",
+    threshold: float = 255.0,  # of hist-match: how far up the target's values are used, 0..255
+) -> Tensor:  # [N, 3, H, W] RGB 0..1, dtype of crops
+    """Change colours so that they are distributed as the targets' are.
+
+    variant: `exact` looks at and moves pixels under the mask alone, in `rct` and the `-m` modes;
+        `dfl` does as DeepFaceLab: pixels outside are black, and black counts.
+    An empty mask leaves a crop as it is. Raises ValueError for another mode, variant or shape.
+    """
+    if mode not in MODES or variant not in VARIANTS:
+        raise ValueError(
+            f"color_transfer: mode must be one of {', '.join(MODES)} and variant one of "
+            f"{', '.join(VARIANTS)}, got {mode!r} and {variant!r}"
+        )
+    if crops.ndim != 4 or crops.shape[1] != 3 or crops.shape != targets.shape:
+        raise ValueError(
+            "color_transfer: crops and targets must be [N, 3, H, W], got "
+            f"{list(crops.shape)} and {list(targets.shape)}"
+        )
+    if masks.shape != (crops.shape[0], *crops.shape[2:]):
+        raise ValueError(
+            f"color_transfer: masks must be [N, H, W] like {list(crops.shape)}, "
+            f"got {list(masks.shape)}"
+        )
+    result = crops.clone()
+    for i, (crop, target, inside) in enumerate(
+        zip(crops.float(), targets.float(), masks >= INSIDE)
+    ):
+        if not inside.any():
+            continue
+        if mode.endswith("-m") and variant == "dfl":
+            crop, target, inside = crop * inside, target * inside, torch.ones_like(inside)
+        elif mode != "rct" and not mode.endswith("-m"):
+            inside = torch.ones_like(inside)
+        make = torch.Generator().manual_seed(seed)
+        moved = _transfer(crop, target, inside, mode, variant, make, threshold)
+        result[i] = moved.clamp(0, 1)
+    return result
+
+
+def _transfer(crop, target, inside, mode, variant, make, threshold):
+    if mode == "rct":
+        return _reinhard(crop, target, inside, counts_all=variant == "dfl")
+    if mode == "hist-match":
+        matched = [_match(c, t, threshold) for c, t in zip(crop.flatten(1), target.flatten(1))]
+        return torch.stack(matched).view_as(crop)
+    if mode == "lct":
+        return _affine(crop, target, inside, _whiten_color)
+    if mode.startswith("mkl"):
+        return _affine(crop, target, inside, _monge_kantorovich)
+    if mode.startswith("idt"):
+        return _put(crop, inside, _distribution(crop[:, inside], target[:, inside], make))
+    if mode == "mix-m":
+        return _mix(crop, target, inside, make)
+    return _sliced(crop, target, inside, SOT_DIRECTIONS[mode], SOT_COLOR, make)
+
+
+def _put(crop: Tensor, inside: Tensor, values: Tensor) -> Tensor:
+    out = crop.clone()
+    out[:, inside] = values
+    return out
+
+
+# --- rct: mean and deviation in Lab -------------------------------------------------------------
+
+
+def _reinhard(crop, target, inside, counts_all):
+    lab, lab_target = rgb_to_lab(torch.stack([crop, target]))
+    if counts_all:
+        of_crop, of_target = (lab * inside).flatten(1), (lab_target * inside).flatten(1)
+    else:
+        of_crop, of_target = lab[:, inside], lab_target[:, inside]
+    gain = _deviation(of_target) / _deviation(of_crop).clamp(min=1e-6)
+    moved = (lab - _mean(of_crop)) * gain + _mean(of_target)
+    low, high = crop.new_tensor([[0, -127, -127], [100, 127, 127]])[:, :, None, None]
+    return lab_to_rgb(moved.clamp(low, high)[None])[0]
+
+
+def _mean(values: Tensor) -> Tensor:
+    return values.mean(1)[:, None, None]
+
+
+def _deviation(values: Tensor) -> Tensor:
+    return values.std(1, correction=0)[:, None, None]
+
+
+# --- lct, mkl: one matrix -----------------------------------------------------------------------
+
+
+def _affine(crop, target, inside, solve):
+    """Move colours by the matrix that `solve` finds between two covariances."""
+    source, wanted = crop[:, inside].double(), target[:, inside].double()
+    mean, mean_wanted = source.mean(1, keepdim=True), wanted.mean(1, keepdim=True)
+    source, wanted = source - mean, wanted - mean_wanted
+    matrix = solve(_covariance(source), _covariance(wanted))
+    moved = matrix @ (crop.flatten(1).double() - mean) + mean_wanted
+    return moved.float().view_as(crop)
+
+
+def _covariance(centred: Tensor) -> Tensor:
+    floor = COVARIANCE_FLOOR * torch.eye(len(centred), dtype=centred.dtype)
+    return centred @ centred.T / centred.shape[1] + floor.to(centred.device)
+
+
+def _root(matrix: Tensor, power: float = 0.5) -> Tensor:
+    values, vectors = torch.linalg.eigh(matrix)
+    return (vectors * values.clamp(min=1e-16) ** power) @ vectors.T
+
+
+def _whiten_color(source: Tensor, wanted: Tensor) -> Tensor:
+    return _root(wanted) @ _root(source, -0.5)
+
+
+def _monge_kantorovich(source: Tensor, wanted: Tensor) -> Tensor:
+    root, back = _root(source), _root(source, -0.5)
+    return back @ _root(root @ wanted @ root) @ back
+
+
+# --- hist-match, idt: one dimension after another -----------------------------------------------
+
+
+def _match(values: Tensor, wanted: Tensor, threshold: float) -> Tensor:
+    """Values of equal rank replace each other; ranks are scaled by threshold / 255."""
+    _, index, counts = torch.unique(values, return_inverse=True, return_counts=True)
+    steps, counts_wanted = torch.unique(wanted, return_counts=True)
+    rank = counts.double().cumsum(0) / values.numel() * (threshold / 255)
+    rank_wanted = counts_wanted.double().cumsum(0) / wanted.numel()
+    return _interpolate(rank, rank_wanted, steps.double()).float()[index]
+
+
+def _interpolate(at: Tensor, x: Tensor, y: Tensor) -> Tensor:
+    """Linear between points of rising x; beyond them the end values."""
+    high = torch.searchsorted(x, at.contiguous()).clamp(1, max(len(x) - 1, 1))
+    if len(x) == 1:
+        return y.expand_as(at)
+    low = high - 1
+    span = x[high] - x[low]
+    share = torch.where(span > 0, (at - x[low]) / torch.where(span > 0, span, 1), 1.0)
+    return y[low] + share.clamp(0, 1) * (y[high] - y[low])
+
+
+def _distribution(source: Tensor, wanted: Tensor, make: torch.Generator) -> Tensor:
+    """idt: match the three marginals, a twentieth of the way, after each of twenty rotations."""
+    source, wanted = source.double(), wanted.double()
+    for _ in range(IDT_ROTATIONS):
+        rotation = random_rotation(make).to(source.device)
+        turned, turned_wanted = rotation @ source, rotation @ wanted
+        matched = torch.stack([_match_bins(a, b) for a, b in zip(turned, turned_wanted)])
+        source = source + rotation.T @ (matched - turned) / IDT_ROTATIONS
+    return source.float()
+
+
+def _match_bins(values: Tensor, wanted: Tensor) -> Tensor:
+    low = torch.minimum(values.min(), wanted.min())
+    high = torch.maximum(values.max(), wanted.max())
+    width = (high - low).clamp(min=1e-12) / IDT_BINS
+    edges = low + width * torch.arange(1, IDT_BINS + 1, dtype=low.dtype, device=low.device)
+
+    def ranks(of: Tensor) -> Tensor:
+        bins = ((of - low) / width).long().clamp(0, IDT_BINS - 1)
+        counts = torch.bincount(bins, minlength=IDT_BINS).double()
+        return counts.cumsum(0) / of.numel()
+
+    return _interpolate(values, edges, _interpolate(ranks(values), ranks(wanted), edges))
+
+
+def random_rotation(make: torch.Generator) -> Tensor:  # [3, 3] float64
+    """A rotation, all equally likely: the frame of three normal vectors, made right-handed."""
+    q, r = torch.linalg.qr(torch.randn(3, 3, generator=make, dtype=torch.float64))
+    q = q * r.diagonal().sign()
+    return q * torch.linalg.det(q)
+
+
+# --- sot, mix: along many directions at once ----------------------------------------------------
+
+
+def _sliced(crop, target, inside, count, color, make):
+    """Sliced transport, and what it added smoothed over the face."""
+    directions = torch.randn(SOT_STEPS, count, 3, generator=make)
+    directions = (directions / directions.norm(dim=2, keepdim=True)).to(crop.device)
+    source = crop[:, inside].contiguous()
+    moved = torch.ops.accel.sliced_transport(source, target[:, inside].contiguous(), directions)
+    added = _put(torch.zeros_like(crop), inside, moved - source)
+    weight = inside.to(crop.dtype)
+    smooth = torch.ops.accel.bilateral(added[None], weight[None], color, SOT_SPACE)
+    return torch.where(inside, crop + smooth[0], crop)
+
+
+def _mix(crop, target, inside, make):
+    """Lightness by lct, chroma by sot at one lightness."""
+    lab, lab_target = rgb_to_lab(torch.stack([crop, target]))
+    light = _affine(lab[:1] / 100, lab_target[:1] / 100, inside, _whiten_color) * 100
+    lab[0], lab_target[0] = MIX_LIGHTNESS, MIX_LIGHTNESS
+    flat = lab_to_rgb(torch.stack([lab, lab_target]))
+    chroma = _sliced(flat[0], flat[1], inside, SOT_DIRECTIONS["mix-m"], SOT_COLOR / 255, make)
+    moved = rgb_to_lab(chroma.clamp(0, 1)[None])[0]
+    moved[0] = light[0].clamp(0, 100)
+    return torch.where(inside, lab_to_rgb(moved[None])[0], crop)
+
+
+def _transport_reference(source, target, directions):
+    """In each step the mean, over its directions, of what makes one-dimensional ranks meet."""
+    source = source.clone()
+    for step in directions:
+        along, wanted = step @ source, step @ target  # [D, n]
+        order = along.argsort(dim=1, stable=True)
+        apart = wanted.sort(1).values - along.gather(1, order)
+        away = torch.zeros_like(along).scatter_(1, order, apart)
+        source = source + step.T @ away / len(step)
+    return source
+
+
+def _bilateral_reference(pictures, masks, color, space):
+    """Gaussian of distance in a disc of 1.5 deviations, times a Gaussian of the sum of
+    differences; borders are reflected, pixels of mask 0 count nowhere."""
+    radius = round(1.5 * space)
+    _, _, height, width = pictures.shape
+    rows = _reflected(height, radius).to(pictures.device)
+    columns = _reflected(width, radius).to(pictures.device)
+    wide = pictures.float()[:, :, rows][..., columns]
+    weights = masks.float()[:, None, rows][..., columns]
+    total = torch.zeros_like(pictures, dtype=torch.float32)
+    weight = torch.zeros_like(total[:, :1])
+    for y in range(2 * radius + 1):
+        for x in range(2 * radius + 1):
+            far = (x - radius) ** 2 + (y - radius) ** 2
+            if far > radius * radius:
+                continue
+            near = wide[:, :, y : y + height, x : x + width]
+            apart = (near - pictures).abs().sum(1, keepdim=True)
+            share = torch.exp(-far / (2 * space**2) - apart**2 / (2 * color**2))
+            share = share * weights[:, :, y : y + height, x : x + width]
+            total, weight = total + share * near, weight + share
+    smooth = torch.where(weight > 0, total / torch.where(weight > 0, weight, 1), 0)
+    return smooth.to(pictures.dtype).contiguous()
+
+
+def _reflected(size: int, radius: int) -> Tensor:
+    """Indices of a row widened by `radius`, turning back at the ends without repeating them."""
+    at = torch.arange(-radius, size + radius)
+    if size == 1:
+        return torch.zeros_like(at)
+    at = at.abs() % (2 * size - 2)
+    return torch.minimum(at, 2 * size - 2 - at)
+
+
+transport_op = Op(
+    "sliced_transport(Tensor source, Tensor target, Tensor directions) -> Tensor",
+    _transport_reference,
+    fake=lambda source, target, directions: torch.empty_like(source),
+    gradient=False,
+)
+bilateral_op = Op(
+    "bilateral(Tensor pictures, Tensor masks, float color, float space) -> Tensor",
+    _bilateral_reference,
+    fake=lambda pictures, *rest: pictures.new_empty(pictures.shape),
+    gradient=False,
+)
+MAX_POINTS = 1 << 21  # the sort packs a number of a point into 21 bits
+
+
+def _why_not_transport(source, target, directions) -> str:
+    if source.dtype != torch.float32 or not (source.is_contiguous() and target.is_contiguous()):
+        return "needs contiguous float32"
+    if not 1 <= source.shape[1] <= MAX_POINTS:
+        return f"takes 1 to {MAX_POINTS} points, got {source.shape[1]}"
+    return _native.why_not(source, target, directions)
+
+
+def _transport_native(source, target, directions):
+    out = source.clone()
+    threads = max(1, min(torch.get_num_threads(), source.shape[1] >> 12))
+    native.sliced_transport(out, target, directions.contiguous(), threads)
+    return out
+
+
+def _why_not_bilateral(pictures, masks, color, space) -> str:
+    if pictures.dtype != torch.float32 or not pictures.is_contiguous():
+        return "needs contiguous float32"
+    return _native.why_not(pictures, masks)
+
+
+def _bilateral_native(pictures, masks, color, space):
+    out = torch.empty_like(pictures)
+    radius = round(1.5 * space)
+    wide = _widened(pictures, radius)
+    weights = _widened(masks.float()[:, None], radius)
+    native.bilateral(wide, weights, out, radius, color, space, torch.get_num_threads())
+    return out
+
+
+def _widened(pictures: Tensor, radius: int) -> Tensor:
+    rows, columns = (_reflected(size, radius) for size in pictures.shape[2:])
+    return pictures[:, :, rows][..., columns].contiguous()
+
+
+transport_op.implement("native", _transport_native, _why_not_transport)
+bilateral_op.implement("native", _bilateral_native, _why_not_bilateral)
