@@ -1,0 +1,159 @@
+"""What `verify` says, in English and Korean: a fixed vocabulary that promises nothing.
+
+No conclusion calls a file true or untrue. Keys are the same for every language, so that a missing
+translation is an error of the tests.
+"""
+
+from __future__ import annotations
+
+LEVELS = {
+    "PROVEN": {"en": "PROVEN", "ko": "증명됨"},
+    "INDICATED": {"en": "INDICATED", "ko": "정황 있음"},
+    "DECLARED": {"en": "DECLARED", "ko": "자체 표시"},
+    "LEDGER": {"en": "LEDGER", "ko": "기록 있음"},
+    "UNKNOWN": {"en": "UNKNOWN", "ko": "알 수 없음"},
+    "CONCLUSION": {"en": "CONCLUSION", "ko": "결론"},
+}
+
+_SAYS_EN = (
+    " It says: made by {generator}; steps: {actions}; source type: {types}; {inputs} inputs;"
+    ' consent: "{consent}" (a claim of the user). No time is proven.'
+)
+_SAYS_KO = (
+    " 내용: 만든 도구 {generator}, 단계 {actions}, 출처 유형 {types}, 입력 {inputs}개,"
+    ' 동의 "{consent}"(사용자의 주장). 시각은 증명되지 않았습니다.'
+)
+
+WORDS = {
+    "credential trusted": {
+        "en": 'Content Credential intact; signed by "{signer}", which you trust.' + _SAYS_EN,
+        "ko": '콘텐츠 자격 증명이 온전합니다. 신뢰 목록에 있는 "{signer}"의 서명입니다.' + _SAYS_KO,
+    },
+    "credential valid": {
+        "en": 'Content Credential intact; signed by "{signer}", a name that anyone may choose: the'
+        " signer is on none of your lists." + _SAYS_EN,
+        "ko": '콘텐츠 자격 증명이 온전합니다. 서명자 "{signer}"은(는) 누구나 쓸 수 있는 이름이며'
+        " 신뢰 목록에 없습니다." + _SAYS_KO,
+    },
+    "credential broken": {
+        "en": "Content Credential does not fit this file ({reasons}): one of them was changed after"
+        " signing, or it was taken from another file. What it says does not count.",
+        "ko": "콘텐츠 자격 증명이 이 파일과 맞지 않습니다({reasons}). 서명 뒤에 바뀌었거나 다른"
+        " 파일에서 옮겨 온 것입니다. 그 내용은 인정되지 않습니다.",
+    },
+    "credential unreadable": {
+        "en": "Content Credential is there but damaged, or lies elsewhere ({reasons}); nothing was"
+        " fetched.",
+        "ko": "콘텐츠 자격 증명이 있으나 손상되었거나 다른 곳에 있습니다({reasons})."
+        " 네트워크에서 가져오지 않았습니다.",
+    },
+    "mark read": {
+        "en": "invisible mark found: score {score} (from {usual} on it counts), id {ident},"
+        " {corrected} of 127 bits mended, {turned}. Anyone can copy a mark: it is no signature.",
+        "ko": "보이지 않는 표시 발견: 점수 {score}({usual} 이상이면 유효), id {ident}, 127비트 중"
+        " {corrected}비트 교정. 표시는 누구나 복사할 수 있으며 서명이 아닙니다.",
+    },
+    "mark same": {
+        "en": "invisible mark found: score {score}, id {ident}, the one that the credential names.",
+        "ko": "보이지 않는 표시 발견: 점수 {score}, id {ident}. 자격 증명에 적힌 id와 같습니다.",
+    },
+    "mark contradicts": {
+        "en": "invisible mark found: score {score}, id {ident}, but the credential names {stated}.",
+        "ko": "보이지 않는 표시 발견: 점수 {score}, id {ident}. 자격 증명에는 {stated}(으)로 적혀"
+        " 있습니다.",
+    },
+    "mark agrees": {
+        "en": "invisible mark too weak to be read by itself (score {score}), but it agrees with id"
+        " {ident} by {agreement} standard deviations.",
+        "ko": "보이지 않는 표시가 약해 단독으로 읽을 수 없으나(점수 {score}) id {ident}와"
+        " {agreement} 표준편차로 일치합니다.",
+    },
+    "mark present": {
+        "en": "invisible mark found: score {score} (from {usual} on it counts), id not readable.",
+        "ko": "보이지 않는 표시 발견: 점수 {score}({usual} 이상이면 유효), id는 읽을 수 없습니다.",
+    },
+    "mark missing": {
+        "en": "the invisible mark {stated} that the credential names was not found.",
+        "ko": "자격 증명에 적힌 보이지 않는 표시 {stated}을(를) 찾지 못했습니다.",
+    },
+    "declared type": {
+        "en": "{where} says: {type}. Anyone can write this.",
+        "ko": "{where}에 적힌 내용: {type}. 누구나 적을 수 있습니다.",
+    },
+    "declared note": {
+        "en": "{where} found. Anyone can write this.",
+        "ko": "{where} 발견. 누구나 적을 수 있습니다.",
+    },
+    "ledger file": {
+        "en": "made here at {time} ({task}, entry {number}); the file is identical.",
+        "ko": "이 컴퓨터에서 {time}에 만들었습니다({task}, {number}번). 파일이 같습니다.",
+    },
+    "ledger like": {
+        "en": "something like it was made here at {time} ({task}, entry {number}); the file is"
+        " another.",
+        "ko": "비슷한 것을 이 컴퓨터에서 {time}에 만들었습니다({task}, {number}번). 파일은"
+        " 다릅니다.",
+    },
+    "undecoded": {
+        "en": "no picture could be decoded, so no invisible mark was looked for.",
+        "ko": "화면을 해독할 수 없어 보이지 않는 표시를 찾지 못했습니다.",
+    },
+}
+
+CONCLUSIONS = {
+    "proven AI": {
+        "en": "Made or altered with AI, according to its signed history. A signature says who"
+        " stated it, not that it is true.",
+        "ko": "서명된 이력에 따르면 AI로 만들었거나 바꾼 것입니다. 서명은 누가 말했는지를 보여 줄"
+        " 뿐 내용이 참임을 뜻하지 않습니다.",
+    },
+    "proven other": {
+        "en": "Its signed history is intact and names no AI. A signature says who stated it, not"
+        " that it is true.",
+        "ko": "서명된 이력이 온전하며 AI 사용은 적혀 있지 않습니다. 서명은 누가 말했는지를 보여 줄"
+        " 뿐 내용이 참임을 뜻하지 않습니다.",
+    },
+    "broken": {
+        "en": "The signed history does not hold for this file. Its origin is unknown.",
+        "ko": "서명된 이력이 이 파일에 맞지 않습니다. 출처는 알 수 없습니다.",
+    },
+    "contradictory": {
+        "en": "The signed history and the marks in the picture contradict each other.",
+        "ko": "서명된 이력과 화면 속 표시가 서로 어긋납니다.",
+    },
+    "indicated": {
+        "en": "Probably went through this engine; the signed history is missing.",
+        "ko": "이 엔진을 거쳤을 가능성이 큽니다. 서명된 이력은 없습니다.",
+    },
+    "listed": {
+        "en": "This machine's own list knows it; nothing in the file itself says so.",
+        "ko": "이 컴퓨터의 기록에 있습니다. 파일 자체에는 표시가 없습니다.",
+    },
+    "declared": {
+        "en": "Only unsigned words speak of its origin; anyone could have written them.",
+        "ko": "서명 없는 글만 출처를 말합니다. 누구나 적을 수 있습니다.",
+    },
+    "unknown": {
+        "en": "Unknown. No mark was found, which is no sign that AI was not used.",
+        "ko": "알 수 없음. 표시를 찾지 못했으나, 그것이 AI를 쓰지 않았다는 뜻은 아닙니다.",
+    },
+    "unreadable": {
+        "en": "The file could not be read.",
+        "ko": "파일을 읽을 수 없습니다.",
+    },
+}
+
+EXPLANATION = {
+    "en": """What a program cannot tell, a person can ask:
+1. Where was it published first, and by whom?
+2. Who signed it, and why should that signer be believed?
+3. Does a second source, independent of the first, show the same?
+PROVEN is a signed statement that is intact. INDICATED is an invisible mark, which can be copied or
+removed. DECLARED is text that anyone can write. LEDGER is the list on this machine.""",
+    "ko": """프로그램이 알 수 없는 것은 사람이 물어야 합니다.
+1. 처음 어디에 누가 올렸습니까?
+2. 누가 서명했고, 그 서명자를 믿을 까닭은 무엇입니까?
+3. 서로 무관한 다른 출처도 같은 내용을 보여 줍니까?
+'증명됨'은 온전한 서명된 진술, '정황 있음'은 복사되거나 지워질 수 있는 보이지 않는 표시,
+'자체 표시'는 누구나 적을 수 있는 글, '기록 있음'은 이 컴퓨터의 목록입니다.""",
+}

@@ -1,0 +1,174 @@
+"""verify: every combination of layers present, stripped, broken and foreign; words and statuses."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from string import Formatter
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from accel.core import InputError
+from accel.provenance.c2pa import Statement, sha256_of, sign
+from accel.provenance.ledger import Ledger, look
+from accel.provenance.verify import BROKEN, INDICATED, NOTHING, PROVEN, UNREADABLE, clean, examine
+from accel.provenance.watermark import Mark
+from accel.provenance.words import CONCLUSIONS, EXPLANATION, LEVELS, WORDS
+from accel.provenance.xmp import declare
+from tests.provenance.film import gray, portrait
+
+MARK = "c0ffee123456"
+
+
+def picture(path: Path, mark: str | None = None) -> Path:
+    rgb = torch.from_numpy(portrait().copy())
+    if mark:
+        Mark(mark).add_rgb(rgb)
+    Image.fromarray(rgb.numpy()).save(path)
+    return path
+
+
+def frames(path: Path):
+    yield gray(np.asarray(Image.open(path).convert("RGB"))), 1.0
+
+
+def look_at(path: Path, identity=None, **more):
+    return examine(path, frames(path), anchors=[identity.root] if identity else (), **more)
+
+
+def levels(report) -> list[str]:
+    return [one.level for one in report.findings]
+
+
+@pytest.fixture
+def whole(tmp_path, identity) -> Path:
+    """A picture with every layer."""
+    path = picture(tmp_path / "whole.png", MARK)
+    declare(path, "generate")
+    sign(path, Statement(task="generate", mark=MARK, consent="fiction"), identity, version="1")
+    return path
+
+
+def test_all_layers(whole, identity, tmp_path):
+    ledger = Ledger(tmp_path / "ledger.sqlite")
+    ledger.add(task="generate", sha256=sha256_of(whole), mark=MARK)
+    report = look_at(whole, identity, ledger=ledger)
+    assert report.status == PROVEN
+    assert levels(report) == ["PROVEN", "INDICATED", "DECLARED", "LEDGER"]
+    assert [one.what for one in report.findings][:2] == ["credential trusted", "mark same"]
+    text = report.text("en")
+    assert '"fiction" (a claim of the user)' in text
+    assert "Made or altered with AI" in text
+    assert report == look_at(whole, identity, ledger=ledger)
+
+
+def test_an_unknown_signer_is_said(whole):
+    report = look_at(whole)
+    assert report.status == PROVEN
+    assert report.findings[0].what == "credential valid"
+    assert "on none of your lists" in report.text()
+
+
+def test_saved_again_only_the_mark_is_left(whole, tmp_path):
+    Image.open(whole).convert("RGB").save(tmp_path / "copy.jpg", quality=75)
+    report = look_at(tmp_path / "copy.jpg")
+    assert (report.status, levels(report)) == (INDICATED, ["INDICATED"])
+    assert MARK in report.text("ko")
+
+
+def test_the_ledger_links_a_stripped_copy(whole, tmp_path):
+    ledger = Ledger(tmp_path / "ledger.sqlite")
+    ledger.add(task="generate", sha256=sha256_of(whole), mark=MARK)
+    Image.open(whole).convert("RGB").save(tmp_path / "copy.jpg", quality=75)
+    report = look_at(tmp_path / "copy.jpg", ledger=ledger)
+    assert [one.what for one in report.findings] == ["mark read", "ledger like"]
+
+
+def test_the_ledger_knows_an_unmarked_picture_by_its_look(tmp_path):
+    path = picture(tmp_path / "a.png")
+    ledger = Ledger(tmp_path / "ledger.sqlite")
+    ledger.add(task="edit", sha256="0" * 64, looks=(look(gray(portrait())),))
+    report = look_at(path, ledger=ledger)
+    assert (report.status, report.conclusion) == (INDICATED, "listed")
+
+
+def test_words_alone(tmp_path):
+    path = picture(tmp_path / "a.png")
+    declare(path, "generate")
+    report = look_at(path)
+    assert (report.status, levels(report)) == (INDICATED, ["DECLARED"])
+
+
+def test_nothing_found(tmp_path):
+    report = look_at(picture(tmp_path / "a.png"))
+    assert (report.status, report.conclusion, report.findings) == (NOTHING, "unknown", ())
+    assert "no sign that AI was not used" in report.text()
+
+
+def test_a_changed_picture_is_broken(whole, tmp_path, identity):
+    data = whole.read_bytes()
+    at = data.index(b"caBX") - 4
+    chunk = data[at : at + int.from_bytes(data[at : at + 4], "big") + 12]
+    other = picture(tmp_path / "b.png").read_bytes()
+    (tmp_path / "b.png").write_bytes(other[:33] + chunk + other[33:])
+    report = look_at(tmp_path / "b.png", identity)
+    assert (report.status, report.conclusion) == (BROKEN, "broken")
+    assert levels(report)[0] == "UNKNOWN"
+
+
+def test_a_mark_that_is_not_the_one_signed_contradicts(tmp_path, identity):
+    path = picture(tmp_path / "a.png", "0badc0de0001")
+    sign(path, Statement(task="generate", mark=MARK), identity)
+    report = look_at(path, identity)
+    assert (report.status, report.conclusion) == (BROKEN, "contradictory")
+
+
+def test_a_stated_mark_that_is_absent_is_said(tmp_path, identity):
+    path = picture(tmp_path / "a.png")
+    sign(path, Statement(task="generate", mark=MARK), identity)
+    report = look_at(path, identity)
+    assert report.status == PROVEN
+    assert report.findings[1].what == "mark missing"
+
+
+def test_files_that_cannot_be_read(tmp_path):
+    assert examine(tmp_path / "absent.png").status == UNREADABLE
+    path = tmp_path / "notes.txt"
+    path.write_text("hello")
+
+    def fail():
+        raise InputError("no picture")
+        yield
+
+    report = examine(path, fail())
+    assert (report.status, report.conclusion) == (UNREADABLE, "unreadable")
+    assert examine(tmp_path).status == UNREADABLE
+
+
+def test_strangers_cannot_write_on_the_terminal():
+    assert clean("a\x1b[31mred\nb\u202e") == "a [31mred b"
+    assert len(clean("x" * 500)) == 80
+
+
+def test_json_is_json(whole, identity):
+    told = json.loads(json.dumps(look_at(whole, identity).json()))
+    assert told["status"] == 0
+    assert told["findings"][0]["facts"]["consent"] == "fiction"
+    assert told["history"][0]["actions"] == ["created", "bound"]
+
+
+ALL = WORDS | CONCLUSIONS | LEVELS | {"explanation": EXPLANATION}
+
+
+@pytest.mark.parametrize("key", ALL)
+def test_both_languages_say_the_same_facts_and_no_verdict(key):
+    said = ALL[key]
+    assert set(said) == {"en", "ko"}
+    assert not re.search(r"\b(real|authentic|genuine|fake)", said["en"], re.IGNORECASE)
+    assert not re.search(r"진짜|가짜|진본", said["ko"])
+    used = [{name for _, name, *_ in Formatter().parse(text) if name} for text in said.values()]
+    assert used[0] - {"turned"} == used[1] - {"turned"}
