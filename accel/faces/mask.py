@@ -146,8 +146,11 @@ def edge_distance(start: tuple[int, ...]) -> Array:  # [468]
 
 def facing(landmarks: Array) -> Array:  # [468, 3] px, z smaller nearer -> [468] cosine, 1 head on
     """Cosine between each vertex's normal and the viewer's direction; below 0 it faces away."""
-    corners = landmarks[mesh.TRIANGLES].astype(np.float32)  # [F, 3, 3]
-    normals = np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
+    corners = landmarks.astype(np.float32).T[:, mesh.TRIANGLES.T]  # [xyz, corner, F]
+    ax, ay, az = corners[:, 1] - corners[:, 0]
+    bx, by, bz = corners[:, 2] - corners[:, 0]
+    # Written out: np.cross takes three times as long.
+    normals = np.stack([ay * bz - az * by, az * bx - ax * bz, ax * by - ay * bx], axis=1)
     total = _incidence() @ normals  # as long as twice the area: the weight wanted
     cosine = total[:, 2] / np.maximum(np.linalg.norm(total, axis=1), 1e-9)
     # Which way round the triangles run depends on the model's axes; the nose tip faces the viewer

@@ -57,6 +57,7 @@ SHUT = (0.51, 0.68)  # target's lids by the source's: below, the target's eyes s
 EYEBALL = 0.6  # of what lies between the lids is the source's: the rest keeps the eyes alive
 TIGHTEN = 0.12  # the mask's outer part that is cut off, so that it ends before fringes
 FEATHER = 0.008  # of the crop's side
+COARSE = 0.95  # crops below this scale are blended where they are pasted
 FORGET = 64  # tracks that are remembered
 
 
@@ -90,6 +91,7 @@ class _View:
     points: Array  # [474, 3] float32, landmarks and irises, crop px
     facing: Array  # [468]
     size: float  # of the face, crop px
+    wanted_px: float  # side that a crop of the frame's own scale would have
 
 
 class MeshSwapper:
@@ -137,7 +139,7 @@ class MeshSwapper:
         face, sources = job.face, self._identities[job.source]
         track = self._track(face, job.source)
         view = self._view(track, face)
-        target = crop(job.planes, torch.from_numpy(view.matrix[None]), view.side)
+        target = crop(job.planes, self._send(view.matrix), view.side)
         front, mask = self._warp(track, face, sources, view)
         if self._occlusion:
             sight = fade(view.facing, 0.08, 0.3)
@@ -147,10 +149,14 @@ class MeshSwapper:
         front = self._recolor(track, front, target, mask)
         front = track.detail(front[0], target[0], mask[0])[None]
         soft = feather(mask, 0.0, FEATHER * view.side)
+        track.frames += 1
+        matrix = torch.from_numpy(view.matrix)  # stays on the CPU, where `paste` needs it
+        if view.side < COARSE * view.wanted_px:
+            # The crop is coarser than the frame: what stays of the target must not go through it.
+            return Patch(front[0].clamp_(0, 1), soft[0], matrix)
         mixed = blend_pyramid(front, target, soft, 3)
         cover = (soft * 4).clamp_(max=1)  # whole wherever the blend differs from the target
-        track.frames += 1
-        return Patch(mixed[0].clamp_(0, 1), cover[0], torch.from_numpy(view.matrix))
+        return Patch(mixed[0].clamp_(0, 1), cover[0], matrix)
 
     def _track(self, face: Face, source: int) -> _Track:
         key = (face.track, source)
@@ -171,14 +177,15 @@ class MeshSwapper:
         upright = points[:, :2] @ turn.T
         reach = upright[self._mesh.vertex[self._mesh.base > 0]]
         low, high = reach.min(axis=0), reach.max(axis=0)
-        wanted = MARGIN * float((high - low).max())
+        wanted = max(MARGIN * float((high - low).max()), 1.0)
         track.crop_px = self._crop_px(track.crop_px, wanted)
         scale = track.crop_px / wanted
         shift = (track.crop_px - 1) / 2 - scale * (low + high) / 2
         matrix = np.concatenate([scale * turn, shift[:, None]], axis=1).astype(np.float32)
         placed = np.concatenate([upright * scale + shift, points[:, 2:] * scale], axis=1)
         size = float(np.ptp(placed[:, :2], axis=0).max())
-        return _View(matrix, track.crop_px, placed.astype(np.float32), facing(face.landmarks), size)
+        turned = facing(face.landmarks)
+        return _View(matrix, track.crop_px, placed.astype(np.float32), turned, size, wanted)
 
     def _crop_px(self, before: int, wanted: float) -> int:
         """The next size up, held until the face has clearly outgrown or left it."""
@@ -196,7 +203,8 @@ class MeshSwapper:
         for index, share in track.chooser.choose(face.landmarks):
             source = sources[index]
             texture = source.texture_for(view.size)
-            open_eyes = fade(ratios[index], *SHUT)
+            # Both alike: under a hand the mesh often thinks one eye open that is not.
+            open_eyes = np.full(2, fade(ratios[index], *SHUT).min())
             track.eyes = open_eyes if not track.frames else (track.eyes + open_eyes) / 2
             picture = raster(
                 texture.picture,

@@ -35,11 +35,12 @@ Array = npt.NDArray[Any]
 SIDE = 80  # of the flat face, in texels
 WORK_PX = 160  # the crop is made no larger than this for all that happens here
 LIGHT_TOLERANCE, COLOR_TOLERANCE = 2.0, 1.0  # Lab units that are never held against a texel
-LIGHT_UNIT, COLOR_UNIT, EDGE_UNIT = 5.0, 2.5, 4.0  # what counts as 1 beyond the tolerance
+LIGHT_UNIT, COLOR_UNIT, EDGE_UNIT = 5.0, 2.5, 3.0  # what counts as 1 beyond the tolerance
 FOREIGN = (16.0, 4.0)  # distance from the face's own colour: tolerated, and what counts as 1
-SEED, GROW = 0.85, 0.3  # evidence that starts an occluder, and that spreads it
+SEED, GROW = 0.85, 0.18  # evidence that starts an occluder, and that spreads it
+GROW_AT_SIDES, INNER = 0.7, 1.2  # the latter: doubt below which it is not the sides
 MIN_SEEDS, MIN_TEXELS = 4, 28
-APPEARS, GOES = 0.6, 0.3  # share of the way that the mask goes in a frame
+APPEARS, GOES = 0.85, 0.3  # share of the way that the mask goes in a frame
 FIRST, LEARN, LEARN_COVERED = 0.2, 0.04, 0.006  # how fast the reference follows
 FRESH = 8  # frames that it follows by FIRST
 STILL_FRAMES = 240  # a thing that has kept still on the face so long is part of it
@@ -57,7 +58,7 @@ class _Flat(NamedTuple):
     core: Array  # [G, G] bool, well inside the outline
     tolerance: Array  # [G, G] evidence is multiplied by this; less where a face moves or darkens
     skin: Array  # [G, G] bool, inside and neither brow, eye, nostril nor lip
-    basis: Array  # [G * G, 3] constant, x, y
+    slopes: Array  # [2, G, G] x, y, -1..1
     doubt: Array  # [G, G] what starts an occluder must show more evidence by this factor
 
 
@@ -83,12 +84,12 @@ def _flat() -> _Flat:
     inside = np.clip(outline / 0.15, 0, 1)
     core, factors, plain = (_draw(points, triangles, v) for v in (inside, tolerance, skin))
     y, x = np.mgrid[:SIDE, :SIDE] * (2 / SIDE) - 1
-    basis = np.stack([np.ones_like(x), x, y], axis=-1).reshape(-1, 3).astype(np.float32)
+    slopes = np.stack([x, y]).astype(np.float32)
     well_inside = core > 0.6
     # At the sides hair and background come and go as the head turns, and the mask fades anyway.
     doubt = 1 + 2.5 * fade(np.abs(x), 0.45, 0.75)
     skin_map = well_inside & (plain > 0.99)
-    return _Flat(points, triangles, well_inside, factors, skin_map, basis, doubt)
+    return _Flat(points, triangles, well_inside, factors, skin_map, slopes, doubt)
 
 
 def _away(uv: Array, part: tuple[int, ...]) -> Array:  # [468] distance to a part, shares of SIDE
@@ -146,17 +147,19 @@ class _Memory:
         flat = _flat()
         change = texels - self.reference
         near = np.exp(-((change[..., 0] / 10) ** 2)) * (flat.core & ~self.flag & (sight > 0.3))
-        weights = near.reshape(-1, 1)[::2].astype(np.float32)
+        weights = near[::2, ::2].reshape(-1, 1).astype(np.float32)
         result = np.empty_like(texels)
-        for channel, stiff in enumerate(((1, 50, 50, 20), (1, 1e9, 1e9, 20), (1, 1e9, 1e9, 20))):
-            old = self.reference[..., channel].reshape(-1, 1)
+        for channel, stiff in enumerate(((1, 50, 50, 20), (1, 20), (1, 20))):
+            old = self.reference[..., channel]
             # The last column lets contrast change: a brighter light raises bright places more.
-            columns = np.concatenate([flat.basis, (old - old.mean()) / 20], axis=1)
-            some, moved = columns[::2], change[..., channel].reshape(-1)[::2]
+            columns = [np.ones_like(old), *flat.slopes][: len(stiff) - 1]
+            columns.append((old - old.mean()) * 0.05)
+            some = np.stack([c[::2, ::2].reshape(-1) for c in columns], axis=1)
+            moved = change[::2, ::2, channel].reshape(-1)
             normal = (weights * some).T @ some + np.diag(stiff)
-            fit = np.linalg.solve(normal, (weights * some).T @ moved)
-            shift = (columns @ fit.astype(np.float32)).reshape(texels.shape[:2])
-            result[..., channel] = texels[..., channel] - shift
+            fit = np.linalg.solve(normal, (weights * some).T @ moved).astype(np.float32)
+            shift = sum(f * c for f, c in zip(fit[1:], columns[1:]))
+            result[..., channel] = texels[..., channel] - fit[0] - shift
         return result
 
     def evidence(self, texels: Array, edges: Array) -> Array:
@@ -227,7 +230,7 @@ class OcclusionModel:
         edges = _edges(texels)
         evidence = memory.evidence(texels, edges) * (sight * np.clip(2 * memory.known - 0.4, 0, 1))
         evidence = cv2.GaussianBlur(np.minimum(evidence, 4), (0, 0), 0.9)
-        memory.proof += 0.6 * (guided(evidence, texels[..., 0], 3, 16.0) - memory.proof)
+        memory.proof += 0.75 * (guided(evidence, texels[..., 0], 3, 16.0) - memory.proof)
         memory.flag = _regions(memory.proof)
         memory.learn(texels, edges, sight)
         change = memory.flag - memory.hidden
@@ -278,15 +281,22 @@ def _edges(texels: Array) -> Array:  # [G, G, 3] -> [G, G] slope of L a texel
 
 
 def _regions(proof: Array) -> Array:  # [G, G] -> bool
-    """Regions of some evidence that hold enough strong evidence; small ones are noise."""
+    """Regions of some evidence that hold enough strong evidence; small ones are noise.
+
+    What starts at the sides is most likely hair, whose edge is sharp: it does not spread inwards.
+    """
+    doubt = _flat().doubt
     some = (proof > GROW).astype(np.uint8)
     count, labels, stats, _ = cv2.connectedComponentsWithStats(some, connectivity=4)
-    seeds = np.bincount(labels[proof > SEED * _flat().doubt], minlength=count)
-    good = (seeds >= MIN_SEEDS) & (stats[:, cv2.CC_STAT_AREA] >= MIN_TEXELS)
-    good[0] = False  # the background
-    if not good.any():
+    strong = proof > SEED * doubt
+    large = stats[:, cv2.CC_STAT_AREA] >= MIN_TEXELS
+    large[0] = False  # the background
+    anywhere = large & (np.bincount(labels[strong], minlength=count) >= MIN_SEEDS)
+    if not anywhere.any():
         return np.zeros(proof.shape, bool)
-    closed = cv2.morphologyEx(good[labels].astype(np.uint8), cv2.MORPH_CLOSE, _ROUND)
+    inner = np.bincount(labels[strong & (doubt < INNER)], minlength=count) >= MIN_SEEDS
+    found = (anywhere & inner)[labels] | (anywhere[labels] & (proof > GROW_AT_SIDES))
+    closed = cv2.morphologyEx(found.astype(np.uint8), cv2.MORPH_CLOSE, _ROUND)
     result: Array = closed > 0
     return result
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from accel.faces import mesh
+from accel.faces import mesh, mesh_swap
 from accel.faces.crops import picture_planes
 from accel.faces.face import Face, lid_openings, make_face, mouth_opening
 from accel.faces.find import find_faces
@@ -256,6 +256,24 @@ def test_size_of_the_crop_has_hysteresis(picture, face, source):
     assert sizes == [first] * 4
     half = changed(face, (face.landmarks * 0.4).astype(np.float32))
     assert swapper.swap([Job(planes, half, 0)])[0].mask.shape[0] < first
+
+
+def test_a_face_larger_than_the_crop_keeps_the_frames_own_detail(
+    picture, face, source, monkeypatch
+):
+    large = cv2.resize(picture, None, fx=3, fy=3, interpolation=cv2.INTER_CUBIC)
+    large = np.clip(large + np.random.default_rng(0).normal(0, 12, large.shape), 0, 255)
+    near = changed(face, face.landmarks * np.float32(3) + np.array([1, 1, 0], np.float32))
+    fine = []
+    for coarse in (0.0, mesh_swap.COARSE):
+        monkeypatch.setattr(mesh_swap, "COARSE", coarse)
+        planes = picture_planes(large.astype(np.uint8))
+        patch = MeshSwapper([[source]], max_crop_px=192).swap([Job(planes, near, 0)])[0]
+        assert patch.mask.shape == (192, 192)
+        paste(planes, patch.crop[None], patch.mask[None], patch.matrix[None])
+        fine.append(cv2.Laplacian(planes.c0.numpy().astype(np.float32), cv2.CV_32F))
+    lost = np.abs(fine[1]) > 4 * np.abs(fine[0]) + 20
+    assert lost.mean() > 0.003  # of the picture: the soft edge, where noise would have gone
 
 
 def test_a_cut_forgets_the_scene_before(picture, face, source):
