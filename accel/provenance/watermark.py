@@ -336,13 +336,14 @@ def _about_origin(tile: Array, turns: int, mirrored: bool) -> Array:
 
 
 @cache
-def _turned_signals(key: bytes) -> Array:  # [8, TILE, TILE // 2 + 1] complex
+def _turned_signals(key: bytes) -> Array:  # [8, TILE, TILE // 2 + 1] complex64
     """What a whitened spectrum is multiplied with to find the fixed signal, for each turn."""
     signal = _tile(key, None)
     turned = [_about_origin(_about_origin(signal, 0, m), turns, False) for turns, m in TURNS]
     spectra = np.conj(np.fft.rfft2(np.array(turned)))
     size = np.abs(spectra)
-    return np.where(size > size.max() * 0.5, spectra / np.maximum(size, 1e-9), 0)
+    unit = np.where(size > size.max() * 0.5, spectra / np.maximum(size, 1e-9), 0)
+    return unit.astype(np.complex64)
 
 
 def _residual(luma: Array) -> Array:
@@ -362,20 +363,19 @@ def _residual(luma: Array) -> Array:
 
 def _fold(residual: Array) -> Array:  # [H, W] -> [TILE, TILE] mean over all tiles
     height, width = residual.shape
-    margins = ((0, -height % TILE), (0, -width % TILE))
-
-    def folded(values: Array) -> Array:
-        padded = np.pad(values, margins)
-        shape = (padded.shape[0] // TILE, TILE, padded.shape[1] // TILE, TILE)
-        return np.asarray(padded.reshape(shape).sum((0, 2)))
-
-    return folded(residual) / np.maximum(folded(np.ones_like(residual)), 1)
+    padded = np.zeros((height + -height % TILE, width + -width % TILE), np.float32)
+    padded[:height, :width] = residual
+    rows, columns = padded.shape[0] // TILE, padded.shape[1] // TILE
+    total = padded.reshape(rows, TILE, columns, TILE).sum((0, 2))
+    at = np.arange(TILE)
+    count = np.outer(-((at - height) // TILE), -((at - width) // TILE))  # samples that fall there
+    return np.asarray(total / np.maximum(count, 1))
 
 
 def _whitened(tile: Array) -> Array:
     spectrum = np.fft.rfft2(tile)
     around = cv2.blur(np.abs(spectrum).astype(np.float32), (5, 5))
-    return np.asarray(spectrum / (around + 1e-9))
+    return np.asarray(spectrum / (around + 1e-9), np.complex64)
 
 
 def _ident_of(soft: Array) -> tuple[str | None, int]:
