@@ -22,12 +22,11 @@ namespace {
 using Floats = nb::ndarray<const float, nb::c_contig, nb::device::cpu>;
 using Output = nb::ndarray<float, nb::c_contig, nb::device::cpu>;
 
-// Projections are sorted by 22 bits between their ends: two passes of 11. Points closer than a
-// four-millionth of the range may change places, which moves them by no more than that.
-constexpr int kDigit = 11;
-constexpr uint32_t kBuckets = 1u << kDigit, kLow = kBuckets - 1;
-constexpr float kTop = float((1u << (2 * kDigit)) - 1);
-constexpr int kPointBits = 21;
+// Projections are sorted by counting them in this many steps between their ends. Points of one step
+// keep their order in memory, which displaces them by no more than the step.
+constexpr int64_t kSteps = 1 << 14;
+constexpr float kTop = float(kSteps - 1);
+constexpr int kRoom = 8;
 
 struct Range {
   float low, high;
@@ -66,58 +65,49 @@ void quantise(const float* __restrict__ v, int64_t n, float low, float scale,
   }
 }
 
-void count(const uint32_t* keys, int64_t n, uint32_t* low, uint32_t* high) {
-  std::fill(low, low + kBuckets, 0u);
-  std::fill(high, high + kBuckets, 0u);
-  for (int64_t i = 0; i < n; ++i) {
-    ++low[keys[i] & kLow];
-    ++high[keys[i] >> kDigit];
-  }
-  uint32_t at_low = 0, at_high = 0;
-  for (uint32_t b = 0; b < kBuckets; ++b) {
-    const uint32_t l = low[b], h = high[b];
-    low[b] = at_low;
-    high[b] = at_high;
-    at_low += l;
-    at_high += h;
-  }
-}
-
 struct Work {
-  std::vector<float> along, wanted, sorted;
-  std::vector<uint32_t> keys, packed, low, high;
-  explicit Work(int64_t n)
-      : along(n), wanted(n), sorted(n), keys(n), packed(n), low(kBuckets), high(kBuckets) {}
+  std::vector<float> along, sorted;
+  std::vector<uint32_t> keys, counts;
+  explicit Work(int64_t n) : along(n), sorted(n + kRoom), keys(n), counts(kSteps) {}
+
+  Range count(const float* points, int64_t n, const float* direction) {
+    project(points, n, direction, along.data());
+    const Range r = ends(along.data(), n);
+    quantise(along.data(), n, r.low, r.high > r.low ? kTop / (r.high - r.low) : 0.0f, keys.data());
+    std::fill(counts.begin(), counts.end(), 0u);
+    for (int64_t i = 0; i < n; ++i) ++counts[keys[i]];
+    return r;
+  }
 };
 
-float scale_of(Range r) { return r.high > r.low ? kTop / (r.high - r.low) : 0.0f; }
+// The points of each step, evenly over it. Eight are written whatever their number is, because a
+// loop that ends after two or five turns costs more than they do: `sorted` has room for eight more.
+ACCEL_CLONES
+void spread(const uint32_t* counts, Range to, float* sorted) {
+  const float step = (to.high - to.low) / kTop;
+  for (int64_t b = 0; b < kSteps; ++b) {
+    const uint32_t count = counts[b];
+    // The topmost step holds the end alone.
+    const float apart = b + 1 < kSteps ? step / float(int32_t(count | (count == 0))) : 0.0f;
+    const float first = to.low + float(b) * step + 0.5f * apart;
+    for (int i = 0; i < kRoom; ++i) sorted[i] = first + float(i) * apart;
+    for (uint32_t i = kRoom; i < count; ++i) sorted[i] = first + float(i) * apart;
+    sorted += count;
+  }
+}
 
 // away[i]: how far point i must move along the direction for its rank's place in the target.
 void displace(const float* source, const float* target, int64_t n, const float* direction, Work& w,
               float* away) {
-  project(target, n, direction, w.wanted.data());
-  const Range to = ends(w.wanted.data(), n);
-  quantise(w.wanted.data(), n, to.low, scale_of(to), w.keys.data());
-  count(w.keys.data(), n, w.low.data(), w.high.data());
-  for (int64_t i = 0; i < n; ++i) w.packed[w.low[w.keys[i] & kLow]++] = uint32_t(i);
-  for (int64_t i = 0; i < n; ++i) {
-    const uint32_t point = w.packed[i];
-    w.sorted[w.high[w.keys[point] >> kDigit]++] = w.wanted[point];
+  spread(w.counts.data(), w.count(target, n, direction), w.sorted.data());
+  w.count(source, n, direction);
+  uint32_t before = 0;
+  for (uint32_t& count : w.counts) {
+    const uint32_t own = count;
+    count = before;
+    before += own;
   }
-
-  project(source, n, direction, w.along.data());
-  const Range from = ends(w.along.data(), n);
-  quantise(w.along.data(), n, from.low, scale_of(from), w.keys.data());
-  count(w.keys.data(), n, w.low.data(), w.high.data());
-  for (int64_t i = 0; i < n; ++i) {
-    const uint32_t key = w.keys[i];
-    w.packed[w.low[key & kLow]++] = (key >> kDigit) << kPointBits | uint32_t(i);
-  }
-  for (int64_t i = 0; i < n; ++i) {
-    const uint32_t point = w.packed[i] & ((1u << kPointBits) - 1);
-    const uint32_t rank = w.high[w.packed[i] >> kPointBits]++;
-    away[point] = w.sorted[rank] - w.along[point];
-  }
+  for (int64_t i = 0; i < n; ++i) away[i] = w.sorted[w.counts[w.keys[i]]++] - w.along[i];
 }
 
 ACCEL_CLONES
@@ -153,8 +143,8 @@ void sliced_transport(Output source, Floats target, Floats directions, int threa
     throw std::invalid_argument(
         "sliced_transport: source and target must be [3, n], directions [steps, count, 3]");
   const int64_t n = source.shape(1), steps = directions.shape(0), count = directions.shape(1);
-  if (n < 1 || n > (1 << kPointBits))
-    throw std::invalid_argument("sliced_transport: n must lie in 1..2097152");
+  if (n < 1 || n > INT32_MAX)
+    throw std::invalid_argument("sliced_transport: n must lie in 1..2147483647");
   float* from = source.data();
   const float *to = target.data(), *along = directions.data();
   nb::gil_scoped_release unlocked;

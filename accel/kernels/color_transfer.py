@@ -303,14 +303,13 @@ bilateral_op = Op(
     fake=lambda pictures, *rest: pictures.new_empty(pictures.shape),
     gradient=False,
 )
-MAX_POINTS = 1 << 21  # the sort packs a number of a point into 21 bits
 
 
 def _why_not_transport(source, target, directions) -> str:
     if source.dtype != torch.float32 or not (source.is_contiguous() and target.is_contiguous()):
         return "needs contiguous float32"
-    if not 1 <= source.shape[1] <= MAX_POINTS:
-        return f"takes 1 to {MAX_POINTS} points, got {source.shape[1]}"
+    if not 1 <= source.shape[1] < 1 << 31:
+        return f"takes 1 to 2^31 points, got {source.shape[1]}"
     return _native.why_not(source, target, directions)
 
 
