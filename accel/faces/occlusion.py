@@ -45,6 +45,7 @@ FIRST, LEARN, LEARN_COVERED = 0.2, 0.04, 0.006  # how fast the reference follows
 FRESH = 8  # frames that it follows by FIRST
 STILL_FRAMES = 240  # a thing that has kept still on the face so long is part of it
 _NOSTRILS = (98, 97, 2, 326, 327, 19, 94, 64, 294, 240, 460, 75, 305)
+_SMILE = (61, 291, 57, 287, 186, 410, 216, 436, 206, 426, 212, 432)  # where folds appear
 _NEAR = np.ones((5, 5), np.uint8)
 _NEXT = np.ones((3, 3), np.uint8)
 _ROUND = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (7, 7))
@@ -72,6 +73,7 @@ def _flat() -> _Flat:
     parts: tuple[tuple[tuple[int, ...], float, float], ...] = (
         (_NOSTRILS, 0.15, 0.06),
         (mesh.LIPS_OUTER, 0.6, 0.03),
+        (_SMILE, 0.45, 0.07),
         (mesh.LIPS_INNER, 0.5, 0.04),
         ((*mesh.EYE_RIGHT, *mesh.EYE_LEFT), 0.6, 0.05),
         (mesh.BROWS, 0.6, 0.04),
