@@ -191,6 +191,7 @@ class Found:
     score: how far the best match stands above the others, in their standard deviations.
     ident: the id, when checksum and code agree; corrected: how many of its 127 bits were mended.
     shown: share of the marked picture's shorter side that is still there (1: all of it).
+    widened: how much wider than high it must be made to look as made; not 1 when squeezed since.
     turned: how the picture was turned since: `as made`, or quarter turns and mirrored.
     """
 
@@ -198,6 +199,7 @@ class Found:
     ident: str | None
     corrected: int
     shown: float
+    widened: float
     turned: str
     frames: int
     soft: Array = field(repr=False)  # [127] the coded bits as they were read, above 0 means 1
@@ -246,27 +248,35 @@ class Detector:
         """Look for the mark as it was made; if `thorough`, in crops, enlargements and turns too."""
         if self._sum is None:
             raise ValueError("Detector.find: needs at least one frame")
-        best = self._at(self._sum, 1.0)
-        tried = [best]
-        if best.score < PRESENT and thorough:
+        tried = [self._at(self._sum, 1.0)]
+        if tried[0].score < PRESENT and thorough:
             tried += [self._at(self._sum, shown) for shown in SHOWN]
-            tried.sort(key=lambda found: -found.score)
-            near = [
-                t.shown * (1 + step) for t in tried[:3] for step in (-0.005, -0.0025, 0.0025, 0.005)
-            ]
-            tried += [self._at(self._sum, shown) for shown in near]
-        tried.sort(key=lambda found: -found.score)
+            tried = self._refined(tried)
+            if tried[0].score < PRESENT:
+                tried += [self._at(self._sum, shown, a) for a in ASPECTS for shown in SQUEEZED]
+                tried = self._refined(tried)
         for place in tried[:TRIES]:
             found = self._read(place)
             if found.ident:
                 return found
         return self._read(tried[0])
 
-    def _at(self, residual: Array, shown: float) -> _Place:
+    def _refined(self, tried: list[_Place]) -> list[_Place]:
+        """Look closer at the best three; return all, the best first."""
+        assert self._sum is not None  # checked by `find`
+        tried.sort(key=lambda place: -place.score)
+        near = [
+            self._at(self._sum, place.shown * (1 + step), place.aspect)
+            for place in tried[:3]
+            for step in (-0.005, -0.0025, 0.0025, 0.005)
+        ]
+        return sorted(tried + near, key=lambda place: -place.score)
+
+    def _at(self, residual: Array, shown: float, aspect: float = 1.0) -> _Place:
         """Fold the picture at one scale and find the shift and turn that fit best."""
         height, width = residual.shape
-        if shown != 1:
-            size = (max(8, round(width * shown)), max(8, round(height * shown)))
+        if (shown, aspect) != (1, 1):
+            size = (max(8, round(width * shown * aspect)), max(8, round(height * shown)))
             how = cv2.INTER_AREA if shown < 1 else cv2.INTER_LINEAR
             residual = cv2.resize(residual, size, interpolation=how)
         white = _whitened(_fold(residual))
@@ -275,7 +285,7 @@ class Detector:
         scores = (flat.max(1) - flat.mean(1)) / (flat.std(1) + 1e-12)
         turn = int(np.argmax(scores))
         down, right = divmod(int(flat[turn].argmax()), TILE)
-        return _Place(float(scores[turn]), shown, turn, down, right, white)
+        return _Place(float(scores[turn]), shown, aspect, turn, down, right, white)
 
     def _read(self, place: _Place) -> Found:
         spectrum = place.white * np.exp(
@@ -292,7 +302,7 @@ class Detector:
         ident, corrected = _ident_of(soft) if place.score >= READABLE else (None, -1)
         return Found(
             score=place.score, ident=ident, corrected=corrected, shown=place.shown,
-            turned=_turn_name(place.turn), frames=self.frames, soft=soft,
+            widened=place.aspect, turned=_turn_name(place.turn), frames=self.frames, soft=soft,
         )  # fmt: skip
 
 
@@ -306,6 +316,8 @@ def detect(lumas: Iterable[Array], *, key: bytes = KEY, thorough: bool = True) -
 
 # Share of the marked shorter side that may be left; above 1 the picture got a border or was turned.
 SHOWN = tuple(0.45 * 1.012**k for k in range(120))
+# Pictures of one aspect squeezed into another: 16:9 in 4:3 and the other way round.
+ASPECTS, SQUEEZED = (4 / 3, 3 / 4), tuple(0.7 * 1.012**k for k in range(62))
 TRIES = 4  # the best places whose id is tried
 TURNS = [(turns, mirrored) for mirrored in (False, True) for turns in range(4)]
 
@@ -313,6 +325,7 @@ TURNS = [(turns, mirrored) for mirrored in (False, True) for turns in range(4)]
 class _Place(NamedTuple):
     score: float
     shown: float
+    aspect: float
     turn: int
     down: int
     right: int

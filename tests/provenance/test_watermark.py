@@ -70,6 +70,8 @@ STILLS = {
     "turned": lambda y: np.rot90(y),
     "mirrored, turned and cut": lambda y: np.rot90(y[:, ::-1], 3)[40:, 40:],
     "with a border": lambda y: np.pad(y, 100),
+    "squeezed": lambda y: cv2.resize(y, (384, 512), interpolation=cv2.INTER_AREA),
+    "widened": lambda y: cv2.resize(y, (683, 512)),
     "blurred": lambda y: cv2.GaussianBlur(y, (0, 0), 1.0),
     "darker": lambda y: (((y / 255) ** 1.4) * 230 + 10).astype(np.uint8),
 }
