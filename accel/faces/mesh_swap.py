@@ -45,6 +45,7 @@ Array = npt.NDArray[Any]
 SIZES = (128, 160, 192, 224, 256, 320, 384, 448, 512, 640, 768)  # sides of the crop, px
 MARGIN = 1.12  # crop side over the larger side of what is swapped
 MAX_CROP_PX = 512
+OVERSAMPLED = 2.5  # crop pixels per pixel of the sharpest source: more would show nothing new
 COLOR_PX = 96  # colours and light are looked at no larger than this
 SMOOTHING = 0.15  # weight of a new frame in the running colour statistics
 FRESH = 10  # frames over which a track's first statistics settle
@@ -138,7 +139,7 @@ class MeshSwapper:
     def _swap(self, job: Job) -> Patch:
         face, sources = job.face, self._identities[job.source]
         track = self._track(face, job.source)
-        view = self._view(track, face)
+        view = self._view(track, face, sources)
         target = crop(job.planes, self._send(view.matrix), view.side)
         front, mask = self._warp(track, face, sources, view)
         if self._occlusion:
@@ -169,7 +170,7 @@ class MeshSwapper:
             del self._tracks[next(iter(self._tracks))]
         return track
 
-    def _view(self, track: _Track, face: Face) -> _View:
+    def _view(self, track: _Track, face: Face, sources: Sequence[PreparedSource]) -> _View:
         """Choose the crop: upright, around all that can be swapped."""
         roll = float(face.pose[2])
         turn = np.array([[np.cos(roll), np.sin(roll)], [-np.sin(roll), np.cos(roll)]])
@@ -178,7 +179,9 @@ class MeshSwapper:
         reach = upright[self._mesh.vertex[self._mesh.base > 0]]
         low, high = reach.min(axis=0), reach.max(axis=0)
         wanted = max(MARGIN * float((high - low).max()), 1.0)
-        track.crop_px = self._crop_px(track.crop_px, wanted)
+        sharpest = max(source.original.size_px for source in sources)
+        useful = OVERSAMPLED * sharpest * wanted / max(face.size, 1.0)
+        track.crop_px = self._crop_px(track.crop_px, wanted, useful)
         scale = track.crop_px / wanted
         shift = (track.crop_px - 1) / 2 - scale * (low + high) / 2
         matrix = np.concatenate([scale * turn, shift[:, None]], axis=1).astype(np.float32)
@@ -187,12 +190,12 @@ class MeshSwapper:
         turned = facing(face.landmarks)
         return _View(matrix, track.crop_px, placed.astype(np.float32), turned, size, wanted)
 
-    def _crop_px(self, before: int, wanted: float) -> int:
+    def _crop_px(self, before: int, wanted: float, useful: float) -> int:
         """The next size up, held until the face has clearly outgrown or left it."""
-        if before and 0.6 * before <= wanted <= before:
+        most = min(self._max_crop_px, next((s for s in SIZES if s >= useful), self._max_crop_px))
+        if before and 0.6 * before <= min(wanted, most) <= before:
             return before
-        fitting = [s for s in SIZES if s >= wanted and s <= self._max_crop_px]
-        return fitting[0] if fitting else self._max_crop_px
+        return next((s for s in SIZES if wanted <= s <= most), most)
 
     def _warp(
         self, track: _Track, face: Face, sources: Sequence[PreparedSource], view: _View

@@ -10,6 +10,7 @@ import platform
 import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -186,12 +187,13 @@ class _Run:
             analyser = Analyser(models=models, rotation=reader.info.rotation)
             self.seconds["prepare"] = time.perf_counter() - started
             with open_writer(self.output, reader, self.config.encode) as writer:
-                for done in buffered(self._swapped(reader, analyser), 4, "swap"):
-                    self.cancel.check()
-                    start = time.perf_counter()
-                    writer.write(done.frame)
-                    self.seconds["encode"] += time.perf_counter() - start
-                    self._count(done, reader.info.frames, started)
+                with closing(buffered(self._swapped(reader, analyser), 4, "swap")) as swapped:
+                    for done in swapped:
+                        self.cancel.check()
+                        start = time.perf_counter()
+                        writer.write(done.frame)
+                        self.seconds["encode"] += time.perf_counter() - start
+                        self._count(done, reader.info.frames, started)
                 self.cancel.check()
             notes = [*reader.notes, *writer.notes]
             if self.sheet and self.config.preview and not self.sheet.save(self.config.preview):
@@ -231,28 +233,32 @@ class _Run:
     def _swapped(self, reader: Any, analyser: Analyser) -> Iterator[_Swapped]:
         """Frames after swapping, in order; runs in a thread of its own."""
         limit_threads(_threads_a_stage())
-        analysed = buffered(self._analysed(reader, analyser), 4, "analyse")
-        while chunk := list(islice(analysed, BATCH)):
-            chosen = [self._choose(faces) for _, _, faces in chunk]
+        # Closed by name: an error's traceback would keep the stages before it alive and waiting.
+        with closing(buffered(self._analysed(reader, analyser), 4, "analyse")) as analysed:
+            while chunk := list(islice(analysed, BATCH)):
+                yield from self._swap_chunk(chunk)
+
+    def _swap_chunk(self, chunk: Sequence[tuple[Frame, Planes, list[Face]]]) -> Iterator[_Swapped]:
+        chosen = [self._choose(faces) for _, _, faces in chunk]
+        if self.sheet:
+            for (frame, planes, _), faces in zip(chunk, chosen):
+                self.sheet.before(frame.index, planes, faces, self.selection.numbers)
+        self._swap([planes for _, planes, _ in chunk], chosen)
+        for (frame, planes, faces), picked in zip(chunk, chosen):
             if self.sheet:
-                for (frame, planes, _), faces in zip(chunk, chosen):
-                    self.sheet.before(frame.index, planes, faces, self.selection.numbers)
-            self._swap([planes for _, planes, _ in chunk], chosen)
-            for (frame, planes, faces), picked in zip(chunk, chosen):
-                if self.sheet:
-                    self.sheet.after(frame.index, planes, picked)
-                if picked:
-                    self._download(planes, frame.planes)
-                yield _Swapped(frame, len(faces), len(picked))
+                self.sheet.after(frame.index, planes, picked)
+            if picked:
+                self._download(planes, frame.planes)
+            yield _Swapped(frame, len(faces), len(picked))
 
     def _analysed(
         self, reader: Any, analyser: Analyser
     ) -> Iterator[tuple[Frame, Planes, list[Face]]]:
         """Frames with the faces found in them; runs in a thread of its own."""
         limit_threads(_threads_a_stage())
-        decoded = buffered(self._timed(reader, "decode"), 8, "decode")
-        tagged = ((frame, self._upload(frame.planes)) for frame in decoded)
-        yield from self._timed(analyser.analyse(tagged), "analyse")
+        with closing(buffered(self._timed(reader, "decode"), 8, "decode")) as decoded:
+            tagged = ((frame, self._upload(frame.planes)) for frame in decoded)
+            yield from self._timed(analyser.analyse(tagged), "analyse")
 
     def _choose(self, faces: Sequence[Face]) -> list[Face]:
         sure = [face for face in faces if face.score >= self.config.min_score]

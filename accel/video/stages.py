@@ -5,7 +5,7 @@ from __future__ import annotations
 import queue
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TypeVar
@@ -70,7 +70,7 @@ class Clock:
 
 def buffered(
     iterable: Iterable[T], size: int = 8, name: str = "decode", clock: Clock | None = None
-) -> Iterator[T]:
+) -> Generator[T, None, None]:
     """Run `iterable` in a thread of its own, at most `size` items ahead of the caller.
 
     An exception in the thread is raised here, after the items made before it. Closing the iterator
@@ -85,7 +85,7 @@ def buffered(
 
 def _consume(
     iterable: Iterable[T], items: queue.Queue[object], name: str, clock: Clock
-) -> Iterator[T]:
+) -> Generator[T, None, None]:
     stopped = threading.Event()
     thread = threading.Thread(
         target=_produce, args=(iterable, items, stopped, name, clock), name=f"accel-{name}"

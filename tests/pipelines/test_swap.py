@@ -129,7 +129,7 @@ def test_a_still_picture_and_a_folder_go_the_same_way(tmp_path):
 
 
 def test_progress_is_told_and_cancel_leaves_nothing(tmp_path):
-    clip = write_clip(tmp_path / "clip.mp4", 24)
+    clip = write_clip(tmp_path / "clip.mp4", 80)
     cancel, seen = Cancel(), []
 
     def progress(event):
@@ -165,9 +165,11 @@ def test_a_failing_swapper_leaves_no_output(tmp_path):
         def swap(self, jobs):
             raise RuntimeError("the network fell over")
 
-    clip = write_clip(tmp_path / "clip.mp4", 6)
+    clip = write_clip(tmp_path / "clip.mp4", 60)  # more than the queues hold
+    threads = threading.active_count()
     with pytest.raises(RuntimeError, match="fell over"):
         swap_video(clip, tmp_path / "out.mp4", sources=SOURCE, swapper=Broken())
+    assert threading.active_count() <= threads
     assert [p.name for p in tmp_path.iterdir()] == ["clip.mp4"]
 
 
