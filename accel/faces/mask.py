@@ -151,7 +151,10 @@ def facing(landmarks: Array) -> Array:  # [468, 3] px, z smaller nearer -> [468]
     bx, by, bz = corners[:, 2] - corners[:, 0]
     # Written out: np.cross takes three times as long.
     normals = np.stack([ay * bz - az * by, az * bx - ax * bz, ax * by - ay * bx], axis=1)
-    total = _incidence() @ normals  # as long as twice the area: the weight wanted
+    triangle, start = _incidence()
+    total = np.add.reduceat(
+        normals[triangle], start
+    )  # as long as twice the area: the weight wanted
     cosine = total[:, 2] / np.maximum(np.linalg.norm(total, axis=1), 1e-9)
     # Which way round the triangles run depends on the model's axes; the nose tip faces the viewer
     # in every face that can be seen at all.
@@ -160,11 +163,11 @@ def facing(landmarks: Array) -> Array:  # [468, 3] px, z smaller nearer -> [468]
 
 
 @lru_cache(maxsize=1)
-def _incidence() -> Array:  # [468, F] 1 where a triangle has the vertex
-    matrix = np.zeros((mesh.POINTS, len(mesh.TRIANGLES)), np.float32)
-    for i in range(3):
-        matrix[mesh.TRIANGLES[:, i], np.arange(len(mesh.TRIANGLES))] = 1
-    return matrix
+def _incidence() -> tuple[Array, Array]:
+    """The triangles around vertex 0, then those around vertex 1, ...; and where each begins."""
+    corners = mesh.TRIANGLES.ravel()
+    order = np.argsort(corners, kind="stable")
+    return order // 3, np.searchsorted(corners[order], np.arange(mesh.POINTS))
 
 
 def fade(value: Array, low: float, high: float) -> Array:
