@@ -1,6 +1,7 @@
 # make demo    swap a face into a real clip and show the result (does all set-up first)
 # make test    the whole test suite (does all set-up first)
 # make fast    the quick part of the tests
+# make exhaustive  the tests that take many minutes
 # make lint    ruff, mypy, clang-format
 # make bench   kernel and pipeline benchmarks, results under benchmarks/results/
 # make native  rebuild the C++ module in place
@@ -8,7 +9,7 @@ VENV ?= .venv
 PY := $(VENV)/bin/python
 CPP := $(wildcard csrc/*.cpp csrc/*.h)
 
-.PHONY: setup native demo test fast lint format bench clean
+.PHONY: setup native demo test fast exhaustive lint format bench clean
 
 $(VENV)/.stamp: pyproject.toml setup.py constraints.txt
 	test -x $(PY) || python3 -m venv $(VENV)
@@ -30,10 +31,13 @@ demo: setup
 	$(PY) -m accel demo
 
 test: setup
-	$(PY) -m pytest -q tests
+	$(PY) -m pytest -q tests -m 'not exhaustive'
 
 fast: setup
-	$(PY) -m pytest -q tests -m 'not slow'
+	$(PY) -m pytest -q tests -m 'not slow and not exhaustive'
+
+exhaustive: setup
+	$(PY) -m pytest -q tests -m exhaustive
 
 lint: setup
 	$(VENV)/bin/ruff check .

@@ -40,12 +40,16 @@ def run_demo(
 ) -> dict[str, Any]:
     """Make FOLDER/swapped.mp4 and FOLDER/preview.png; return the report of `swap_video`."""
     folder.mkdir(parents=True, exist_ok=True)
-    clip = None if offline else fetch_clip(folder)
-    if clip is None:
-        clip = render_clip(folder / "rendered.mp4")
+    clip = render_clip(folder / "rendered.mp4") if offline else demo_clip(folder)
     config = SwapConfig(sources=(asset(PORTRAIT),), preview=folder / "preview.png", overwrite=True)
     report = swap_video(clip, folder / "swapped.mp4", config, progress=progress, cancel=cancel)
     return report | {"preview": str(folder / "preview.png")}
+
+
+def demo_clip(folder: Path = Path("demo")) -> Path:
+    """The clip of the demo, fetched or rendered once and kept in `folder`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    return fetch_clip(folder) or render_clip(folder / "rendered.mp4")
 
 
 def fetch_clip(folder: Path) -> Path | None:

@@ -91,7 +91,7 @@ def jitter(seen: list) -> dict:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("clip", type=Path)
+    parser.add_argument("clip", type=Path, nargs="?", help="default: the demo's clip")
     parser.add_argument("--height", type=int)
     parser.add_argument("--frames", type=int, default=120)
     parser.add_argument("--rounds", type=int, default=3)
@@ -99,6 +99,7 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(1)
     cv2.setNumThreads(1)
+    args.clip = args.clip or demo_clip()
     frames = read(args.clip, args.height, args.frames)
     size = f"{frames[0][1].width}x{frames[0][1].height}"
     row = {"clip": args.clip.name, "size": size, "batch": args.batch}

@@ -27,8 +27,10 @@ from accel.faces.swap import Job, Patch, open_swapper
 from accel.faces.track import Analyser
 from accel.kernels import crop, paste, raster
 from accel.kernels.planes import Planes
+from accel.pipelines.demo import PORTRAIT, demo_clip
 from accel.pipelines.swap import load_source
 from accel.video.read import open_video
+from accel.weights.assets import asset
 from benchmarks.harness import conditions, save
 
 SAME = 0.6
@@ -129,10 +131,11 @@ def spread(values: np.ndarray) -> dict:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("clips", type=Path, nargs="+")
-    parser.add_argument("--source", type=Path, required=True)
+    parser.add_argument("clips", type=Path, nargs="*", help="default: the demo's clip")
+    parser.add_argument("--source", type=Path, default=asset(PORTRAIT))
     parser.add_argument("--swapper", default="mesh")
     args = parser.parse_args()
+    args.clips = args.clips or [demo_clip()]
     torch.set_num_threads(1)
     result = {"conditions": conditions(1), "source": args.source.name, "clips": {}}
     for clip in args.clips:

@@ -99,13 +99,11 @@ def upscaled(clip: Path, folder: Path, frames: int = 240) -> Path:
 
 
 def main() -> None:
-    from accel.pipelines.demo import PORTRAIT, fetch_clip, render_clip
+    from accel.pipelines.demo import PORTRAIT, demo_clip
     from accel.weights.assets import asset
 
     with tempfile.TemporaryDirectory() as folder:
-        cache = Path("demo")
-        cache.mkdir(exist_ok=True)
-        clip = fetch_clip(cache) or render_clip(Path(folder) / "rendered.mp4")
+        clip = demo_clip()
         rows = [
             measure(upscaled(clip, Path(folder)), asset(PORTRAIT)),
             measure(clip, asset(PORTRAIT)),

@@ -146,7 +146,7 @@ def test_unmarked_pictures_have_no_mark():
     assert max(found.score for found in map(_look, unmarked(12))) < PRESENT - 1
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 @pytest.mark.timeout(1800)
 def test_a_thousand_unmarked_pictures_have_no_mark():
     assert max(_look(picture).score for picture in unmarked(1000)) < PRESENT
@@ -172,7 +172,7 @@ def test_three_seconds_are_read_after(how):
     assert seen(lumas(data)).ident == IDENT
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_sixty_other_keys_read_nothing():
     for k in range(60):
         found = seen(marked_lumas()[::6], key=b"key %d" % k)
