@@ -22,6 +22,7 @@ import torch
 from accel.faces.find import FaceModels
 from accel.faces.track import Analyser
 from accel.kernels.planes import Planes, yuv_layout
+from accel.pipelines.demo import demo_clip
 from benchmarks.harness import RESULTS, conditions, save
 
 
