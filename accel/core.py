@@ -5,8 +5,10 @@ Nothing here knows of kernels, video, faces or models.
 
 from __future__ import annotations
 
+import gc
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import torch
@@ -63,6 +65,24 @@ class Cancel:
         """Raise Cancelled once `set` was called."""
         if self._event.is_set():
             raise Cancelled("cancelled")
+
+
+@contextmanager
+def light_collector() -> Iterator[None]:
+    """Keep the garbage collector from walking all that was loaded before, again and again.
+
+    Work that makes many small objects (a few hundred a frame) sets off full collections, each of
+    which visits every object of torch and of open networks. Those are set aside meanwhile; what is
+    made inside is collected as always. Does nothing where the caller has frozen objects already.
+    """
+    ours = gc.get_freeze_count() == 0
+    if ours:
+        gc.freeze()
+    try:
+        yield
+    finally:
+        if ours:
+            gc.unfreeze()
 
 
 DEVICES = ("auto", "cpu", "cuda")

@@ -20,7 +20,15 @@ import numpy as np
 import torch
 
 import accel
-from accel.core import Cancel, ConfigError, InputError, Progress, ProgressCallback, choose_device
+from accel.core import (
+    Cancel,
+    ConfigError,
+    InputError,
+    Progress,
+    ProgressCallback,
+    choose_device,
+    light_collector,
+)
 from accel.faces.face import Face
 from accel.faces.find import FaceModels, find_faces
 from accel.faces.swap import Job, SourceFace, Swapper, open_swapper
@@ -186,7 +194,10 @@ class _Run:
                 self.sheet = ContactSheet(reader.info.frames, reader.info.rotation)
             analyser = Analyser(models=models, rotation=reader.info.rotation)
             self.seconds["prepare"] = time.perf_counter() - started
-            with open_writer(self.output, reader, self.config.encode) as writer:
+            with (
+                light_collector(),
+                open_writer(self.output, reader, self.config.encode) as writer,
+            ):
                 with closing(buffered(self._swapped(reader, analyser), 4, "swap")) as swapped:
                     for done in swapped:
                         self.cancel.check()
