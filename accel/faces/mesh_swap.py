@@ -45,6 +45,7 @@ Array = npt.NDArray[Any]
 SIZES = (128, 160, 192, 224, 256, 320, 384, 448, 512, 640, 768)  # sides of the crop, px
 MARGIN = 1.12  # crop side over the larger side of what is swapped
 MAX_CROP_PX = 512
+SETTLED = 12  # frames of a track before any look at it is spared
 OVERSAMPLED = 2.0  # crop pixels per pixel of the sharpest source: more would show nothing new
 COLOR_PX = 96  # colours and light are looked at no larger than this
 SMOOTHING = 0.15  # weight of a new frame in the running colour statistics
@@ -72,6 +73,7 @@ class _Track:
     occlusion: OcclusionModel = field(default_factory=OcclusionModel)
     crop_px: int = 0
     frames: int = 0
+    covered: bool = False  # something was in front of it when last looked at
     eyes: Array = field(default_factory=lambda: np.ones(2))  # how much of the source's eyes
     colors: dict[str, Tensor] = field(default_factory=dict)
 
@@ -142,9 +144,11 @@ class MeshSwapper:
         view = self._view(track, face, sources)
         target = crop(job.planes, self._send(view.matrix), view.side)
         front, mask = self._warp(track, face, sources, view)
-        if self._occlusion:
+        # While nothing is in front, every other look is spared: what comes is seen a frame later.
+        if self._occlusion and (track.covered or track.frames < SETTLED or track.frames % 2 == 0):
             sight = fade(view.facing, 0.08, 0.3)
             hidden = track.occlusion.hidden(target, view.points[: len(sight)], sight)
+            track.covered = hidden is not None
             if hidden is not None:
                 mask = mask * (1 - hidden)
         front = self._recolor(track, front, target, mask)

@@ -192,7 +192,9 @@ class _Run:
             self.selection = Selection(self.config.select, reference, self.config.max_distance)
             if self.config.preview:
                 self.sheet = ContactSheet(reader.info.frames, reader.info.rotation)
-            analyser = Analyser(models=models, rotation=reader.info.rotation)
+            analyser = Analyser(
+                models=models, rotation=reader.info.rotation, lookahead=12, redetect_every=12
+            )
             self.seconds["prepare"] = time.perf_counter() - started
             with (
                 light_collector(),
