@@ -100,8 +100,11 @@ def _native_code() -> Iterator[Finding]:
     yield _triton(group)
     for name in ("crop", "paste", "raster", "planes_rgb", "blend", "color"):
         importlib.import_module(f"accel.kernels.{name}")
+    absent = {"native"} if _native.module is None else set()
+    if not torch.cuda.is_available():
+        absent.add("triton")
     for name, op in sorted(OPS.items()):
-        names = [i.name for i in op.implementations]
+        names = [i.name for i in op.implementations if i.name not in absent]
         yield Finding(group, f"  {name}", True, " > ".join(names))
 
 
