@@ -121,7 +121,11 @@ def reformat(picture: av.VideoFrame, pixel_format: str) -> av.VideoFrame:
     name = picture.format.name
     is_full = picture.color_range == FULL_RANGE or name.startswith(("yuvj", "gray", "ya"))
     side = "JPEG" if is_full else "MPEG"
-    out = picture.reformat(format=pixel_format, src_color_range=side, dst_color_range=side)
+    # One thread: swscale's vector code writes past the end of a row, over the first samples of the
+    # next, which another thread may have finished already (seen with P010 of unaligned width).
+    out = picture.reformat(
+        format=pixel_format, src_color_range=side, dst_color_range=side, threads=1
+    )
     out.color_range = picture.color_range
     out.colorspace = picture.colorspace
     return out

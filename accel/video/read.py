@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING
 
 import av
@@ -14,6 +13,7 @@ import av
 from accel.core import ConfigError, InputError
 from accel.video.frame import Frame, planar
 from accel.video.info import VideoInfo, describe
+from accel.video.scope import Closing
 from accel.video.sniff import open_demuxer, reason, sniff
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ class Limits:
 DEFAULT_LIMITS = Limits()
 
 
-class VideoReader:
+class VideoReader(Closing):
     """The frames of a video file's main video stream; a context manager and an iterable.
 
     Iterating a second time reads the file again from its start. `info` is known at once, because
@@ -127,17 +127,6 @@ class VideoReader:
         if self._opened is not None:
             self._opened.close()
             self._opened = None
-
-    def __enter__(self) -> VideoReader:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
 
 class _Decoding:

@@ -11,7 +11,6 @@ import zlib
 from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import av
@@ -22,6 +21,7 @@ from accel.core import ConfigError, InputError
 from accel.video.frame import Frame, planar
 from accel.video.info import VideoInfo, describe, display_matrix
 from accel.video.read import DEFAULT_LIMITS, Limits, VideoReader, main_video
+from accel.video.scope import Closing, KeptIfWell
 from accel.video.sniff import PICTURE_SUFFIXES, open_demuxer, reason, sniff
 from accel.video.write import partial_name
 
@@ -33,7 +33,7 @@ _ORIENTATIONS = {
 _RATE = 25  # pictures have no time; a video made of them shows this many a second
 
 
-class ImageReader:
+class ImageReader(Closing):
     """One still picture as a film of one frame; EXIF and colour profile ride in `extras`.
 
     `info.rotation` and `info.mirrored` come from EXIF; the planes are not turned.
@@ -79,19 +79,8 @@ class ImageReader:
     def close(self) -> None:
         self._picture = None
 
-    def __enter__(self) -> ImageReader:
-        return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
-
-
-class FolderReader:
+class FolderReader(Closing):
     """The pictures of a folder, in the order of the numbers in their names.
 
     Files of other kinds are passed over. Each frame has its own size and layout; `info` is the
@@ -138,19 +127,8 @@ class FolderReader:
     def close(self) -> None:
         """Nothing stays open between frames."""
 
-    def __enter__(self) -> FolderReader:
-        return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
-
-
-class ImageWriter:
+class ImageWriter(KeptIfWell):
     """Writes one picture: PNG, WebP, BMP and TIFF without loss, JPEG at quality 95 with the input's
     chroma sampling. EXIF, orientation and colour profile are kept where the format has them.
 
@@ -193,22 +171,8 @@ class ImageWriter:
     def abort(self) -> None:
         self._partial.unlink(missing_ok=True)
 
-    def __enter__(self) -> ImageWriter:
-        return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        if kind is None:
-            self.close()
-        else:
-            self.abort()
-
-
-class FolderWriter:
+class FolderWriter(KeptIfWell):
     """Writes each frame as a picture into a folder that appears when all of them are there.
 
     The names are the input folder's; frames of a video become 000000.png and so on.
@@ -257,20 +221,6 @@ class FolderWriter:
 
     def abort(self) -> None:
         shutil.rmtree(self._partial, ignore_errors=True)
-
-    def __enter__(self) -> FolderWriter:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        if kind is None:
-            self.close()
-        else:
-            self.abort()
 
 
 def save_picture(

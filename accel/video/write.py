@@ -7,7 +7,6 @@ import os
 import secrets
 from fractions import Fraction
 from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING
 
 import av
@@ -27,6 +26,7 @@ from accel.video.gif import GifPalette, gif_loops
 from accel.video.info import display_matrix
 from accel.video.read import VideoReader
 from accel.video.remux import StreamCopier, keep_tags
+from accel.video.scope import KeptIfWell
 from accel.video.sniff import PICTURE_SUFFIXES, reason
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ _MP4_TAGS = {
 }  # fmt: skip
 
 
-class VideoWriter:
+class VideoWriter(KeptIfWell):
     """Writes a video file; a context manager that keeps the file only if its block ends well.
 
     The file grows beside `path` under a temporary name and takes the name `path` in one step when
@@ -278,20 +278,6 @@ class VideoWriter:
             raise ConfigError(
                 f"{self.path}: {self.encoder} in {self._muxer} refused a frame: {reason(error)}"
             ) from error
-
-    def __enter__(self) -> VideoWriter:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        if kind is None:
-            self.close()
-        else:
-            self.abort()
 
 
 def partial_name(path: Path, source: Path) -> Path:

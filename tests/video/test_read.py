@@ -85,9 +85,21 @@ def test_chroma_location_is_read_from_the_stream(tmp_path, location):
 
 def _picture(name: str, width: int = 34, height: int = 18) -> av.VideoFrame:
     noise = np.random.default_rng(3).integers(0, 256, (height, width, 3), dtype=np.uint8)
-    picture = av.VideoFrame.from_ndarray(noise, "rgb24").reformat(format=name)
+    picture = av.VideoFrame.from_ndarray(noise, "rgb24").reformat(format=name, threads=1)
     picture.color_range = 1 if "yuv" in name or "gray" in name else 2
     return picture
+
+
+def test_rows_are_not_overwritten_by_threads():
+    """swscale's slice threads once spoiled a row's first samples, now and then."""
+    start = _picture("yuv420p10le")
+    odd = start.reformat(format="p010le", src_color_range="MPEG", dst_color_range="MPEG", threads=1)
+    odd.color_range = 1
+    layout = choose_layout("yuv420p10le", width=34, height=18)
+    wanted = view_planes(start, layout)[:3]
+    for _ in range(60):
+        found = view_planes(planar(odd), layout)[:3]
+        assert all(torch.equal(a.int(), b.int()) for a, b in zip(wanted, found))
 
 
 @pytest.mark.parametrize("name", ["rgb24", "bgr24", "bgra", "rgba", "rgb0", "gbrp", "gbrap"])
@@ -117,7 +129,7 @@ def test_palettes_become_planes_without_loss():
 )  # fmt: skip
 def test_interleaved_and_foreign_order_becomes_planes_without_loss(name, twin):
     start = _picture(twin)
-    odd = start.reformat(format=name, src_color_range="MPEG", dst_color_range="MPEG")
+    odd = start.reformat(format=name, src_color_range="MPEG", dst_color_range="MPEG", threads=1)
     odd.color_range = 1
     back = planar(odd)
     assert back.format.name == twin
