@@ -11,7 +11,7 @@ import time
 
 import pytest
 
-from accel.cli import main
+from accel.cli import COMMANDS, main
 from accel.pipelines.demo import PORTRAIT
 from accel.weights.assets import asset
 from tests.pipelines.clips import write_clip
@@ -26,7 +26,7 @@ def swap(capsys, *args) -> tuple[int, str, str]:
 
 
 def test_help_of_every_command_has_examples(capsys):
-    for command in ("swap", "doctor", "demo"):
+    for command in COMMANDS:
         with pytest.raises(SystemExit) as done:
             main([command, "--help"])
         assert done.value.code == 0

@@ -1,0 +1,63 @@
+"""The command line: one module per job, each with `add(commands)` and its `run`."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import sys
+from collections.abc import Sequence
+
+from accel.cli.shared import BAD_INPUT, DONE, INTERRUPTED, REFUSED
+from accel.core import Cancelled, ConfigError, Refused
+
+# Modules of this package, in the order that `accel --help` lists them.
+COMMANDS = (
+    "swap",
+    "doctor",
+    "demo",
+)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; return the exit status (0 done, 2 bad input, 3 refused, 130 cancelled)."""
+    args = _parser().parse_args(argv)
+    try:
+        return args.run(args) or DONE
+    except ConfigError as error:
+        return _complain(str(error), BAD_INPUT)
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        return _complain(f"{where}{error.strerror or error}", BAD_INPUT)
+    except Refused as error:
+        return _complain(f"refused: {error}", REFUSED)
+    except (Cancelled, KeyboardInterrupt):
+        return _complain("cancelled; nothing was left behind", INTERRUPTED)
+
+
+def _complain(text: str, status: int) -> int:
+    print(f"accel: {' '.join(text.split())}", file=sys.stderr)
+    return status
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="accel",
+        description="Swap faces in video and sample images from generative models, fast.",
+        epilog="`accel COMMAND --help` explains a command and gives examples.",
+    )
+    parser.add_argument("--version", action="store_true", help="print the version and stop")
+    parser.set_defaults(run=lambda args: _run_bare(parser, args))
+    commands = parser.add_subparsers(metavar="COMMAND")
+    for name in COMMANDS:
+        importlib.import_module(f"accel.cli.{name}").add(commands)
+    return parser
+
+
+def _run_bare(parser: argparse.ArgumentParser, args: argparse.Namespace) -> int:
+    if args.version:
+        import accel
+
+        print(accel.__version__)
+        return DONE
+    parser.print_help()
+    return BAD_INPUT

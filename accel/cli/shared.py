@@ -1,0 +1,95 @@
+"""What every command shares: its parser, the report it delivers, progress, cancellation."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from accel.core import Cancel, Progress
+
+DONE, BAD_INPUT, REFUSED, INTERRUPTED = 0, 2, 3, 130
+
+
+def command(commands: Any, name: str, help: str, examples: str) -> argparse.ArgumentParser:
+    parser: argparse.ArgumentParser = commands.add_parser(
+        name,
+        help=help,
+        description=help[0].upper() + help[1:] + ".",
+        epilog=f"examples:\n{examples}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "--json", metavar="FILE", help="write the report as JSON; - for standard output"
+    )
+    return parser
+
+
+def deliver(report: dict[str, Any], target: str | None, text: str) -> None:
+    """Write the JSON report where it was asked for; tell a person the rest in plain words."""
+    if target == "-":
+        print(json.dumps(report, indent=1))
+        return
+    if target:
+        Path(target).write_text(json.dumps(report, indent=1) + "\n")
+    print(text)
+
+
+def with_progress(work: Callable[[Any, Cancel], dict[str, Any]]) -> dict[str, Any]:
+    """Run `work` with a progress bar on a terminal, none in a pipe; SIGTERM cancels."""
+    cancel = Cancel()
+    before = signal.signal(signal.SIGTERM, lambda *_: cancel.set())
+    try:
+        if not sys.stderr.isatty() or os.environ.get("TERM") == "dumb":
+            return work(None, cancel)
+        with _Bar() as bar:
+            return work(bar.update, cancel)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+class _Bar:
+    """A rich progress bar fed by Progress events."""
+
+    def __init__(self) -> None:
+        from rich.console import Console
+        from rich.progress import (
+            BarColumn,
+            MofNCompleteColumn,
+            TextColumn,
+            TimeElapsedColumn,
+            TimeRemainingColumn,
+        )  # fmt: skip
+        from rich.progress import (
+            Progress as Display,
+        )
+
+        self._display = Display(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[rate]:.1f} fps"),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+            console=Console(stderr=True),
+            transient=True,
+        )
+        self._task: Any = None
+
+    def __enter__(self) -> _Bar:
+        self._display.start()
+        return self
+
+    def __exit__(self, *unused: object) -> None:
+        self._display.stop()
+
+    def update(self, event: Progress) -> None:
+        if self._task is None:
+            self._task = self._display.add_task(event.stage, total=event.total, rate=0.0)
+        self._display.update(self._task, completed=event.done, total=event.total, rate=event.rate)

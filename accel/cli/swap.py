@@ -1,0 +1,105 @@
+"""`accel swap`."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from accel.cli.shared import command, deliver, with_progress
+
+
+def add(commands: Any) -> None:
+    parser = command(
+        commands,
+        "swap",
+        "put one face into a video, a picture or a folder of pictures",
+        "  accel swap clip.mp4 swapped.mp4 --source face.png\n"
+        "  accel swap clip.mp4 out.mp4 --source a.jpg --source b.jpg --preview sheet.png\n"
+        "  accel swap party.mov out.mov --source face.png --select reference --reference her.png\n"
+        "  accel swap clip.mkv out.mkv --source face.png --swapper inswapper_128.onnx"
+        " --recogniser w600k_r50.onnx\n"
+        "  accel swap photo.jpg swapped.jpg --source face.png --json -",
+    )
+    parser.add_argument("input", type=Path, help="video, gif, picture or folder of pictures")
+    parser.add_argument("output", type=Path, help="file to write; a folder when the input is one")
+    parser.add_argument(
+        "--source",
+        type=Path,
+        required=True,
+        action="append",
+        help="picture with the face to put in; give several of the same person for a better match",
+    )
+    parser.add_argument(
+        "--swapper", default="mesh", help="mesh (default, needs no weights), FILE.onnx or FILE.dfm"
+    )
+    parser.add_argument(
+        "--recogniser",
+        type=Path,
+        help="identity network (ArcFace ONNX) that an inswapper-type swapper needs",
+    )
+    parser.add_argument(
+        "--converter", type=Path, help="embedding converter (ONNX) of simswap, ghost, hififace"
+    )
+    parser.add_argument(
+        "--kind", help="family of a swapper file that does not show it, such as ghost"
+    )
+    parser.add_argument(
+        "--select",
+        default="all",
+        help="all (default), largest, reference, or N: the N-th face to appear, as numbered on"
+        " the preview",
+    )
+    parser.add_argument("--reference", type=Path, help="picture of the person to replace")
+    parser.add_argument("--max-distance", type=float, help="same person below this (default 0.6)")
+    parser.add_argument("--min-score", type=float, help="leave less certain faces (default 0.5)")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
+    parser.add_argument("--codec", help="encoder; the default matches the input")
+    parser.add_argument("--crf", type=int, help="quality, lower is better; 0 is lossless for x264")
+    parser.add_argument("--preset", help="encoder speed, such as veryfast or slow")
+    parser.add_argument("--preview", type=Path, metavar="PNG", help="write a before/after sheet")
+    parser.add_argument("--overwrite", action="store_true", help="replace an existing output")
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> None:
+    from accel.pipelines.swap import EncodeConfig, SwapConfig, swap_video
+
+    optional = {
+        name: value
+        for name in ("max_distance", "min_score")
+        if (value := getattr(args, name)) is not None
+    }
+    config = SwapConfig(
+        sources=tuple(args.source),
+        swapper=args.swapper,
+        recogniser=args.recogniser,
+        converter=args.converter,
+        kind=args.kind,
+        select=args.select,
+        reference=args.reference,
+        device=args.device,
+        preview=args.preview,
+        overwrite=args.overwrite,
+        encode=EncodeConfig(codec=args.codec, crf=args.crf, preset=args.preset),
+        **optional,
+    )
+    report = with_progress(
+        lambda progress, cancel: swap_video(
+            args.input, args.output, config, progress=progress, cancel=cancel
+        )
+    )
+    deliver(report, args.json, describe(report))
+
+
+def describe(report: dict[str, Any]) -> str:
+    stages = ", ".join(f"{k} {v:.1f}" for k, v in report["stage_seconds"].items() if v >= 0.05)
+    lines = [
+        f"{report['output']}: {report['frames']} frames in {report['seconds']:.1f} s"
+        f" ({report['fps']:.1f} fps), {report['codec']}",
+        f"faces: {report['frames_swapped']} frames swapped of {report['frames_with_faces']}"
+        f" that show a face ({report['swapped']} faces of {report['faces']} found)",
+        f"seconds by stage (they run side by side): {stages}",
+        f"peak memory {report['peak_memory_mb'] or 0:.0f} MB, {report['device']}",
+    ]
+    return "\n".join(lines + [f"note: {note}" for note in report["notes"]])
