@@ -30,8 +30,8 @@ class Chunk:
         del self.tokens[at:], self.weights[at:]
         return rest
 
-    def finish(self) -> Chunk:
-        missing = CHUNK - len(self.tokens)
+    def finish(self, size: int = CHUNK) -> Chunk:
+        missing = size - len(self.tokens)
         tokens = [START, *self.tokens, *[END] * (missing + 1)]
         return Chunk(tokens, [1.0, *self.weights, *[1.0] * (missing + 1)])
 
@@ -40,29 +40,30 @@ def chunk(
     pieces: Sequence[Piece],
     encode: Callable[[str], list[int]],
     comma_reach: int = COMMA_REACH,  # 0: words are cut wherever the chunk is full
+    size: int = CHUNK,  # tokens a chunk, without start and end
 ) -> list[Chunk]:
-    """At least one chunk of 77. Pieces are encoded apart, so tokens never span two weights."""
+    """At least one chunk of `size` + 2. Pieces are encoded apart: no token spans two weights."""
     chunks: list[Chunk] = []
     current, last_comma = Chunk(), -1
     for piece in pieces:
         if piece.is_break:
-            chunks.append(current.finish())
+            chunks.append(current.finish(size))
             current, last_comma = Chunk(), -1
             continue
         for token in encode(piece.text):
-            full = len(current.tokens) == CHUNK
+            full = len(current.tokens) == size
             if token == COMMA:
                 last_comma = len(current.tokens)
-            elif full and last_comma >= 0 and CHUNK - last_comma <= comma_reach:
+            elif full and last_comma >= 0 and size - last_comma <= comma_reach:
                 rest = current.split(last_comma + 1)
-                chunks.append(current.finish())
+                chunks.append(current.finish(size))
                 current, last_comma = rest, -1
-            if len(current.tokens) == CHUNK:
-                chunks.append(current.finish())
+            if len(current.tokens) == size:
+                chunks.append(current.finish(size))
                 current, last_comma = Chunk(), -1
             current.add(token, piece.weight)
     if current.tokens or not chunks:
-        chunks.append(current.finish())
+        chunks.append(current.finish(size))
     return chunks
 
 
