@@ -1,0 +1,1 @@
+"""The DeepFaceLab workflow: a workspace folder, and one module for each step on it."""
