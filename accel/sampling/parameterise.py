@@ -1,22 +1,31 @@
 """From what a network predicts (noise, velocity, the picture) to the denoised picture.
 
 Sources: Ho et al. 2020 (arXiv:2006.11239) for noise; Salimans & Ho 2022 (arXiv:2202.00512) for
-velocity; Ho & Salimans 2022 (arXiv:2207.12598) for guidance.
+velocity; Liu et al. 2022 (arXiv:2209.03003) for flow; Ho & Salimans 2022 (arXiv:2207.12598) for
+guidance.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from accel.sampling.schedules import NoiseSchedule
-
-PREDICTIONS = ("eps", "v", "x0")
+PREDICTIONS = ("eps", "v", "x0", "flow")
 Denoise = Callable[[Tensor, float], Tensor]  # x at level sigma, sigma -> denoised x
 Predict = Callable[[Tensor, Tensor], Tensor]  # scaled x [B, ...], timesteps [B] -> prediction
+
+
+class NoiseLevels(Protocol):
+    """How a network is told a level: schedules.NoiseSchedule, schedules.FlowSchedule."""
+
+    def scaled(self, x: Tensor, sigma: float) -> Tensor:
+        """What the network sees of x."""
+
+    def timestep(self, sigma: float) -> float: ...
 
 
 def denoised(
@@ -25,7 +34,7 @@ def denoised(
     sigma: float,
     kind: str,
 ) -> Tensor:  # the picture that the prediction stands for
-    if kind == "eps":
+    if kind in ("eps", "flow"):  # x is x0 + sigma * noise, or x0 + sigma * (noise - x0)
         return x - sigma * prediction
     if kind == "v":
         variance = sigma * sigma + 1
@@ -35,12 +44,12 @@ def denoised(
     raise ValueError(f"prediction must be one of {PREDICTIONS}, got {kind!r}")
 
 
-def denoiser(predict: Predict, noise: NoiseSchedule, kind: str) -> Denoise:
-    """Wrap a variance-preserving network for samplers that think in sigmas."""
+def denoiser(predict: Predict, noise: NoiseLevels, kind: str) -> Denoise:
+    """Wrap a network for samplers that think in sigmas."""
 
     def denoise(x: Tensor, sigma: float) -> Tensor:
         t = torch.full((x.shape[0],), noise.timestep(sigma), device=x.device)
-        return denoised(predict(x / math.sqrt(sigma * sigma + 1), t), x, sigma, kind)
+        return denoised(predict(noise.scaled(x, sigma), t), x, sigma, kind)
 
     return denoise
 
@@ -48,7 +57,8 @@ def denoiser(predict: Predict, noise: NoiseSchedule, kind: str) -> Denoise:
 def guided(predict: Predict, scale: float) -> Predict:
     """Classifier-free guidance over a network that takes prompt and no prompt in one batch.
 
-    `predict` is called with the batch twice over, the half without the prompt first.
+    `predict` is called with the batch twice over, the half without the prompt first. For all else
+    that guidance can do, see accel.sampling.guidance.
     """
 
     def both(x: Tensor, t: Tensor) -> Tensor:

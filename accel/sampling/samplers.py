@@ -32,6 +32,15 @@ WITH_NOISE: dict[str, Callable[..., Tensor]] = {
     "lcm": sde.lcm,
 }
 SAMPLERS = WITHOUT_NOISE | WITH_NOISE
+TWO_CALLS = frozenset({"heun", "dpm2", "dpm2_a", "dpmpp_2s_a", "dpmpp_sde"})
+
+
+def calls_of(name: str, steps: int) -> int:
+    """How many steps A1111 counts for a sampler: twice as many where each asks twice.
+
+    Its prompt schedules and `guided`'s skip_early are shares of this.
+    """
+    return 2 * steps if name in TWO_CALLS else steps
 
 
 def run_sampler(

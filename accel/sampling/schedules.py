@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
+from torch import Tensor
 
 from accel.core import ConfigError
 
@@ -52,6 +53,10 @@ class NoiseSchedule:
     def sigma_max(self) -> float:
         return float(self.sigmas[-1])
 
+    def scaled(self, x: Tensor, sigma: float) -> Tensor:
+        """x at level sigma as the network sees it: of deviation 1, as it was in training."""
+        return x / math.sqrt(sigma * sigma + 1)
+
     def timestep(self, sigma: float) -> float:
         """The (fractional) timestep of a level, by its logarithm."""
         steps = np.arange(len(self.sigmas))
@@ -60,6 +65,28 @@ class NoiseSchedule:
     def sigma(self, timestep: float) -> float:
         steps = np.arange(len(self.sigmas))
         return float(np.exp(np.interp(timestep, steps, np.log(self.sigmas))))
+
+
+@dataclass(frozen=True)
+class FlowSchedule:
+    """Levels of a rectified flow: x = (1 - sigma) * x0 + sigma * noise, sigma in 0..1.
+
+    shift: above 1, more of the steps lie near pure noise, as large pictures need.
+    """
+
+    shift: float = 1.0
+    timesteps: int = 1000
+
+    def scaled(self, x: Tensor, sigma: float) -> Tensor:
+        return x
+
+    def timestep(self, sigma: float) -> float:
+        return sigma * self.timesteps
+
+    def levels(self, steps: int) -> list[float]:
+        """Evenly spaced from 1, shifted (Esser et al. 2024, arXiv:2403.03206, section 5.3.2)."""
+        even = (1 - i / steps for i in range(steps))
+        return [*(self.shift * s / (1 + (self.shift - 1) * s) for s in even), 0.0]
 
 
 def uniform(noise: NoiseSchedule, steps: int) -> list[float]:
