@@ -25,14 +25,17 @@ from accel.faces.faceset import (
     faces_in,
     picture_shape,
 )
+from accel.weights.pickle_machine import Limits
 from accel.weights.pickle_writer import dump_pickle
-from accel.weights.pickles import Limits, SampleType, load_pickle
+from accel.weights.pickles import SampleType, load_pickle
 
 NAME = "faceset.pak"
 VERSION = 1
 HEAD = struct.Struct("<QQ")
 MAX_TABLE_BYTES = 1 << 31
-MAX_FACES = 2_000_000
+MAX_FACES = 500_000
+# Some 650 steps and 72 containers a face.
+TABLE_LIMITS = Limits(opcodes=60_000_000, containers=8_000_000, items=50_000_000)
 
 
 @dataclass(frozen=True)
@@ -81,7 +84,7 @@ def open_pak(path: Path) -> Pak:
         if length > min(size - HEAD.size, MAX_TABLE_BYTES):
             raise InputError(f"{path}: table must lie in the file's {size} bytes, got {length}")
         table = file.read(length)
-        entries = load_pickle(table, str(path), Limits())
+        entries = load_pickle(table, str(path), TABLE_LIMITS)
         if not isinstance(entries, list) or not all(isinstance(e, dict) for e in entries):
             raise InputError(f"{path}: table must be a list of faces")
         if len(entries) > MAX_FACES:

@@ -17,10 +17,13 @@ import torch
 from torch import Tensor
 
 from accel.core import InputError
+from accel.weights.pickle_machine import Limits
 from accel.weights.pickle_writer import dump_pickle
-from accel.weights.pickles import Limits, load_pickle
+from accel.weights.pickles import load_pickle
 
 MAX_FILE_BYTES = 8 << 30
+# The loss of every step since the start is in there.
+DATA_LIMITS = Limits(opcodes=60_000_000, containers=5_000_000, items=50_000_000)
 KINDS = ("Quick96", "SAEHD", "AMP", "XSeg")
 
 
@@ -50,7 +53,7 @@ def write_weights(path: Path, weights: Mapping[str, Tensor]) -> None:
 
 def read_data(path: Path) -> dict[str, Any]:
     """Read a model's `_data.dat`: its options, iteration, loss history."""
-    found = _read(path)
+    found = _read(path, DATA_LIMITS)
     if not isinstance(found, dict):
         raise InputError(f"{path}: must be a model's data, got {type(found).__name__}")
     return found
@@ -78,14 +81,14 @@ def part_file(folder: Path, name: str, kind: str, part: str) -> Path:
     return folder / f"{name}_{kind}_{part}.npy"
 
 
-def _read(path: Path) -> Any:
+def _read(path: Path, limits: Limits = Limits()) -> Any:
     try:
         size = path.stat().st_size
     except FileNotFoundError:
         raise InputError(f"{path}: must be a model's file, found none") from None
     if size > MAX_FILE_BYTES:
         raise InputError(f"{path}: must be below {MAX_FILE_BYTES} bytes, got {size}")
-    return load_pickle(path.read_bytes(), str(path), Limits())
+    return load_pickle(path.read_bytes(), str(path), limits)
 
 
 def _write(path: Path, content: bytes) -> None:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import json
 import pickle
+import sys
 import zipfile
 from collections import OrderedDict
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -136,11 +139,49 @@ class Callbacks(dict):
 
 def test_runs_nothing_that_a_checkpoint_asks_for(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    known = Callbacks(a=1)
-    known.extra = [Trap()]
-    torch.save({"state_dict": {"w": torch.ones(2)}, "trap": Trap(), "callbacks": known}, "a.ckpt")
-    assert_same(open_checkpoint(tmp_path / "a.ckpt"), {"w": torch.ones(2)})
+    torch.save({"state_dict": {"w": torch.ones(2)}, "trap": Trap()}, "a.ckpt")
+    with pytest.raises(InputError, match=r"the name (builtins|__builtin__)\.eval"):
+        open_checkpoint(tmp_path / "a.ckpt")
     assert not (tmp_path / "trapped").exists()
+
+
+def test_what_training_programs_leave_in_a_checkpoint_is_dropped(tmp_path, monkeypatch):
+    """Their classes are not there to be imported, and would not be."""
+    import types
+
+    module = types.ModuleType("pytorch_lightning.callbacks")
+    Callbacks.__module__ = Callbacks.__qualname__ = ""
+    Callbacks.__module__, Callbacks.__qualname__ = module.__name__, "Callbacks"
+    module.Callbacks = Callbacks
+    monkeypatch.setitem(sys.modules, "pytorch_lightning", types.ModuleType("pytorch_lightning"))
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    known = Callbacks(a=1)
+    known.extra = [1, {"b": np.float64(2)}]
+    rest = {
+        "callbacks": {Callbacks: {"best": torch.ones(1)}, "other": known},
+        "seen": {1, 2},
+        "rng": np.arange(3),
+        "loss": np.float32(0.5),
+        "where": b"bytes",
+        "p": torch.nn.Parameter(torch.zeros(2)),
+        "size": torch.Size([1, 2]),
+        "ordered": OrderedDict(a=1),
+    }
+    torch.save({"state_dict": {"w": torch.ones(2)}, **rest}, tmp_path / "a.ckpt")
+    monkeypatch.delitem(sys.modules, module.__name__)
+    file = open_checkpoint(tmp_path / "a.ckpt")
+    assert {"w", "p"} <= set(file)
+    assert torch.equal(file["w"], torch.ones(2))
+
+
+def test_reads_parameter_dicts_and_eight_bit_floats(tmp_path):
+    path = tmp_path / "a.pt"
+    values = torch.nn.ParameterDict({"*": torch.ones(2)})
+    eight = torch.arange(4.0).to(torch.float8_e4m3fn)
+    torch.save({"string_to_param": values, "eight": eight}, path)
+    file = open_checkpoint(path)
+    assert torch.equal(file["string_to_param.*"], torch.ones(2))
+    assert torch.equal(file["eight"].float(), eight.float())
 
 
 def archive(path, pickled: bytes):
@@ -152,12 +193,12 @@ def archive(path, pickled: bytes):
 def test_refuses_archives_without_tensors(tmp_path):
     with pytest.raises(InputError, match="must hold named tensors"):
         open_tensors(archive(tmp_path / "a.ckpt", pickle.dumps({"a": 1})))
-    with pytest.raises(InputError, match="cannot be read as a torch checkpoint"):
+    with pytest.raises(InputError, match=r"b\.ckpt: data\.pkl: pickle must"):
         open_tensors(archive(tmp_path / "b.ckpt", b"\x80\x02garbage"))
     empty = tmp_path / "c.ckpt"
     with zipfile.ZipFile(empty, "w") as file:
         file.writestr("readme", "")
-    with pytest.raises(InputError, match=r"must hold data\.pkl"):
+    with pytest.raises(InputError, match=r"must hold one data\.pkl"):
         open_tensors(empty)
 
 
@@ -169,17 +210,46 @@ def test_refuses_a_checkpoint_cut_short(tmp_path):
         open_tensors(path)
 
 
-def test_refuses_a_tensor_that_leaves_its_storage(tmp_path, monkeypatch):
-    import accel.weights.checkpoint as reader
+class Lie:
+    """Written as a tensor of any shape."""
 
-    path = tmp_path / "a.ckpt"
-    torch.save({"w": torch.randn(10)}, path)
-    rebuild = reader._rebuild_tensor
-    monkeypatch.setattr(
-        reader, "_rebuild_tensor", lambda s, o, shape, stride, *r: rebuild(s, o, (99,), stride)
-    )
-    with pytest.raises(InputError, match="w: must lie inside its storage of 40 bytes"):
-        open_tensors(path)
+    def __init__(self, shape, stride):
+        self.args = (shape, stride)
+
+    def __reduce__(self):
+        return torch._utils._rebuild_tensor_v2, (Stored(), 0, *self.args, False, OrderedDict())
+
+
+class Stored:
+    """Stands for a storage until it is pickled."""
+
+
+def torch_archive(path, value, content: bytes):
+    """A checkpoint as torch would write it, of one storage of floats."""
+
+    class Pickler(pickle.Pickler):
+        def persistent_id(self, item):
+            stored = isinstance(item, Stored)
+            return ("storage", torch.FloatStorage, "0", "cpu", 10) if stored else None
+
+    program = io.BytesIO()
+    Pickler(program, 2).dump(value)
+    with zipfile.ZipFile(path, "w") as file:
+        file.writestr("archive/data.pkl", program.getvalue())
+        file.writestr("archive/data/0", content)
+    return path
+
+
+def test_refuses_a_tensor_that_leaves_its_storage(tmp_path):
+    for shape, stride, message in [
+        ((99,), (1,), "w: must lie inside its storage of 40 bytes"),
+        ((2**33,), (0,), r"w: must not repeat its storage of 40 bytes as \[8589934592\]"),
+        ((2,), (1, 1), "tensors of a sane shape"),
+        ((2**60,), (0,), "tensors of a sane shape"),
+    ]:
+        path = torch_archive(tmp_path / "a.ckpt", {"w": Lie(shape, stride)}, bytes(40))
+        with pytest.raises(InputError, match=message):
+            open_tensors(path)
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])

@@ -216,7 +216,7 @@ def laughs(levels: int, wrap: bytes) -> bytes:
         (program(b"\x82\x01"), "EXT1"),
         (program(text("P") + b"Q"), "BINPERSID"),
         (program(b"(i", b"os\nsystem\n"), "INST"),
-        (program(text("x") + b")\x81"), "NEWOBJ"),
+        (program(text("x") + b")\x81"), "call of str"),
         (program(b"\x97"), "NEXT_BUFFER"),
         (program(b"\xff"), "0xff"),
         (program(b"X\x01\0\0\0\xff"), "UTF-8"),
