@@ -6,20 +6,77 @@ Nothing here knows of kernels, video, faces or models.
 from __future__ import annotations
 
 import gc
+import os
+import stat
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
+from typing import BinaryIO
 
 import torch
 
+# Opening a pipe would wait for its other end.
+NEVER_WAIT = os.O_RDONLY | sum(
+    getattr(os, name, 0) for name in ("O_NONBLOCK", "O_NOCTTY", "O_BINARY", "O_CLOEXEC")
+)
+
 
 class ConfigError(ValueError):
-    """A setting or an input that cannot be used; its text is one line, fit to be shown as it is."""
+    """A setting or an input that cannot be used; its text is one line, fit to be shown as it is.
+
+    File names and metadata in it come from strangers: what could move a terminal's cursor, turn
+    the direction of writing or begin another line is shown as an escape instead.
+    """
+
+    def __str__(self) -> str:
+        return one_line(super().__str__())
 
 
 class InputError(ConfigError):
     """A file that is missing, damaged, hostile or of the wrong kind."""
+
+
+def one_line(text: str, longest: int = 1000) -> str:
+    """`text` as one line of printable characters, cut in the middle when it is too long."""
+    if len(text) > longest:
+        text = f"{text[: longest * 2 // 3]} ... {text[-longest // 4 :]}"
+    text = " ".join(text.split())
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+
+
+def open_file(path: Path, what: str = "a file") -> BinaryIO:
+    """Open a regular file to read its bytes; `what` says what it should be.
+
+    Raises InputError for anything else, pipes and devices among it: they might never end.
+    """
+    try:
+        handle = os.open(path, NEVER_WAIT)
+    except FileNotFoundError as error:
+        raise InputError(f"{path}: no such file") from error
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read: {error.strerror or error}") from error
+    except ValueError as error:  # a zero byte in the name
+        raise InputError(f"{path}: must be the name of a file") from error
+    if not stat.S_ISREG(os.fstat(handle).st_mode):
+        os.close(handle)
+        raise InputError(f"{path}: must be {what}, is a folder, pipe or device")
+    return os.fdopen(handle, "rb")
+
+
+def read_file(path: Path, most_bytes: int, what: str = "a file") -> bytes:
+    """The content of a regular file of at most `most_bytes`; raises InputError as `open_file`."""
+    with open_file(path, what) as file:
+        try:
+            data = file.read(most_bytes + 1)
+        except OSError as error:
+            raise InputError(f"{path}: cannot be read: {error.strerror or error}") from error
+    if len(data) > most_bytes:
+        raise InputError(f"{path}: must be {what} of {most_bytes} bytes at most, is larger")
+    return data
 
 
 class Refused(RuntimeError):

@@ -3,10 +3,59 @@
 from __future__ import annotations
 
 import gc
+import os
 
 import pytest
 
-from accel.core import Cancel, Cancelled, ConfigError, choose_device, light_collector
+from accel.core import (
+    Cancel,
+    Cancelled,
+    ConfigError,
+    InputError,
+    choose_device,
+    light_collector,
+    one_line,
+    read_file,
+)
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("a\nb\r\tc", "a b c"),
+        ("\x1b[2J\x1b]0;owned\x07", "\\x1b[2J\\x1b]0;owned\\x07"),
+        ("gpj\u202e.exe", "gpj\\u202e.exe"),
+        ("딥페이크 \u3000é ✓", "딥페이크 é ✓"),
+        ("\ud800", "\\ud800"),
+    ],
+)
+def test_what_strangers_wrote_is_shown_on_one_line(text, shown):
+    assert one_line(text) == shown
+    assert str(InputError(text)) == shown
+
+
+def test_a_long_text_keeps_its_ends():
+    shown = one_line("start" + "x" * 10**6 + "end")
+    assert shown.startswith("start")
+    assert shown.endswith("end")
+    assert len(shown) <= 1000
+
+
+def test_reads_nothing_but_files(tmp_path):
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    for path in (pipe, tmp_path, "/dev/zero"):
+        with pytest.raises(InputError, match="must be a key, is a folder, pipe or device"):
+            read_file(path, 100, "a key")
+    file = tmp_path / "file"
+    file.write_bytes(b"x" * 100)
+    assert read_file(file, 100) == b"x" * 100
+    with pytest.raises(InputError, match="of 99 bytes at most"):
+        read_file(file, 99)
+    with pytest.raises(InputError, match="no such file"):
+        read_file(tmp_path / "none", 9)
+    with pytest.raises(InputError, match="must be the name of a file"):
+        read_file(tmp_path / "a\0b", 9)
 
 
 def test_the_collector_is_left_as_it_was_found():

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 
 from accel.cli.shared import BAD_INPUT, DONE, INTERRUPTED, REFUSED
-from accel.core import Cancelled, ConfigError, Refused
+from accel.core import Cancelled, ConfigError, Refused, one_line
 
 # Modules of this package, in the order that `accel --help` lists them.
 COMMANDS = (
@@ -35,7 +35,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _complain(text: str, status: int) -> int:
-    print(f"accel: {' '.join(text.split())}", file=sys.stderr)
+    print(f"accel: {one_line(text)}", file=sys.stderr)
     return status
 
 

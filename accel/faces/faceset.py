@@ -15,14 +15,14 @@ from typing import Any
 
 import numpy as np
 
-from accel.core import ConfigError, InputError
+from accel.core import ConfigError, InputError, read_file
 from accel.faces.align import Array
 from accel.faces.face_types import FaceType
 from accel.weights.pickle_writer import dump_pickle
 from accel.weights.pickles import METADATA_LIMITS, load_pickle
 
 MAX_PAYLOAD = 65_533  # a segment's length is 16 bits and counts itself
-MAX_SIDE = 65_535
+MAX_FACE_BYTES = 256 << 20
 PNG_MARK = b"\x89PNG\r\n\x1a\n"
 PNG_CHUNK = b"fcWp"
 JFIF = b"\xff\xe0\x00\x10JFIF\x00\x01\x01\x00\x00\x01\x00\x01\x00\x00"
@@ -65,9 +65,9 @@ class FaceRecord:
 def read_face(path: Path) -> FaceRecord:
     """Read the record in an aligned face's file.
 
-    Raises InputError if it has none or is damaged; OSError if it cannot be read.
+    Raises InputError if it has none, is damaged or cannot be read.
     """
-    return face_in(path.read_bytes(), str(path))
+    return face_in(read_file(path, MAX_FACE_BYTES, "an aligned face"), str(path))
 
 
 def face_in(data: bytes, who: str = "picture") -> FaceRecord:

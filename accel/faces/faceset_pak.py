@@ -17,8 +17,9 @@ from typing import Any
 
 import numpy as np
 
-from accel.core import InputError, Progress
+from accel.core import InputError, Progress, open_file, read_file
 from accel.faces.faceset import (
+    MAX_FACE_BYTES,
     FaceRecord,
     dict_from_polygons,
     face_in,
@@ -73,8 +74,8 @@ def open_pak(path: Path) -> Pak:
 
     Raises InputError, one line, for another version, a table that is no table, lying lengths.
     """
-    size = path.stat().st_size
-    with path.open("rb") as file:
+    with open_file(path, "a faceset.pak") as file:
+        size = os.fstat(file.fileno()).st_size
         head = file.read(HEAD.size)
         if len(head) < HEAD.size:
             raise InputError(f"{path}: must be a faceset.pak, got {size} bytes")
@@ -149,7 +150,7 @@ def pack_folder(
         raise InputError(f"{folder}: must hold aligned faces, found none")
     faces: list[tuple[dict[str, Any], bytes | Path]] = []
     for done, (person, path) in enumerate(listed, 1):
-        data = path.read_bytes()
+        data = read_file(path, MAX_FACE_BYTES, "an aligned face")
         record = face_in(data, str(path))
         name = str(path.relative_to(folder))
         faces.append((entry_of(record, name, picture_shape(data, str(path)), person), path))

@@ -16,8 +16,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from accel.core import InputError
-from accel.weights.pickle_machine import Limits
+from accel.core import InputError, read_file
+from accel.weights.pickle_machine import DEFAULT_LIMITS, Limits
 from accel.weights.pickle_writer import dump_pickle
 from accel.weights.pickles import load_pickle
 
@@ -81,14 +81,8 @@ def part_file(folder: Path, name: str, kind: str, part: str) -> Path:
     return folder / f"{name}_{kind}_{part}.npy"
 
 
-def _read(path: Path, limits: Limits = Limits()) -> Any:
-    try:
-        size = path.stat().st_size
-    except FileNotFoundError:
-        raise InputError(f"{path}: must be a model's file, found none") from None
-    if size > MAX_FILE_BYTES:
-        raise InputError(f"{path}: must be below {MAX_FILE_BYTES} bytes, got {size}")
-    return load_pickle(path.read_bytes(), str(path), limits)
+def _read(path: Path, limits: Limits = DEFAULT_LIMITS) -> Any:
+    return load_pickle(read_file(path, MAX_FILE_BYTES, "a model's file"), str(path), limits)
 
 
 def _write(path: Path, content: bytes) -> None:

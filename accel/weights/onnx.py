@@ -13,7 +13,7 @@ import torch
 from onnx import numpy_helper
 from onnxruntime.capi import onnxruntime_pybind11_state as ort_state
 
-from accel.core import ConfigError, InputError, choose_device
+from accel.core import ConfigError, InputError, choose_device, read_file
 from accel.weights import onnx_graph
 
 Array = np.ndarray[Any, Any]
@@ -98,12 +98,7 @@ def last_initializer(source: Path | str | bytes) -> Array | None:
 
 
 def _read(path: Path) -> bytes:
-    try:
-        if path.stat().st_size > onnx_graph.MAX_FILE_BYTES:
-            raise InputError(f"{path}: an ONNX model must be below 2 GiB")
-        return path.read_bytes()
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror})") from None
+    return read_file(path, onnx_graph.MAX_FILE_BYTES, "an ONNX model")
 
 
 def _session(data: bytes, device: str, threads: int, name: str) -> onnxruntime.InferenceSession:

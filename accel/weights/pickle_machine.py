@@ -44,6 +44,9 @@ class Limits:
     depth: int = 32
 
 
+DEFAULT_LIMITS = Limits()
+
+
 @dataclass(frozen=True)
 class Name:
     """A global that the pickle mentioned; stands for nothing but its name."""

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from accel.weights.pickle_machine import Limits, Machine, Name, Vocabulary, brief
+from accel.weights.pickle_machine import DEFAULT_LIMITS, Limits, Machine, Name, Vocabulary, brief
 
 
 class SampleType(IntEnum):
@@ -56,7 +56,7 @@ MAX_DIMENSIONS = 8
 METADATA_LIMITS = Limits(opcodes=100_000, items=100_000, bytes=1 << 22, depth=16)
 
 
-def load_pickle(data: bytes, who: str = "pickle", limits: Limits = Limits()) -> Any:
+def load_pickle(data: bytes, who: str = "pickle", limits: Limits = DEFAULT_LIMITS) -> Any:
     """Build what a pickle describes, if it describes plain data.
 
     Returns None, bool, int, float, str, bytes, list, tuple, dict, the enumerations above, numpy

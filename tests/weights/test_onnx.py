@@ -39,7 +39,7 @@ F = TensorProto.FLOAT
 @pytest.mark.parametrize("name", EMBEDDED)
 def test_a_batch_of_three_equals_three_single_runs(name):
     network = open_onnx(asset(name))
-    shape = network.inputs[0].shape[1:]
+    shape = [s if isinstance(s, int) else 24 for s in network.inputs[0].shape[1:]]
     x = np.random.default_rng(0).random((3, *shape), np.float32)
     together = network(x)
     assert network.batched
@@ -281,7 +281,7 @@ def test_every_truncation_of_a_real_model_is_refused():
 
 
 def test_a_missing_file_is_refused(tmp_path):
-    with pytest.raises(InputError, match="cannot be read"):
+    with pytest.raises(InputError, match="no such file"):
         open_onnx(tmp_path / "none.onnx")
 
 
