@@ -16,6 +16,18 @@ if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"  # before any accel.kernels module decorates a kernel
 
 
+@pytest.fixture(scope="session", autouse=True)
+def own_home(tmp_path_factory):
+    """Keys and ledger of the tests are not the user's."""
+    before = os.environ.get("ACCEL_HOME")
+    os.environ["ACCEL_HOME"] = str(tmp_path_factory.mktemp("accel_home"))
+    yield
+    if before is None:
+        del os.environ["ACCEL_HOME"]
+    else:
+        os.environ["ACCEL_HOME"] = before
+
+
 def pytest_collection_modifyitems(items):
     if torch.cuda.is_available():
         return

@@ -59,7 +59,49 @@ def add(commands: Any) -> None:
     parser.add_argument("--preset", help="encoder speed, such as veryfast or slow")
     parser.add_argument("--preview", type=Path, metavar="PNG", help="write a before/after sheet")
     parser.add_argument("--overwrite", action="store_true", help="replace an existing output")
+    add_marking(parser)
     parser.set_defaults(run=run)
+
+
+def add_marking(parser: argparse.ArgumentParser) -> None:
+    """Options of every command that writes swapped faces."""
+    marks = parser.add_argument_group("marking", "what is made is marked unless switched off here")
+    marks.add_argument(
+        "--watermark",
+        default="frame",
+        help="invisible mark: frame (default), face (all else stays bit-exact) or off",
+    )
+    marks.add_argument("--label", default="auto", help="visible label: corner (default) or off")
+    marks.add_argument(
+        "--credentials", default="on", choices=("on", "off"), help="signed Content Credential"
+    )
+    marks.add_argument(
+        "--ledger", default="on", choices=("on", "off"), help="line in this machine's own list"
+    )
+    marks.add_argument(
+        "--consent",
+        default="undeclared",
+        help="your claim about the persons shown: own, licensed, historical, fiction or undeclared",
+    )
+    marks.add_argument(
+        "--certificate", type=Path, metavar="PEM", help="sign with your own certificate chain"
+    )
+    marks.add_argument("--key", type=Path, metavar="PEM", help="private key of --certificate")
+
+
+def marking(args: argparse.Namespace) -> Any:
+    """The ProvenanceConfig that the options ask for."""
+    from accel.pipelines.provenance import ProvenanceConfig
+
+    return ProvenanceConfig(
+        watermark=args.watermark,
+        label=args.label,
+        credentials=args.credentials == "on",
+        ledger=args.ledger == "on",
+        consent=args.consent,
+        certificate=args.certificate,
+        key=args.key,
+    )
 
 
 def run(args: argparse.Namespace) -> None:
@@ -82,6 +124,7 @@ def run(args: argparse.Namespace) -> None:
         preview=args.preview,
         overwrite=args.overwrite,
         encode=EncodeConfig(codec=args.codec, crf=args.crf, preset=args.preset),
+        provenance=marking(args),
         **optional,
     )
     report = with_progress(
@@ -101,5 +144,6 @@ def describe(report: dict[str, Any]) -> str:
         f" that show a face ({report['swapped']} faces of {report['faces']} found)",
         f"seconds by stage (they run side by side): {stages}",
         f"peak memory {report['peak_memory_mb'] or 0:.0f} MB, {report['device']}",
+        report["marked"]["line"],
     ]
     return "\n".join(lines + [f"note: {note}" for note in report["notes"]])

@@ -10,7 +10,8 @@ import platform
 import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import closing
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -36,11 +37,22 @@ from accel.faces.track import Analyser
 from accel.kernels import OPS, paste, planes_to_rgb
 from accel.kernels._native import limit_threads
 from accel.kernels.planes import Planes
+from accel.pipelines.marked_output import MarkedOutput
 from accel.pipelines.preview import ContactSheet
+from accel.pipelines.provenance import (
+    Marker,
+    Marking,
+    ProvenanceConfig,
+    content_hash,
+    earlier_mark,
+    first_lumas,
+)
 from accel.pipelines.select import Selection
+from accel.pipelines.verify import decoded
+from accel.provenance.c2pa import sidecar_of
 from accel.video.encode import EncodeConfig as EncodeConfig
 from accel.video.frame import Frame
-from accel.video.read import open_video
+from accel.video.read import VideoReader, open_video
 from accel.video.stages import buffered
 from accel.video.write import open_writer
 
@@ -66,6 +78,7 @@ class SwapConfig:
     preview: PNG to write a contact sheet to.
     overwrite: replace an output that exists.
     encode: codec and quality of the output; the default matches the input.
+    provenance: what marks the output gets; all are on by default.
     """
 
     sources: tuple[Path, ...]
@@ -81,6 +94,7 @@ class SwapConfig:
     preview: Path | None = None
     overwrite: bool = False
     encode: EncodeConfig = field(default_factory=EncodeConfig)
+    provenance: ProvenanceConfig = field(default_factory=ProvenanceConfig)
 
     def __post_init__(self) -> None:
         if not self.sources:
@@ -159,6 +173,10 @@ class _Swapped:
     swapped: int
 
 
+class _NothingAltered(Exception):
+    """Not a face was swapped in a film that was marked frame by frame."""
+
+
 class _Run:
     """One run: holds the counters, so that the stages stay small."""
 
@@ -175,18 +193,22 @@ class _Run:
         self.progress, self.cancel = progress, cancel
         self.device = choose_device(config.device)
         self.seconds = dict.fromkeys(
-            ("prepare", "decode", "analyse", "swap", "paste", "encode"), 0.0
+            ("prepare", "decode", "analyse", "swap", "paste", "mark", "encode"), 0.0
         )
         self.frames = self.frames_with_faces = self.frames_swapped = 0
         self.faces = self.swapped = 0
         self.swapper = swapper
         self.sheet: ContactSheet | None = None
         self.selection: Selection
+        self.output_marks: MarkedOutput
 
     def run(self) -> dict[str, Any]:
         started = time.perf_counter()
         self._check_paths()
-        with open_video(self.input) as reader:
+        marker = Marker(self.config.provenance, task="face_swap", sources=self.config.sources)
+        with open_video(self.input) as reader, ThreadPoolExecutor(1) as aside:
+            self.output_marks = MarkedOutput(marker, reader, self.output)
+            earlier = aside.submit(self._earlier_mark, reader)
             models = FaceModels(device=str(self.device))
             reference = self._prepare(models)
             self.selection = Selection(self.config.select, reference, self.config.max_distance)
@@ -195,11 +217,28 @@ class _Run:
             analyser = Analyser(
                 models=models, rotation=reader.info.rotation, lookahead=12, redetect_every=12
             )
+            self._tell(marker)
+            self.output_marks.start(earlier.result())
             self.seconds["prepare"] = time.perf_counter() - started
-            with (
-                light_collector(),
-                open_writer(self.output, reader, self.config.encode) as writer,
-            ):
+            try:
+                with light_collector():
+                    writer = self._write(reader, analyser, started)
+            except BaseException:
+                self.output_marks.give_up()
+                raise
+            notes = [*reader.notes, *writer.notes]
+            if self.sheet and self.config.preview and not self.sheet.save(self.config.preview):
+                notes.append("no preview was written: no frame showed a face to swap")
+        report = self._report(time.perf_counter() - started, analyser, writer.encoder, notes)
+        return report | {"marked": marker.report()}
+
+    def _write(self, reader: Any, analyser: Analyser, started: float) -> Any:
+        """Stream all frames into the output, mark and name it; return the closed writer."""
+        marks = self.output_marks
+        with suppress(_NothingAltered):
+            with open_writer(
+                self.output, reader, self.config.encode, finish=marks.finish
+            ) as writer:
                 with closing(buffered(self._swapped(reader, analyser), 4, "swap")) as swapped:
                     for done in swapped:
                         self.cancel.check()
@@ -208,15 +247,48 @@ class _Run:
                         self.seconds["encode"] += time.perf_counter() - start
                         self._count(done, reader.info.frames, started)
                 self.cancel.check()
-            notes = [*reader.notes, *writer.notes]
-            if self.sheet and self.config.preview and not self.sheet.save(self.config.preview):
-                notes.append("no preview was written: no frame showed a face to swap")
-        return self._report(time.perf_counter() - started, analyser, writer.encoder, notes)
+                if marks.marks_for_nothing:
+                    raise _NothingAltered
+            return writer
+        # What was not altered must not be called so: it is written again as it came.
+        with (
+            open_video(self.input) as again,
+            open_writer(self.output, again, self.config.encode, finish=marks.finish) as writer,
+        ):
+            for frame in again:
+                self.cancel.check()
+                writer.write(frame)
+        return writer
+
+    def _earlier_mark(self, reader: Any) -> str | None:
+        """Id of a mark that the input film carries already; runs while networks are opened."""
+        if self.config.provenance.watermark == "off" or not isinstance(reader, VideoReader):
+            return None
+        with closing(decoded(self.input)) as frames:
+            return earlier_mark(first_lumas(frames))
+
+    def _tell(self, marker: Marker) -> None:
+        """Say in the credential which networks did the work, by hash, and how."""
+        files = {
+            "swapper": Path(self.config.swapper) if self.config.swapper != "mesh" else None,
+            "recogniser": self.config.recogniser,
+            "converter": self.config.converter,
+        }
+        if not self.config.provenance.credentials:
+            return
+        marker.networks |= {
+            name: content_hash(path) for name, path in files.items() if path and path.exists()
+        }
+        marker.settings |= {
+            "swapper": "mesh" if self.config.swapper == "mesh" else "network",
+            "watermark": self.config.provenance.watermark,
+            "label": "corner" if marker.is_labelled else "off",
+        }
 
     def _check_paths(self) -> None:
         if not self.input.exists():
             raise InputError(f"{self.input}: no such file or folder")
-        for path in (self.output, self.config.preview):
+        for path in (self.output, sidecar_of(self.output), self.config.preview):
             if path is None:
                 continue
             if path.resolve() == self.input.resolve():
@@ -256,12 +328,20 @@ class _Run:
         if self.sheet:
             for (frame, planes, _), faces in zip(chunk, chosen):
                 self.sheet.before(frame.index, planes, faces, self.selection.numbers)
-        self._swap([planes for _, planes, _ in chunk], chosen)
-        for (frame, planes, faces), picked in zip(chunk, chosen):
+        marks = self.output_marks
+        markings = [
+            marks.of(frame) if picked or marks.is_film else None
+            for (frame, _, _), picked in zip(chunk, chosen)
+        ]
+        self._swap([planes for _, planes, _ in chunk], chosen, markings)
+        for (frame, planes, faces), picked, marking in zip(chunk, chosen, markings):
             if self.sheet:
                 self.sheet.after(frame.index, planes, picked)
             if picked:
                 self._download(planes, frame.planes)
+            start = time.perf_counter()
+            marks.finished(frame, marking, bool(picked))
+            self.seconds["mark"] += time.perf_counter() - start
             yield _Swapped(frame, len(faces), len(picked))
 
     def _analysed(
@@ -277,7 +357,12 @@ class _Run:
         sure = [face for face in faces if face.score >= self.config.min_score]
         return self.selection.choose(sure)
 
-    def _swap(self, planes: Sequence[Planes], chosen: Sequence[Sequence[Face]]) -> None:
+    def _swap(
+        self,
+        planes: Sequence[Planes],
+        chosen: Sequence[Sequence[Face]],
+        markings: Sequence[Marking | None],
+    ) -> None:
         """Swap every chosen face of a few frames in one batch, then paste frame by frame."""
         assert self.swapper is not None
         start = time.perf_counter()
@@ -285,16 +370,18 @@ class _Run:
         patches = iter(self.swapper.swap(jobs))
         swapped = time.perf_counter()
         self.seconds["swap"] += swapped - start
-        for p, faces in zip(planes, chosen):
+        for p, faces, marking in zip(planes, chosen, markings):
             for _, patch in zip(faces, patches):  # crops may differ in size, so one at a time
-                paste(
-                    p,
-                    patch.crop[None],
-                    patch.mask[None],
-                    patch.matrix[None],
-                    gain=None if patch.gain is None else patch.gain[None],
-                    bias=None if patch.bias is None else patch.bias[None],
-                )
+                assert marking is not None  # every frame with a face that is swapped has one
+                with marking.changing(p, patch.matrix, patch.mask.shape[-1]):
+                    paste(
+                        p,
+                        patch.crop[None],
+                        patch.mask[None],
+                        patch.matrix[None],
+                        gain=None if patch.gain is None else patch.gain[None],
+                        bias=None if patch.bias is None else patch.bias[None],
+                    )
         self.seconds["paste"] += time.perf_counter() - swapped
 
     def _upload(self, planes: Planes) -> Planes:

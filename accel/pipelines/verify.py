@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +50,7 @@ def own_anchors() -> list[str]:
     return [root.read_text()] if root.is_file() else []
 
 
-def decoded(path: Path, limits: Limits = DEFAULT_LIMITS) -> Iterator[tuple[NDArray[Any], float]]:
+def decoded(path: Path, limits: Limits = DEFAULT_LIMITS) -> Generator[tuple[NDArray[Any], float]]:
     """Luma planes in 8-bit codes, and how much each frame counts; InputError when undecodable."""
     with open_video(path, limits=limits) as reader:
         for frame in reader:

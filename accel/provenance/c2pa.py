@@ -41,16 +41,20 @@ _LARGEST_HISTORY = 1 << 20  # bytes of an input's own credential that are carrie
 _PIECE = 1 << 20
 
 
-class CredentialError(RuntimeError):
+class CredentialError(ConfigError):
     """A credential could not be made, or does not read back as it was meant."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Input:
-    """A file that went into what was made: the `target` that was altered, or a `source`."""
+    """A file that went into what was made: the `target` that was altered, or a `source`.
+
+    sha256: of the file; "" has it taken when signing.
+    """
 
     path: Path
     role: str = "target"
+    sha256: str = ""
 
     def __post_init__(self) -> None:
         if self.role not in ROLES:
@@ -128,7 +132,8 @@ class Credential:
 
 
 def sidecar_of(path: Path) -> Path:
-    return path.with_suffix(".c2pa")
+    """`film.mkv` -> `film.mkv.c2pa`, so that `film.webm` beside it keeps its own."""
+    return path.with_name(f"{path.name}.c2pa")
 
 
 def sign(
@@ -168,17 +173,21 @@ def sign(
 def read(path: Path, *, anchors: Iterable[str] = ()) -> Credential | None:
     """Read a file's credential, embedded or in the `.c2pa` beside it; None when it has none.
 
+    Beside `film.mkv`, `film.mkv.c2pa` comes first, then `film.c2pa` as other tools name it.
+
     anchors: PEM certificates of the roots to trust. Nothing is fetched.
     Raises InputError when the file cannot be read; damage of the credential is a `state`.
     """
     try:
         kind, may_hold = media_type(path)
         found = _read(path, kind, None, anchors) if may_hold else None
-        beside = sidecar_of(path)
-        if found is None and beside != path and beside.is_file():
-            if beside.stat().st_size > 64 * _PIECE:
-                return Credential(state="unreadable", reasons=("sidecar.tooLarge",), beside=True)
-            found = _read(path, kind, beside.read_bytes(), anchors)
+        if found is None and sidecar_of(path).is_file():
+            return _read_beside(path, kind, sidecar_of(path), anchors)
+        shared = path.with_suffix(".c2pa")
+        if found is None and shared != path and shared.is_file():
+            found = _read_beside(path, kind, shared, anchors)
+            if not found.intact and _has_twin(path):
+                return None  # it may well belong to the other file of this name
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror or error})") from error
     return found
@@ -264,8 +273,8 @@ def _sign(
 
 def _describe(one: Input) -> dict[str, Any]:
     """Hash an input, and sum up the credential that it carries itself."""
-    described: dict[str, Any] = {"role": one.role, "sha256": sha256_of(one.path)}
-    earlier = read(one.path)
+    described: dict[str, Any] = {"role": one.role, "sha256": one.sha256 or sha256_of(one.path)}
+    earlier = None if one.path.is_dir() else read(one.path)
     if earlier is not None:
         described["credential"] = {
             "state": earlier.state,
@@ -287,8 +296,9 @@ def _add_input(builder: Any, index: int, one: Input, described: Mapping[str, Any
         "label": f"input{index}",
         "instance_id": f"input{index}",
     }
-    kind, _ = media_type(one.path)
-    if one.role == "target" and "credential" in described and _history_bytes(one.path) is not None:
+    carries = one.role == "target" and "credential" in described
+    if carries and _history_bytes(one.path) is not None:
+        kind, _ = media_type(one.path)
         with open(one.path, "rb") as file:
             builder.add_ingredient(ingredient, kind, file)
     else:  # nothing in it that the library would carry along
@@ -392,6 +402,21 @@ def _read(path: Path, kind: str, store: bytes | None, anchors: Iterable[str]) ->
     except (TypeError, AttributeError, KeyError, IndexError, ValueError):
         # A damaged store can parse and yet hold a list where the specification says a map.
         return Credential(state="unreadable", reasons=("malformed",), beside=beside)
+
+
+def _read_beside(path: Path, kind: str, side: Path, anchors: Iterable[str]) -> Credential:
+    if side.stat().st_size > 64 * _PIECE:
+        return Credential(state="unreadable", reasons=("sidecar.tooLarge",), beside=True)
+    found = _read(path, kind, side.read_bytes(), anchors)
+    return found or Credential(state="unreadable", reasons=("sidecar.empty",), beside=True)
+
+
+def _has_twin(path: Path) -> bool:
+    """Whether another file beside `path` differs from it in the suffix alone."""
+    return any(
+        one.stem == path.stem and one.name != path.name and one.suffix != ".c2pa"
+        for one in path.parent.iterdir()
+    )
 
 
 def _credential(told: dict[str, Any], state: str, beside: bool) -> Credential:

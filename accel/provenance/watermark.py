@@ -18,7 +18,7 @@ import hashlib
 import re
 import secrets
 import zlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cache, lru_cache
 from typing import Any, NamedTuple
@@ -83,6 +83,18 @@ class Mark:
         was = (None, None, None) if before is None else before[:3]
         for plane, old in list(zip(planes[:3], was))[: 3 if is_rgb(planes) else 1]:
             mark(plane, add, bits=planes.layout.bits, before=old)
+
+    def add_inside(
+        self,
+        planes: Planes,
+        box: tuple[int, int, int, int],  # x0, y0, x1, y1 in pixels, ends excluded
+        before: Sequence[Tensor],  # what the box held, [y1 - y0, x1 - x0] of each plane marked
+    ) -> None:
+        """Mark in place those samples of a box that differ from what they were."""
+        x0, y0, x1, y1 = box
+        whole = self.pattern(planes.height, planes.width, str(planes.c0.device))
+        for plane, old in zip(planes[:3], before):
+            mark(plane[y0:y1, x0:x1], whole[y0:y1, x0:x1], bits=planes.layout.bits, before=old)
 
     def add_rgb(self, rgb: Tensor) -> None:  # [H, W, 3] uint8, written in place
         add = self.pattern(rgb.shape[0], rgb.shape[1], str(rgb.device))

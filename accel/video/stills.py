@@ -23,7 +23,7 @@ from accel.video.info import VideoInfo, describe, display_matrix
 from accel.video.read import DEFAULT_LIMITS, Limits, VideoReader, main_video
 from accel.video.scope import Closing, KeptIfWell
 from accel.video.sniff import PICTURE_SUFFIXES, open_demuxer, reason, sniff
-from accel.video.write import partial_name
+from accel.video.write import Finish, partial_name
 
 # EXIF orientation to (degrees clockwise that a viewer turns, mirrored left to right before that)
 _ORIENTATIONS = {
@@ -124,6 +124,10 @@ class FolderReader(Closing):
     def open(self, index: int) -> ImageReader:
         return ImageReader(self.path / self.names[index], limits=self.limits)
 
+    def orientation(self, index: int) -> tuple[int, bool]:
+        """How a viewer turns a picture: degrees clockwise, and whether it is mirrored before."""
+        return _header(self.path / self.names[index], self.limits)[:2]
+
     def close(self) -> None:
         """Nothing stays open between frames."""
 
@@ -138,9 +142,15 @@ class ImageWriter(KeptIfWell):
     encoder = "picture"
 
     def __init__(
-        self, path: Path, like: VideoReader | ImageReader | FolderReader, *, quality: int = 95
+        self,
+        path: Path,
+        like: VideoReader | ImageReader | FolderReader,
+        *,
+        quality: int = 95,
+        finish: Finish | None = None,
     ) -> None:
         self.path = Path(path)
+        self._finish = finish
         self.notes: list[str] = []
         self.frames = 0
         self._like = like
@@ -165,6 +175,12 @@ class ImageWriter(KeptIfWell):
 
     def close(self) -> None:
         if self.frames and not self._is_finished:
+            if self._finish is not None:
+                try:
+                    self._finish(self._partial)
+                except BaseException:
+                    self.abort()
+                    raise
             os.replace(self._partial, self.path)
             self._is_finished = True
 
@@ -181,8 +197,15 @@ class FolderWriter(KeptIfWell):
 
     encoder = "pictures"
 
-    def __init__(self, path: Path, like: VideoReader | ImageReader | FolderReader) -> None:
+    def __init__(
+        self,
+        path: Path,
+        like: VideoReader | ImageReader | FolderReader,
+        *,
+        finish: Finish | None = None,
+    ) -> None:
         self.path = Path(path)
+        self._finish = finish
         self.notes: list[str] = []
         self.frames = 0
         self._like = like
@@ -199,10 +222,9 @@ class FolderWriter(KeptIfWell):
 
     def write(self, frame: Frame) -> None:
         extras: dict[str, Any] = {}
-        name = f"{frame.index:06}.png"
+        name = picture_name(self._like, frame.index)
         like: VideoReader | ImageReader | FolderReader = self._like
         if isinstance(like, FolderReader):
-            name = like.names[frame.index]
             like = like.open(frame.index)
         if isinstance(like, ImageReader):
             extras = like.extras
@@ -215,12 +237,23 @@ class FolderWriter(KeptIfWell):
 
     def close(self) -> None:
         if self._partial.exists():
+            if self._finish is not None:
+                try:
+                    self._finish(self._partial)
+                except BaseException:
+                    self.abort()
+                    raise
             if self.path.exists():
                 self.path.rmdir()  # it was empty
             os.replace(self._partial, self.path)
 
     def abort(self) -> None:
         shutil.rmtree(self._partial, ignore_errors=True)
+
+
+def picture_name(reader: VideoReader | ImageReader | FolderReader, index: int) -> str:
+    """What a frame is called in a folder: as in the folder it came from, or 000000.png."""
+    return reader.names[index] if isinstance(reader, FolderReader) else f"{index:06}.png"
 
 
 def save_picture(

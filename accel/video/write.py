@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import secrets
+from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -29,6 +30,8 @@ from accel.video.remux import StreamCopier, keep_tags
 from accel.video.scope import KeptIfWell
 from accel.video.sniff import PICTURE_SUFFIXES, reason
 
+Finish = Callable[[Path], object]
+
 if TYPE_CHECKING:
     from accel.video.stills import FolderReader, FolderWriter, ImageReader, ImageWriter
 
@@ -46,6 +49,8 @@ class VideoWriter(KeptIfWell):
 
     The file grows beside `path` under a temporary name and takes the name `path` in one step when
     it is complete; on any failure it is removed and whatever was at `path` stays.
+    `finish` is called with the complete file under its temporary name, just before it gets its own;
+    what it raises gives the file up.
     `like` gives time base, colour, rotation and HDR tags, metadata, chapters, and the audio,
     subtitle, data and attachment streams, which are copied packet for packet. `notes` tells what
     the chosen container or encoder could not keep.
@@ -58,8 +63,11 @@ class VideoWriter(KeptIfWell):
         path: Path,
         like: VideoReader | ImageReader | FolderReader,
         config: EncodeConfig = DEFAULT_CONFIG,
+        *,
+        finish: Finish | None = None,
     ) -> None:
         self.path = Path(path)
+        self._finish = finish
         self.notes: list[str] = []
         self.frames = 0
         self._like = like
@@ -250,6 +258,8 @@ class VideoWriter(KeptIfWell):
                 self._copier.close()
             output, self._output = self._output, None
             output.close()
+            if self._finish is not None:
+                self._finish(self._partial)
             os.replace(self._partial, self.path)
         except BaseException as error:
             self.abort()
@@ -298,13 +308,18 @@ def open_writer(
     path: Path,
     like: VideoReader | ImageReader | FolderReader,
     config: EncodeConfig = DEFAULT_CONFIG,
+    *,
+    finish: Finish | None = None,
 ) -> VideoWriter | ImageWriter | FolderWriter:
-    """Open what the name fits: a picture file, a folder (no suffix or there already), a video."""
+    """Open what the name fits: a picture file, a folder (no suffix or there already), a video.
+
+    finish: called with the complete file or folder under its temporary name.
+    """
     from accel.video.stills import FolderWriter, ImageWriter
 
     path = Path(path)
     if path.suffix.lower() in PICTURE_SUFFIXES:
-        return ImageWriter(path, like)
+        return ImageWriter(path, like, finish=finish)
     if path.is_dir() or not path.suffix:
-        return FolderWriter(path, like)
-    return VideoWriter(path, like, config)
+        return FolderWriter(path, like, finish=finish)
+    return VideoWriter(path, like, config, finish=finish)

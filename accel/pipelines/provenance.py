@@ -1,0 +1,404 @@
+"""Mark what a pipeline writes: label, invisible mark, source type, credential, ledger.
+
+A run has one `Marker`; each file it writes has one `Marking`. For a generated picture:
+
+    marker = Marker(ProvenanceConfig(), task="generate", networks={"unet": sha256})
+    marking = marker.begin()
+    marking.mark_picture(rgb)          # in place, before it is saved
+    ...                                # save rgb as PNG, JPEG or WebP under a temporary name
+    marking.seal(partial, final)       # declares, signs, lists; then rename partial to final
+    print(marker.line())               # the one line that every run prints
+
+`marker.save(rgb, path)` does all of it. What was asked for and cannot be done is an error: whoever
+calls then removes what is unfinished, so that no unmarked file is left behind.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import secrets
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+import accel
+from accel.core import ConfigError
+from accel.kernels.paste import paste_rectangle
+from accel.kernels.planes import Planes, gbr_layout
+from accel.provenance import c2pa, xmp
+from accel.provenance.keys import Identity, local_identity, own_identity
+from accel.provenance.label import LANGUAGES, Label
+from accel.provenance.ledger import Ledger, look
+from accel.provenance.verify import Frames
+from accel.provenance.watermark import Detector, Mark, is_rgb, luma_of
+
+WATERMARKS, LABELS = ("frame", "face", "off"), ("auto", "corner", "off")
+LOOKS = 8  # of a film, that the ledger keeps
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProvenanceConfig:
+    """What marks a file gets. All are on unless switched off.
+
+    watermark: the invisible mark: `frame`, `face` (only samples that a swap changed; all others
+        stay bit-exact) or `off`.
+    label: words that people see: `corner`, `off`, or `auto`: on for swapped faces.
+    credentials: sign a Content Credential, and write the IPTC source type into the XMP.
+    ledger: add a line to this machine's own list.
+    consent: what the user claims of the persons shown: own, licensed, historical, fiction or
+        undeclared. It is written down as a claim.
+    certificate, key: PEM files to sign with in place of this installation's own key.
+    language: of the label, `ko` or `en`; None takes the user's.
+    """
+
+    watermark: str = "frame"
+    label: str = "auto"
+    credentials: bool = True
+    ledger: bool = True
+    consent: str = "undeclared"
+    certificate: Path | None = None
+    key: Path | None = None
+    language: str | None = None
+
+    def __post_init__(self) -> None:
+        choices = {
+            "watermark": WATERMARKS, "label": LABELS, "consent": c2pa.CONSENT,
+            "language": (None, *LANGUAGES),
+        }  # fmt: skip
+        for name, known in choices.items():
+            if getattr(self, name) not in known:
+                raise ConfigError(
+                    f"{name} must be one of {', '.join(map(str, known))}, "
+                    f"got {getattr(self, name)!r}"
+                )
+        if (self.certificate is None) != (self.key is None):
+            raise ConfigError("certificate and key go together: give both or none")
+
+    def switched_off(self) -> tuple[str, ...]:
+        """What the user does without, in plain words."""
+        off = {
+            "invisible mark": self.watermark == "off",
+            "visible label": self.label == "off",
+            "credential": not self.credentials,
+            "ledger": not self.ledger,
+        }
+        return tuple(name for name, is_off in off.items() if is_off)
+
+
+class Marker:
+    """What all files of one run share: who signs, what was done, with what.
+
+    task: `face_swap`, `edit` or `generate`.
+    sources: files that went in beside the target that is altered.
+    networks: SHA-256 of each network and LoRA, by name. settings: numbers and words of the run.
+        Neither may hold a prompt, a file's name or a person's: credentials are for strangers.
+    Raises ConfigError at once for a certificate that cannot be used, before any work is done.
+    """
+
+    def __init__(
+        self,
+        config: ProvenanceConfig | None = None,
+        *,
+        task: str,
+        sources: Sequence[Path] = (),
+        networks: Mapping[str, str] | None = None,
+        settings: Mapping[str, str | int | float | bool | None] | None = None,
+    ) -> None:
+        self.config = config or ProvenanceConfig()
+        if task not in c2pa.TASKS:
+            raise ConfigError(f"task must be one of {', '.join(c2pa.TASKS)}, got {task!r}")
+        if self.config.watermark == "face" and task != "face_swap":
+            raise ConfigError(
+                f"watermark face is for swapped faces; task {task} takes frame or off"
+            )
+        self.task = task
+        self.sources = tuple(sources)
+        self.networks, self.settings = dict(networks or {}), dict(settings or {})
+        self.is_labelled = self.config.label == "corner" or (
+            self.config.label == "auto" and task == "face_swap"
+        )
+        self.identity = self._identity() if self.config.credentials else None
+        self.sealed: list[dict[str, Any]] = []
+        self._hashes: dict[Path, str] = {}
+
+    def _identity(self) -> Identity:
+        if self.config.certificate and self.config.key:
+            return own_identity(self.config.certificate, self.config.key)
+        return local_identity()
+
+    def begin(
+        self,
+        *,
+        target: Path | None = None,
+        earlier: str | None = None,
+        rotation: int = 0,
+        mirrored: bool = False,
+    ) -> Marking:
+        """Start on one file to be written.
+
+        target: the file that is altered; None for what is generated.
+        earlier: id of a mark that it carries already, as `earlier_mark` told.
+        rotation, mirrored: how a viewer turns the stored picture, for the label.
+        """
+        return Marking(self, target, earlier, rotation, mirrored)
+
+    def input(self, path: Path, role: str) -> c2pa.Input:
+        """An input with its hash, which is taken once a run."""
+        if path not in self._hashes:
+            self._hashes[path] = content_hash(path)
+        return c2pa.Input(path=path, role=role, sha256=self._hashes[path])
+
+    def save(
+        self,
+        rgb: np.ndarray,  # [H, W, 3] uint8; it is marked in place
+        path: Path,
+        *,
+        target: Path | None = None,
+        earlier: str | None = None,
+        **options: Any,
+    ) -> dict[str, Any]:
+        """Mark a picture and save it as the suffix says; return what was marked.
+
+        options: for Pillow's `save`, such as `pnginfo` or `quality`.
+        Raises OSError or ConfigError, and then nothing is left behind.
+        """
+        marking = self.begin(target=target, earlier=earlier)
+        marking.mark_picture(rgb)
+        partial = path.with_name(f".{path.stem[:64]}.{secrets.token_hex(4)}.partial{path.suffix}")
+        try:
+            Image.fromarray(rgb).save(partial, **options)
+            told = marking.seal(partial, path)
+            os.replace(partial, path)
+        except BaseException:
+            partial.unlink(missing_ok=True)
+            marking.unseal()
+            raise
+        return told
+
+    def report(self) -> dict[str, Any]:
+        """What was marked, for a run's report."""
+        files = self.sealed
+        return {
+            "files": len(files),
+            "watermark": self.config.watermark,
+            "marks": [one["mark"] for one in files if one["mark"]][:100],
+            "earlier_marks": sorted({one["earlier"] for one in files if one["earlier"]}),
+            "label": "corner" if self.is_labelled else "off",
+            "credential": next((one["credential"] for one in files), "off"),
+            "signer": self.identity.fingerprint if self.identity else None,
+            "source_type": any(one["declared"] for one in files),
+            "ledger": [one["entry"] for one in files if one["entry"]][:100],
+            "consent": self.config.consent,
+            "switched_off": list(self.config.switched_off()),
+            "line": self.line(),
+        }
+
+    def line(self) -> str:
+        """What was marked and what the user switched off, in one line."""
+        off = self.config.switched_off()
+        without = f"; you switched off: {', '.join(off)}" if off else ""
+        if not self.sealed:
+            return f"marked: nothing was altered, so nothing was marked{without}"
+        told = list(filter(None, (self._said_of_mark(), self._said_of_credential())))
+        if self.is_labelled:
+            told.insert(1, "label in the corner")
+        if entries := [one["entry"] for one in self.sealed if one["entry"]]:
+            told.append(f"ledger entry {entries[-1]}" if len(entries) == 1 else
+                        f"ledger entries {entries[0]} to {entries[-1]}")  # fmt: skip
+        if not told:
+            return f"marked: NO{without}; laws may ask for it where you live"
+        return f"marked: {', '.join(told)}; consent {self.config.consent}{without}"
+
+    def _said_of_mark(self) -> str:
+        idents = [one["mark"] for one in self.sealed if one["mark"]]
+        if not idents:
+            return ""
+        kept = all(one["earlier"] == one["mark"] for one in self.sealed if one["mark"])
+        where = "kept from the input" if kept else f"whole {self.config.watermark}"
+        where = "faces alone" if self.config.watermark == "face" and not kept else where
+        shown = idents[0] if len(idents) == 1 else f"{len(idents)} ids"
+        return f"invisible mark {shown} ({where})"
+
+    def _said_of_credential(self) -> str:
+        kinds = {one["credential"] for one in self.sealed} - {"off"}
+        if not kinds:
+            return ""
+        return f"credential {'beside it' if kinds == {'sidecar'} else 'inside'}"
+
+
+class Marking:
+    """One file that is being made: its mark, its label, and at the end its credential."""
+
+    def __init__(
+        self, marker: Marker, target: Path | None, earlier: str | None, rotation: int,
+        mirrored: bool,
+    ) -> None:  # fmt: skip
+        self.marker, self.target, self.earlier = marker, target, earlier
+        config = marker.config
+        # A second mark over the first would make both unreadable.
+        self.mark = None if config.watermark == "off" or earlier else Mark()
+        self.label: Label | None = None
+        if marker.is_labelled:
+            self.label = Label(
+                marker.task, language=config.language, rotation=rotation, mirrored=mirrored
+            )
+        self._is_marked = False
+        self._ident: str | None = None
+        self._looks: list[str] = []
+        self._seen, self._stride = 0, 1
+        self._sidecar: Path | None = None
+
+    def mark_frame(self, planes: Planes) -> None:
+        """Draw the label into a finished frame and mark all of it, in place."""
+        if self.label is not None:
+            self.label.draw(planes)
+        if self.mark is not None and self.marker.config.watermark == "frame":
+            self.mark.add(planes)
+            self._is_marked = True
+        if self.marker.config.ledger:
+            self._remember(planes)
+
+    @contextmanager
+    def changing(
+        self,
+        planes: Planes,
+        matrix: Tensor,  # [2, 3] maps frame to crop, as `paste` takes it
+        crop_px: int,
+    ) -> Iterator[None]:
+        """Around the `paste` of a face: marks in place what it changed, if watermark is `face`."""
+        if self.mark is None or self.marker.config.watermark != "face":
+            yield
+            return
+        box = paste_rectangle(matrix, crop_px, planes.height, planes.width)
+        x0, y0, x1, y1 = box
+        every = (planes.c0, planes.c1, planes.c2)
+        kept = [plane[y0:y1, x0:x1].clone() for plane in every[: 3 if is_rgb(planes) else 1]]
+        yield
+        self.mark.add_inside(planes, box, kept)
+        self._is_marked = True
+
+    def mark_picture(self, rgb: np.ndarray) -> None:  # [H, W, 3] uint8, written in place
+        """Label and mark a picture that lies in memory."""
+        if rgb.ndim != 3 or rgb.shape[2] != 3 or rgb.dtype != np.uint8 or not rgb.flags.writeable:
+            raise ValueError(
+                "mark_picture: rgb must be writable uint8 [H, W, 3], "
+                f"got {rgb.dtype} {rgb.shape}, writable: {rgb.flags.writeable}"
+            )
+        red, green, blue = (torch.from_numpy(rgb[:, :, k].copy()) for k in range(3))
+        self.mark_frame(Planes(green, blue, red, gbr_layout()))
+        for k, plane in enumerate((red, green, blue)):
+            rgb[:, :, k] = plane.numpy()
+
+    def seal(self, path: Path, final: Path | None = None) -> dict[str, Any]:
+        """Declare, sign and list a finished file; return what was done.
+
+        path: where it lies now. final: the name it will get, for what is put beside it.
+        Raises CredentialError, InputError or OSError; call `unseal` when the file is given up.
+        """
+        final, config = final or path, self.marker.config
+        credential, declared, serial = "off", False, ""
+        if self.marker.identity is not None:
+            declared = xmp.declare(path, self.marker.task)
+            credential, serial = self._sign(path, final, self.marker.identity)
+        entry = None
+        if config.ledger:
+            entry = Ledger().add(
+                task=self.marker.task, sha256=c2pa.sha256_of(path), mark=self.ident,
+                consent=config.consent, looks=tuple(self._looks), credential=serial,
+            )  # fmt: skip
+        told = {
+            "mark": self.ident,
+            "earlier": self.earlier,
+            "credential": credential,
+            "declared": declared,
+            "entry": entry.number if entry else None,
+        }
+        self.marker.sealed.append(told)
+        return told
+
+    @property
+    def touches_frames(self) -> bool:
+        """Whether frames are changed that no face was swapped in."""
+        whole = self.mark is not None and self.marker.config.watermark == "frame"
+        return whole or self.label is not None
+
+    def forget(self) -> None:
+        """Let go of the patterns of a picture that got its marks; the id stays."""
+        self._ident, self.mark, self.label = self.ident, None, None
+
+    def unseal(self) -> None:
+        """Take back what `seal` put beside the file."""
+        if self._sidecar is not None:
+            self._sidecar.unlink(missing_ok=True)
+
+    @property
+    def ident(self) -> str | None:
+        """Id of the mark that is in the file: an earlier one that was kept, or its own."""
+        own = self.mark.ident if self.mark and self._is_marked else self._ident
+        return self.earlier or own
+
+    def _sign(self, path: Path, final: Path, identity: Identity) -> tuple[str, str]:
+        marker = self.marker
+        inputs = [marker.input(one, "source") for one in marker.sources]
+        if self.target is not None:
+            inputs.insert(0, marker.input(self.target, "target"))
+        statement = c2pa.Statement(
+            task=marker.task,
+            inputs=tuple(inputs),
+            networks=marker.networks,
+            settings=marker.settings,
+            consent=marker.config.consent,
+            mark=self.ident,
+            earlier_mark=self.earlier,
+        )
+        sidecar = c2pa.sidecar_of(final)
+        made = c2pa.sign(path, statement, identity, sidecar=sidecar, version=accel.__version__)
+        if made.beside:
+            self._sidecar = sidecar
+        return ("sidecar" if made.beside else "embedded"), made.serial
+
+    def _remember(self, planes: Planes) -> None:
+        """Keep the looks of a few frames, evenly spread over a film of unknown length."""
+        if self._seen % self._stride == 0:
+            self._looks.append(look(luma_of(planes)))
+            if len(self._looks) > LOOKS:
+                self._looks = self._looks[::2]
+                self._stride *= 2
+        self._seen += 1
+
+
+def earlier_mark(frames: Frames, *, thorough: bool = True) -> str | None:
+    """Look for a mark in the first frames of an input: its id, None when none can be read.
+
+    frames: lumas [H, W] in 8-bit codes with their weights. thorough: also look for one that was
+    cut, resized or turned since, which takes half a second.
+    """
+    detector = Detector()
+    for luma, weight in frames:
+        detector.add(luma, weight)
+    return detector.find(thorough=thorough).ident if detector.frames else None
+
+
+def content_hash(path: Path) -> str:
+    """SHA-256 of a file, or over the names and contents of all files of a folder."""
+    if not path.is_dir():
+        return c2pa.sha256_of(path)
+    digest = hashlib.sha256()
+    for inside in sorted(one for one in path.rglob("*") if one.is_file()):
+        digest.update(f"{inside.relative_to(path)}\0{c2pa.sha256_of(inside)}\n".encode())
+    return digest.hexdigest()
+
+
+def first_lumas(frames: Iterable[tuple[np.ndarray, float]], count: int = 25) -> Frames:
+    """Every third of the first `count` frames, and the first: what an earlier mark is sought in."""
+    for index, (luma, weight) in zip(range(count), frames):
+        if index % 3 == 0:
+            yield luma, weight
