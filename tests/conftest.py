@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import runpy
+from pathlib import Path
 
 import pytest
 
@@ -14,6 +16,11 @@ import torch
 
 if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"  # before any accel.kernels module decorates a kernel
+
+# No sockets but to this machine, here and in every Python that a test starts.
+OFFLINE = str(Path(__file__).parent / "offline")
+os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [OFFLINE, os.environ.get("PYTHONPATH")]))
+runpy.run_path(f"{OFFLINE}/sitecustomize.py")
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -10,9 +10,10 @@ from pathlib import Path
 
 import av
 
-from accel.core import InputError
+from accel.core import InputError, open_file
 
 PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
+MAX_STREAMS = 100  # of one file; each may open a decoder while the file is looked at
 _MOV_BOXES = (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip", b"pnot", b"styp")
 _STARTS = (
     (b"\x1a\x45\xdf\xa3", "matroska"),
@@ -76,7 +77,11 @@ def open_demuxer(path: Path, demuxer: str, max_pixels: int) -> av.container.Inpu
         return av.open(
             local(path),
             format=demuxer,
-            container_options={"protocol_whitelist": "file"},
+            container_options={
+                "protocol_whitelist": "file",
+                "format_whitelist": demuxer,
+                "max_streams": str(MAX_STREAMS),
+            },
             options={"max_pixels": str(max_pixels)},
             metadata_errors="replace",
         )
@@ -87,13 +92,11 @@ def open_demuxer(path: Path, demuxer: str, max_pixels: int) -> av.container.Inpu
 
 
 def _head(path: Path) -> bytes:
-    try:
-        with open(path, "rb") as file:
+    with open_file(path, "a video or a picture") as file:
+        try:
             head = file.read(4096)
-    except FileNotFoundError as error:
-        raise InputError(f"{path}: no such file") from error
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read: {reason(error)}") from error
+        except OSError as error:
+            raise InputError(f"{path}: cannot be read: {reason(error)}") from error
     if not head:
         raise InputError(f"{path}: the file is empty")
     return head

@@ -12,16 +12,21 @@ from __future__ import annotations
 import json
 import math
 import mmap
+import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from accel.core import InputError
+from accel.core import InputError, open_file
 
-MAX_HEADER_BYTES = 100_000_000  # the format's own limit
+MAX_HEADER_BYTES = 64 << 20  # the format allows 100 MB; no published file comes near
+MAX_HEADER_ITEMS = 4_000_000  # commas and brackets: each may become an object of fifty bytes
+MAX_TENSORS = 200_000
+MAX_DIMENSIONS = 16
 DTYPES = {
     "F64": torch.float64,
     "F32": torch.float32,
@@ -57,7 +62,7 @@ class TensorFile(Mapping[str, Tensor]):
 
     def __init__(self, path: Path, entries: dict[str, Entry], metadata: dict[str, str]):
         self.path, self.entries, self.metadata = path, entries, metadata
-        with path.open("rb") as file:
+        with open_file(path, "a file of weights") as file:
             self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
 
     @property
@@ -100,59 +105,89 @@ def open_tensors(path: Path) -> TensorFile:
 
 
 def open_safetensors(path: Path) -> TensorFile:
-    """Read the header and check that every tensor lies in the file and apart from the others."""
-    size = path.stat().st_size
-    with path.open("rb") as file:
+    """Read the header and check that the tensors fill the rest of the file, none over another."""
+    with open_file(path, "a file of weights") as file:
+        size = os.fstat(file.fileno()).st_size
         length = int.from_bytes(file.read(8), "little")
         if size < 8 or length > min(MAX_HEADER_BYTES, size - 8):
             raise InputError(
                 f"{path}: not a safetensors file, or cut short: a header of {length} bytes is"
                 f" announced in a file of {size}"
             )
-        try:
-            header = json.loads(file.read(length))
-        except ValueError as error:
-            raise InputError(f"{path}: the safetensors header must be JSON: {error}") from error
-    if not isinstance(header, dict):
-        raise InputError(f"{path}: the safetensors header must be a JSON object")
-
+        header = _header(path, file.read(length))
     metadata = header.pop("__metadata__", {})
     if not isinstance(metadata, dict):
         raise InputError(f"{path}: __metadata__ must be a JSON object")
+    if len(header) > MAX_TENSORS:
+        raise InputError(f"{path}: must hold {MAX_TENSORS} tensors at most, got {len(header)}")
     entries = {name: _entry(path, name, value, 8 + length) for name, value in header.items()}
-    _check_layout(path, entries, size)
-    return TensorFile(path, entries, {str(k): str(v) for k, v in metadata.items()})
+    _check_layout(path, entries, 8 + length, size)
+    return TensorFile(path, entries, {k: v for k, v in metadata.items() if isinstance(v, str)})
+
+
+def _header(path: Path, text: bytes) -> dict[str, Any]:
+    if sum(text.count(mark) for mark in (b",", b"[", b"{")) > MAX_HEADER_ITEMS:
+        raise InputError(f"{path}: the header must hold {MAX_HEADER_ITEMS} items at most, has more")
+
+    def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        found = dict(pairs)
+        if len(found) < len(pairs):  # two readers might take different ones
+            raise ValueError("a name comes twice")
+        return found
+
+    try:
+        header = json.loads(text, object_pairs_hook=once)
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{path}: the safetensors header must be JSON: {error}") from error
+    if not isinstance(header, dict):
+        raise InputError(f"{path}: the safetensors header must be a JSON object")
+    return header
 
 
 def _entry(path: Path, name: str, value: object, data_begin: int) -> Entry:
-    def is_count(x: object) -> bool:
-        return isinstance(x, int) and not isinstance(x, bool) and x >= 0
+    def are_counts(x: object, most: int) -> bool:
+        return (
+            isinstance(x, list)
+            and len(x) <= most
+            and all(type(n) is int and 0 <= n < 2**48 for n in x)
+        )
 
+    who = f"{path}: {name:.200}"
     fields = value if isinstance(value, dict) else {}
-    dtype, shape, offsets = (fields.get(k) for k in ("dtype", "shape", "data_offsets"))
-    if dtype not in DTYPES:
-        raise InputError(f"{path}: {name}: dtype must be one of {sorted(DTYPES)}, got {dtype!r}")
-    if not isinstance(shape, list) or not all(map(is_count, shape)):
-        raise InputError(f"{path}: {name}: shape must be a list of counts, got {shape!r}")
-    if not isinstance(offsets, list) or len(offsets) != 2 or not all(map(is_count, offsets)):
-        raise InputError(f"{path}: {name}: data_offsets must be two counts, got {offsets!r}")
+    parts: list[Any] = [fields.get(k) for k in ("dtype", "shape", "data_offsets")]
+    dtype, shape, offsets = parts
+    if not isinstance(dtype, str) or dtype not in DTYPES:
+        raise InputError(f"{who}: dtype must be one of {sorted(DTYPES)}, got {dtype!r:.40}")
+    if not are_counts(shape, MAX_DIMENSIONS) or math.prod(max(n, 1) for n in shape) >= 2**48:
+        raise InputError(f"{who}: shape must be a list of counts, got {shape!r:.80}")
+    if not are_counts(offsets, 2) or len(offsets) != 2:
+        raise InputError(f"{who}: data_offsets must be two counts, got {offsets!r:.80}")
     begin, end = offsets
     wanted = math.prod(shape) * DTYPES[dtype].itemsize
     if end - begin != wanted:
-        raise InputError(f"{path}: {name}: {dtype} {shape} needs {wanted} bytes, got {end - begin}")
+        raise InputError(f"{who}: {dtype} {shape} needs {wanted} bytes, got {end - begin}")
     return Entry(DTYPES[dtype], tuple(shape), data_begin + begin, data_begin + end)
 
 
-def _check_layout(path: Path, entries: dict[str, Entry], size: int) -> None:
-    previous, before = 0, ""
+def _check_layout(path: Path, entries: dict[str, Entry], begin: int, size: int) -> None:
+    previous, before = begin, "the header"
     for name, entry in sorted(entries.items(), key=lambda item: (item[1].begin, item[1].end)):
         if entry.end > size:
             raise InputError(
-                f"{path}: cut short: {name} ends at byte {entry.end} of a file of {size}"
+                f"{path}: cut short: {name:.200} ends at byte {entry.end} of a file of {size}"
             )
         if entry.begin < previous:
-            raise InputError(f"{path}: {name} and {before} must not overlap")
-        previous, before = entry.end, name
+            raise InputError(f"{path}: {name:.200} and {before} must not overlap")
+        if entry.begin > previous:
+            raise InputError(
+                f"{path}: every byte must belong to a tensor, but {entry.begin - previous} bytes"
+                f" before {name:.200} do not"
+            )
+        previous, before = entry.end, f"{name:.200}"
+    if size > previous:
+        raise InputError(
+            f"{path}: every byte must belong to a tensor, but {size - previous} at the end do not"
+        )
 
 
 def first_not_finite(tensors: Mapping[str, Tensor]) -> str | None:
