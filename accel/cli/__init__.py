@@ -13,8 +13,11 @@ from accel.core import Cancelled, ConfigError, Refused, one_line
 # Modules of this package, in the order that `accel --help` lists them.
 COMMANDS = (
     "swap",
+    "dfl",
     "doctor",
     "demo",
+    "verify",
+    "ledger",
 )
 
 

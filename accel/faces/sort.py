@@ -69,9 +69,11 @@ def measure(path: Path) -> Measured:
     """Look at one aligned face. Raises InputError for a file that is none or is damaged."""
     data = path.read_bytes()
     record = face_in(data, str(path))
+    # OpenCV fills what a cut JPEG lacks with grey and says nothing.
+    is_cut = data[:2] == b"\xff\xd8" and b"\xff\xd9" not in data[-64:]
     picture = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
-    if picture is None:
-        raise InputError(f"{path}: picture is damaged")
+    if picture is None or is_cut:
+        raise InputError(f"{path}: picture is damaged or cut short")
     return measure_picture(path, record, picture)
 
 
@@ -315,25 +317,32 @@ MODES: dict[str, Callable[[Sequence[Measured], int], Ordered]] = {
 # --- files --------------------------------------------------------------------------------------
 
 
-def arrange(folder: Path, kept: Sequence[Path], trash: Sequence[Path]) -> Path:
+def arrange(
+    folder: Path,
+    kept: Sequence[Path],
+    trash: Sequence[Path],
+    moved: dict[str, Path] | None = None,
+) -> Path:
     """Rename what stays to 00000, 00001, ... and move the rest to `<folder>_trash`, its path.
 
     Files go through a folder beside, and come back one by one; if that is broken off, the next
     call brings back what is still there under the names it has.
+    moved: takes the new path of each file by its old name, up to where an error broke off.
     """
+    moved = {} if moved is None else moved
     aside = folder.with_name(folder.name + "_sorting")
     bin_folder = folder.with_name(folder.name + "_trash")
     recover(folder)
     for path in trash:
         bin_folder.mkdir(exist_ok=True)
-        path.rename(_free(bin_folder / path.name))
+        moved[path.name] = path.rename(_free(bin_folder / path.name))
     aside.mkdir()
-    moved = []
+    waiting = []
     for i, path in enumerate(kept):
-        moved.append(aside / f"{i:05d}{path.suffix.lower()}")
-        path.rename(moved[-1])
-    for path in moved:
-        path.rename(_free(folder / path.name))
+        waiting.append((path.name, path.rename(aside / f"{i:05d}{path.suffix.lower()}")))
+        moved[path.name] = waiting[-1][1]
+    for name, path in waiting:
+        moved[name] = path.rename(_free(folder / path.name))
     aside.rmdir()
     return bin_folder
 

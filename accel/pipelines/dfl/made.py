@@ -1,0 +1,62 @@
+"""What this engine made in a workspace, so that clearing takes that and nothing else.
+
+Each folder keeps a list, one file name a line, that grows with what is written there. A step that
+makes files calls `remember`; one that renames them calls `renamed`.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+LIST_NAME = ".accel-made"
+
+
+def remember(folder: Path, names: Iterable[str]) -> None:
+    """Add file names to a folder's list. A name may come twice."""
+    with (folder / LIST_NAME).open("a", encoding="utf-8") as file:
+        file.writelines(f"{name}\n" for name in names)
+
+
+def made_in(folder: Path) -> list[Path]:
+    """The files of a folder that were made here and are still there, the list itself last."""
+    path = folder / LIST_NAME
+    if not path.is_file():
+        return []
+    names = dict.fromkeys(path.read_text(encoding="utf-8").splitlines())
+    # A name with a folder in it was written by somebody else.
+    plain = [name for name in names if name and Path(name).name == name]
+    found = [folder / name for name in plain if (folder / name).is_file()]
+    return [*found, path]
+
+
+def renamed(folder: Path, names: Mapping[str, Path]) -> None:
+    """Follow files of `folder` to where they went; those not listed in it stay unlisted."""
+    path = folder / LIST_NAME
+    if not path.is_file():
+        return
+    known = dict.fromkeys(path.read_text(encoding="utf-8").splitlines())
+    here = [name for name in known if name not in names]
+    moved: dict[Path, list[str]] = {}
+    for name in known:
+        if name in names:
+            moved.setdefault(names[name].parent, []).append(names[name].name)
+    here += moved.pop(folder, [])
+    partial = path.with_name(LIST_NAME + ".partial")
+    partial.write_text("".join(f"{name}\n" for name in here), encoding="utf-8")
+    os.replace(partial, path)
+    for other, gone in moved.items():
+        remember(other, gone)
+
+
+def write_whole(path: Path, data: bytes) -> None:
+    """Write a file under its name only once it is complete; a full disk leaves nothing."""
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        partial.write_bytes(data)
+        os.replace(partial, path)
+    except OSError as error:
+        partial.unlink(missing_ok=True)
+        error.filename = error.filename or str(path)  # a full disk does not say where
+        raise

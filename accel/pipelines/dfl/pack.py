@@ -1,0 +1,109 @@
+"""A faceset as one file, faceset.pak, and back."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+from accel.core import Cancel, InputError, Progress, ProgressCallback
+from accel.faces.faceset_pak import NAME, open_pak, pack_folder, unpack
+from accel.pipelines.dfl.made import made_in, remember
+from accel.pipelines.dfl.workspace import Workspace, open_workspace
+from accel.pipelines.swap import versions
+
+
+def pack_faces(
+    place: Workspace | Path | str,
+    side: str,
+    *,
+    keep: bool = False,
+    progress: ProgressCallback | None = None,
+    cancel: Cancel | None = None,
+) -> dict[str, Any]:
+    """Pack one side's aligned faces into `aligned/faceset.pak`, then remove the pictures.
+
+    They are removed only once the pak was read back and every face in it equals its file.
+    keep: leave the pictures. Raises InputError for a picture that is no aligned face.
+    """
+    workspace = open_workspace(place)
+    folder = workspace.need_faces(side)
+    started = time.perf_counter()
+    target = pack_folder(folder, progress=_watched(progress, cancel))
+    pak = open_pak(target)
+    paths = [folder / (face.person or "") / face.name for face in pak.faces]
+    for path, (_, data) in zip(paths, pak.pictures()):
+        if path.read_bytes() != data:
+            raise InputError(f"{path}: changed while it was packed; the pictures are kept")
+    if set(paths) <= _made_of(paths):  # a pak of somebody else's pictures is theirs
+        remember(folder, [NAME])
+    if not keep:
+        for path in paths:
+            path.unlink()
+        for person in sorted({path.parent for path in paths} - {folder}):
+            if not any(person.iterdir()):
+                person.rmdir()
+    return {
+        "command": "dfl pack",
+        "workspace": str(workspace.root),
+        "side": side,
+        "pak": str(target),
+        "faces": len(paths),
+        "bytes": target.stat().st_size,
+        "seconds": round(time.perf_counter() - started, 3),
+        "notes": [],
+        "versions": versions(),
+    }
+
+
+def unpack_faces(
+    place: Workspace | Path | str,
+    side: str,
+    *,
+    keep: bool = False,
+    progress: ProgressCallback | None = None,
+    cancel: Cancel | None = None,
+) -> dict[str, Any]:
+    """Write the faces of `aligned/faceset.pak` beside it, then remove the pak unless `keep`.
+
+    Raises InputError for a pak that is damaged or lies about its lengths; nothing is left then.
+    """
+    workspace = open_workspace(place)
+    folder = workspace.need_faces(side)
+    pak = folder / NAME
+    if not pak.exists():
+        raise InputError(f"{pak}: must be there to be unpacked, found none")
+    started = time.perf_counter()
+    was_made = pak in made_in(folder)
+    paths = unpack(pak, progress=_watched(progress, cancel))
+    if was_made:
+        for parent in {path.parent for path in paths}:
+            remember(parent, [path.name for path in paths if path.parent == parent])
+    if not keep:
+        pak.unlink()
+    return {
+        "command": "dfl unpack",
+        "workspace": str(workspace.root),
+        "side": side,
+        "folder": str(folder),
+        "faces": len(paths),
+        "seconds": round(time.perf_counter() - started, 3),
+        "notes": [],
+        "versions": versions(),
+    }
+
+
+def _made_of(paths: list[Path]) -> set[Path]:
+    return {path for folder in {p.parent for p in paths} for path in made_in(folder)}
+
+
+def _watched(progress: ProgressCallback | None, cancel: Cancel | None) -> ProgressCallback:
+    """Progress that also looks at the cancel flag; packing cleans up after an exception."""
+
+    def update(event: Progress) -> None:
+        if cancel:
+            cancel.check()
+        if progress:
+            progress(event)
+
+    return update

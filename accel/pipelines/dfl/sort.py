@@ -1,0 +1,85 @@
+"""Put a faceset in order and thin it out: steps 4.2 and 5.2 of the workflow."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+from accel.core import Cancel, ConfigError, InputError, Progress, ProgressCallback
+from accel.faces.faceset import faces_in
+from accel.faces.faceset_pak import NAME as PAK_NAME
+from accel.faces.sort import DEFAULT_TARGET, MODES, arrange, contact_sheet, measure_all, order
+from accel.faces.sort import recover as recover_files
+from accel.pipelines.dfl.made import remember, renamed, write_whole
+from accel.pipelines.dfl.save_frames import encode_picture
+from accel.pipelines.dfl.workspace import Workspace, open_workspace
+from accel.pipelines.swap import peak_memory_mb, versions
+
+
+def sort_faces(
+    place: Workspace | Path | str,
+    side: str,
+    by: str,
+    *,
+    target: int = DEFAULT_TARGET,
+    sheet: Path | str | None = None,
+    progress: ProgressCallback | None = None,
+    cancel: Cancel | None = None,
+) -> dict[str, Any]:
+    """Rename one side's aligned faces to 00000.jpg ... in the order of one of the modes.
+
+    What does not stay goes to `aligned_trash`, damaged pictures too; nothing is deleted.
+    target: faces that `final` and `final-fast` keep. sheet: PNG to write small pictures to, in
+    order; by default `aligned_<side>_sheet.png` in the workspace.
+    Raises InputError when there are no faces, ConfigError for an unknown mode.
+    """
+    workspace = open_workspace(place)
+    if by not in MODES:
+        raise ConfigError(f"sort: must be by one of {', '.join(MODES)}, got {by!r:.40}")
+    folder = workspace.need_faces(side)
+    recovered = recover_files(folder)
+    paths = faces_in(folder)
+    if not paths:
+        packed = (folder / PAK_NAME).exists()
+        hint = "; run `unpack` first, the faces are in faceset.pak" if packed else ""
+        raise InputError(f"{folder}: must hold aligned faces, found none{hint}")
+    started = time.perf_counter()
+    measured, bad = measure_all(paths, progress=progress, cancel=cancel)
+    if not measured:
+        raise InputError(
+            f"{folder}: must hold aligned faces, found {len(bad)} other pictures: {bad[0][1]}"
+        )
+    if cancel:
+        cancel.check()
+    ordered = order(measured, by, target)
+    kept = [measured[i].path for i in ordered.kept]
+    trash = [measured[i].path for i in ordered.trash] + [path for path, _ in bad]
+    moved: dict[str, Path] = {}
+    try:
+        arrange(folder, kept, trash, moved)
+    finally:
+        renamed(folder, moved)
+    sheet = Path(sheet) if sheet else workspace.root / f"aligned_{side}_sheet.png"
+    faces = faces_in(folder)
+    write_whole(sheet, encode_picture(contact_sheet(faces), ".png"))
+    if sheet.resolve().parent == workspace.root.resolve():
+        remember(workspace.root, [sheet.name])
+    if progress:
+        progress(Progress(stage="sort", done=len(paths), total=len(paths)))
+    return {
+        "command": "dfl sort",
+        "workspace": str(workspace.root),
+        "side": side,
+        "by": by,
+        "faces": len(kept),
+        "trashed": len(ordered.trash),
+        "bad": [{"file": path.name, "reason": reason} for path, reason in bad],
+        "trash": str(folder.with_name(folder.name + "_trash")),
+        "recovered": recovered,
+        "sheet": str(sheet),
+        "seconds": round(time.perf_counter() - started, 3),
+        "peak_memory_mb": peak_memory_mb(),
+        "notes": [f"{reason}; moved to the trash folder" for _, reason in bad],
+        "versions": versions(),
+    }
