@@ -3,16 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Generator, Iterable, Iterator
+from contextlib import closing, suppress
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import av
 from numpy.typing import NDArray
 
 from accel.provenance import keys
-from accel.provenance.ledger import Ledger
-from accel.provenance.verify import Report, examine
+from accel.provenance.label import local_language as local_language
+from accel.provenance.ledger import Ledger as Ledger
+from accel.provenance.verify import BROKEN, UNREADABLE, Frames, examine, nothing_readable
+from accel.provenance.verify import Report as Report
 from accel.provenance.watermark import WEIGHTS, luma_of
-from accel.video.read import DEFAULT_LIMITS, Limits, open_video
+from accel.provenance.words import EXPLANATION
+from accel.video.frame import Frame, planar
+from accel.video.info import VideoInfo
+from accel.video.read import DEFAULT_LIMITS, Limits, VideoReader, main_video, open_video
+from accel.video.sniff import open_demuxer
+
+# Frames that are looked at: at the start, then in each of the other stretches of a film.
+FIRST, LATER, WINDOWS = 75, 25, 10
+FARTHEST = 1000  # in a film that does not tell its length
 
 
 def verify_file(
@@ -28,20 +41,41 @@ def verify_file(
     ledger: None uses this machine's.
     """
     trusted = own_anchors() if anchors is None else list(anchors)
-    return examine(
-        path, decoded(path, limits), anchors=trusted, ledger=Ledger() if ledger is None else ledger
-    )
+    known = Ledger() if ledger is None else ledger
+    with closing(windows(path, limits)) as stretches:
+        return examine(path, stretches, anchors=trusted, ledger=known)
 
 
 def verify_files(paths: Iterable[Path], **options: Any) -> Iterator[Report]:
-    """Verify files, and every file below a folder; hidden files and `.c2pa` are passed over."""
+    """Verify files, and every file below a folder; hidden files and `.c2pa` are passed over.
+
+    Links inside a folder are not followed; one without files is unreadable.
+    """
     for path in paths:
         if not path.is_dir():
             yield verify_file(path, **options)
             continue
-        for inside in sorted(path.rglob("*")):
-            if inside.is_file() and not inside.name.startswith(".") and inside.suffix != ".c2pa":
-                yield verify_file(inside, **options)
+        found = [one for one in sorted(path.rglob("*")) if _is_looked_at(one)]
+        if not found:
+            yield nothing_readable(path)
+        for inside in found:
+            yield verify_file(inside, **options)
+
+
+def _is_looked_at(path: Path) -> bool:
+    ours = path.is_file() and not path.is_symlink()
+    return ours and not path.name.startswith(".") and path.suffix != ".c2pa"
+
+
+def status_of(reports: Iterable[Report]) -> int:
+    """One exit status for several files: 1 if it is any file's, else the highest."""
+    statuses = {report.status for report in reports}
+    return BROKEN if BROKEN in statuses else max(statuses, default=UNREADABLE)
+
+
+def explanation(language: str) -> str:
+    """What the words of a report mean, and what a person can ask; `en` or `ko`."""
+    return EXPLANATION[language]
 
 
 def own_anchors() -> list[str]:
@@ -54,5 +88,43 @@ def decoded(path: Path, limits: Limits = DEFAULT_LIMITS) -> Generator[tuple[NDAr
     """Luma planes in 8-bit codes, and how much each frame counts; InputError when undecodable."""
     with open_video(path, limits=limits) as reader:
         for frame in reader:
-            weight = WEIGHTS.get(int(frame.picture.pict_type), 1.0)
-            yield luma_of(frame.planes), weight
+            yield _luma(frame)
+
+
+def windows(path: Path, limits: Limits = DEFAULT_LIMITS) -> Generator[Frames]:
+    """Stretches of a film: its start, then others spread over the whole of it.
+
+    Raises InputError when not one frame can be decoded.
+    """
+    with open_video(path, limits=limits) as reader:
+        info = reader.info
+        yield (_luma(frame) for frame in islice(reader, FIRST))
+        if not isinstance(reader, VideoReader) or (info.frames or FIRST) <= FIRST:
+            return
+        length_s, demuxer = info.duration_s, reader.demuxer
+    if not length_s:
+        with open_video(path, limits=limits) as reader:
+            frames = islice(iter(reader), FIRST, FARTHEST)
+            while window := [_luma(frame) for frame in islice(frames, LATER)]:
+                yield window
+        return
+    with closing(open_demuxer(path, demuxer, limits.max_pixels)) as container:
+        stream = main_video(container, path)
+        stream.codec_context.thread_type = "AUTO"
+        for step in range(1, WINDOWS):
+            at_s = length_s * step / WINDOWS + float((stream.start_time or 0) * stream.time_base)
+            yield _stretch(container, stream, at_s, info)
+
+
+def _stretch(container: Any, stream: Any, at_s: float, info: VideoInfo) -> Frames:
+    """Frames from the last key frame before a time on; none where the file is damaged."""
+    with suppress(av.error.FFmpegError, OSError):
+        container.seek(int(at_s / stream.time_base), stream=stream)
+        for index, picture in enumerate(islice(container.decode(stream), LATER)):
+            flat = planar(picture)
+            if flat.format.name == info.pixel_format:
+                yield _luma(Frame(info.layout, index, info.time_base, index, flat))
+
+
+def _luma(frame: Frame) -> tuple[NDArray[Any], float]:
+    return luma_of(frame.planes), WEIGHTS.get(int(frame.picture.pict_type), 1.0)

@@ -511,4 +511,13 @@ def _chapter(manifests: Mapping[str, Any], label: str) -> dict[str, Any]:
             for step in steps
             if "digitalSourceType" in step
         ],
+        # What went in; `label` names its own chapter, when it has one.
+        "inputs": [
+            {
+                "title": str(one.get("title") or ""),
+                "relationship": str(one.get("relationship") or ""),
+                "label": str(one.get("active_manifest") or ""),
+            }
+            for one in manifest.get("ingredients") or []
+        ],
     }

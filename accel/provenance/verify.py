@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,10 +25,9 @@ from accel.provenance.words import CONCLUSIONS, EXPLANATION, LEVELS, WORDS
 PROVEN, BROKEN, INDICATED, NOTHING, UNREADABLE = range(5)  # exit statuses
 AGREES = 6.0  # agreement with an id one suspects, from which it is no accident
 ENOUGH = 25  # frames after which a readable mark ends the search
-MOST = 150  # frames that are looked at
-LOOKS = 8
+LOOKS = 16
 
-Frames = Iterable[tuple[NDArray[Any], float]]
+Frames = Iterable[tuple[NDArray[Any], float]]  # lumas [H, W] in 8-bit codes, and their weights
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,12 +59,16 @@ class Report:
     findings: tuple[Finding, ...]
     history: tuple[Mapping[str, Any], ...] = ()
 
+    @property
+    def shown_name(self) -> str:
+        return clean(self.name)
+
     def text(self, language: str = "en", *, explain: bool = False) -> str:
         """For a person; language is `en` or `ko`."""
         rows = [(LEVELS[one.level][language], one.text(language)) for one in self.findings]
         rows.append((LEVELS["CONCLUSION"][language], CONCLUSIONS[self.conclusion][language]))
         width = max(len(level) for level, _ in rows) + 2
-        lines = [clean(self.name), *(level.ljust(width) + told for level, told in rows)]
+        lines = [self.shown_name, *(level.ljust(width) + told for level, told in rows)]
         return "\n".join(lines + (EXPLANATION[language].split("\n") if explain else []))
 
     def json(self) -> dict[str, Any]:
@@ -81,15 +85,17 @@ class Report:
 
 def examine(
     path: Path,
-    frames: Frames | None = None,
+    windows: Iterable[Frames] | None = None,
     *,
     anchors: Iterable[str] = (),
     ledger: Ledger | None = None,
 ) -> Report:
     """Look at every layer of a file and say what was found. Nothing is fetched or written.
 
-    frames: its luma planes [H, W] in 8-bit codes, each with its weight (`watermark.WEIGHTS`);
-        read one by one until enough was seen. None looks for no invisible mark.
+    windows: stretches of the film, each a row of luma planes [H, W] in 8-bit codes with their
+        weights (`watermark.WEIGHTS`); taken one by one until a mark was read. A part of a film may
+        come from elsewhere, so each stretch is looked at by itself, then all of them together.
+        None looks for no invisible mark.
     anchors: PEM certificates of the roots to trust. ledger: None looks into no list.
     """
     try:
@@ -97,9 +103,9 @@ def examine(
         said = xmp.declared(path)
         sha256 = c2pa.sha256_of(path)
     except (InputError, OSError):
-        return Report(name=path.name, status=UNREADABLE, conclusion="unreadable", findings=())
+        return nothing_readable(path)
     findings = [] if credential is None else [_of_credential(credential)]
-    seen, looks, undecoded = _watch(frames)
+    seen, looks, undecoded = _watch(windows)
     suspected = credential.mark if credential is not None else None
     entries = _entries(ledger, sha256, seen.ident if seen else suspected, looks)
     findings += _of_mark(seen, suspected, [e.mark for e in entries if e.mark])
@@ -114,6 +120,10 @@ def examine(
     )  # fmt: skip
 
 
+def nothing_readable(path: Path) -> Report:
+    return Report(name=path.name, status=UNREADABLE, conclusion="unreadable", findings=())
+
+
 def clean(text: object, most: int = 80) -> str:
     """Make a stranger's text fit for a terminal: no control characters, no endless lines."""
     printable = "".join(c if c.isprintable() else " " for c in str(text))
@@ -121,29 +131,53 @@ def clean(text: object, most: int = 80) -> str:
     return short if len(short) <= most else short[: most - 1] + "…"
 
 
-def _watch(frames: Frames | None) -> tuple[Found | None, tuple[str, ...], bool]:
+def _watch(windows: Iterable[Frames] | None) -> tuple[Found | None, tuple[str, ...], bool]:
     """Look for a mark; also return a few looks, and whether decoding failed."""
-    if frames is None:
+    if windows is None:
         return None, (), False
-    detector = Detector()
+    detectors: list[Detector] = []
     looks: list[str] = []
     try:
-        for index, (luma, weight) in enumerate(frames):
-            if index % ENOUGH == 0 and len(looks) < LOOKS:
-                looks.append(look(luma))
-            detector.add(luma, weight)
-            if detector.frames >= MOST:
-                break
-            if detector.frames % ENOUGH == 0 and detector.find(thorough=False).ident:
-                break
-    except InputError:
-        if not detector.frames:
-            return None, (), True
-    except ValueError:  # the frame size changes: what was seen before it counts
+        for window in windows:
+            detectors.append(Detector())
+            found = _watch_window(window, detectors[-1], looks)
+            if found is not None:
+                return found, tuple(looks), False
+    except InputError:  # what was seen before counts
         pass
-    if not detector.frames:
+    detectors = [one for one in detectors if one.frames]
+    if not detectors:
         return None, (), True
-    return detector.find(), tuple(looks), False
+    return _thorough(detectors), tuple(looks[:LOOKS]), False
+
+
+def _watch_window(frames: Frames, detector: Detector, looks: list[str]) -> Found | None:
+    """Take one stretch of a film; return the mark as soon as it can be read."""
+    for luma, weight in frames:
+        if detector.frames % ENOUGH == 0:
+            looks.append(look(luma))
+        try:
+            detector.add(luma, weight)
+        except ValueError:  # the frame size changes
+            break
+        if detector.frames % ENOUGH == 0 and (found := detector.find(thorough=False)).ident:
+            return found
+    if detector.frames and (found := detector.find(thorough=False)).ident:
+        return found
+    return None
+
+
+def _thorough(detectors: list[Detector]) -> Found:
+    """Look in all stretches together, then in the best of them, also for cut and turned ones."""
+    whole = Detector()
+    for one in detectors:
+        with suppress(ValueError):  # of another size
+            whole.join(one)
+    found = whole.find()
+    if found.ident or len(detectors) == 1:
+        return found
+    best = max(detectors, key=lambda one: one.find(thorough=False).score).find()
+    return max((found, best), key=lambda one: (one.ident is not None, one.score))
 
 
 def _entries(
@@ -236,17 +270,17 @@ def _conclude(
     if "INDICATED" in levels:
         return INDICATED, "indicated"
     if "LEDGER" in levels:
-        return INDICATED, "listed"
+        same = any(one.what == "ledger file" for one in findings)
+        return INDICATED, "listed" if same else "resembles"
     if "DECLARED" in levels:
         return INDICATED, "declared"
     return (UNREADABLE, "unreadable") if undecoded else (NOTHING, "unknown")
 
 
-def _cleaned(history: Iterable[Mapping[str, Any]]) -> tuple[Mapping[str, Any], ...]:
-    return tuple(
-        {
-            key: [clean(one) for one in value] if isinstance(value, list) else clean(value)
-            for key, value in chapter.items()
-        }
-        for chapter in history
-    )
+def _cleaned(told: Any) -> Any:
+    """The same with every text made fit for a terminal."""
+    if isinstance(told, Mapping):
+        return {clean(key): _cleaned(value) for key, value in told.items()}
+    if isinstance(told, list | tuple):
+        return tuple(_cleaned(one) for one in told[:100])
+    return told if isinstance(told, int | float | None) else clean(told)

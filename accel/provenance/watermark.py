@@ -256,6 +256,18 @@ class Detector:
             self._sum += residual
         self.frames += 1
 
+    def join(self, other: Detector) -> None:
+        """Add what another detector took, from another part of the same film.
+
+        Raises ValueError when its frames had another size.
+        """
+        if other._sum is None:
+            return
+        if self._sum is not None and self._sum.shape != other._sum.shape:
+            raise ValueError("Detector.join: frames must have one size")
+        self._sum = other._sum.copy() if self._sum is None else self._sum + other._sum
+        self.frames += other.frames
+
     def find(self, *, thorough: bool = True) -> Found:
         """Look for the mark as it was made; if `thorough`, in crops, enlargements and turns too."""
         if self._sum is None:

@@ -89,10 +89,10 @@ WORDS = {
         "ko": "이 컴퓨터에서 {time}에 만들었습니다({task}, {number}번). 파일이 같습니다.",
     },
     "ledger like": {
-        "en": "something like it was made here at {time} ({task}, entry {number}); the file is"
-        " another.",
-        "ko": "비슷한 것을 이 컴퓨터에서 {time}에 만들었습니다({task}, {number}번). 파일은"
-        " 다릅니다.",
+        "en": "what was made here at {time} ({task}, entry {number}) looks like it; the file is"
+        " another: a copy of that, or what that was made from.",
+        "ko": "이 컴퓨터에서 {time}에 만든 것({task}, {number}번)과 비슷해 보입니다. 파일은 다르며,"
+        " 그 사본이거나 그것을 만드는 데 쓴 원본일 수 있습니다.",
     },
     "undecoded": {
         "en": "no picture could be decoded, so no invisible mark was looked for.",
@@ -129,6 +129,12 @@ CONCLUSIONS = {
         "en": "This machine's own list knows it; nothing in the file itself says so.",
         "ko": "이 컴퓨터의 기록에 있습니다. 파일 자체에는 표시가 없습니다.",
     },
+    "resembles": {
+        "en": "It looks like what was made here: it may be a copy of that, or what that was made"
+        " from. Nothing in the file itself tells which.",
+        "ko": "이 컴퓨터에서 만든 것과 비슷해 보입니다. 그 사본일 수도, 원본일 수도 있으며 파일"
+        " 자체로는 알 수 없습니다.",
+    },
     "declared": {
         "en": "Only unsigned words speak of its origin; anyone could have written them.",
         "ko": "서명 없는 글만 출처를 말합니다. 누구나 적을 수 있습니다.",
@@ -156,4 +162,20 @@ removed. DECLARED is text that anyone can write. LEDGER is the list on this mach
 3. 서로 무관한 다른 출처도 같은 내용을 보여 줍니까?
 '증명됨'은 온전한 서명된 진술, '정황 있음'은 복사되거나 지워질 수 있는 보이지 않는 표시,
 '자체 표시'는 누구나 적을 수 있는 글, '기록 있음'은 이 컴퓨터의 목록입니다.""",
+}
+
+PAGE = {  # of the page that `verify --report` writes
+    "title": {"en": "What can be said of where these files come from", "ko": "파일 출처 확인 결과"},
+    "history": {"en": "Signed history", "ko": "서명된 이력"},
+    "ask": {"en": "What to ask yourself", "ko": "스스로 확인할 것"},
+    "signer": {"en": "signed by {name}", "ko": "서명: {name}"},
+    "unsigned": {"en": "no signed history", "ko": "서명된 이력 없음"},
+    "input": {"en": "input", "ko": "입력"},
+    "parentOf": {"en": "what was altered", "ko": "바뀐 원본"},
+    "componentOf": {"en": "what was put in", "ko": "넣은 것"},
+    "inputTo": {"en": "what was used", "ko": "사용한 것"},
+    "more": {
+        "en": "{count} earlier statements are not drawn.",
+        "ko": "이전 이력 {count}개는 그리지 않았습니다.",
+    },
 }

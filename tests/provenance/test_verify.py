@@ -17,7 +17,7 @@ from accel.provenance.c2pa import Statement, sha256_of, sign
 from accel.provenance.ledger import Ledger, look
 from accel.provenance.verify import BROKEN, INDICATED, NOTHING, PROVEN, UNREADABLE, clean, examine
 from accel.provenance.watermark import Mark
-from accel.provenance.words import CONCLUSIONS, EXPLANATION, LEVELS, WORDS
+from accel.provenance.words import CONCLUSIONS, EXPLANATION, LEVELS, PAGE, WORDS
 from accel.provenance.xmp import declare
 from tests.provenance.film import gray, portrait
 
@@ -37,7 +37,7 @@ def frames(path: Path):
 
 
 def look_at(path: Path, identity=None, **more):
-    return examine(path, frames(path), anchors=[identity.root] if identity else (), **more)
+    return examine(path, [frames(path)], anchors=[identity.root] if identity else (), **more)
 
 
 def levels(report) -> list[str]:
@@ -93,7 +93,7 @@ def test_the_ledger_knows_an_unmarked_picture_by_its_look(tmp_path):
     ledger = Ledger(tmp_path / "ledger.sqlite")
     ledger.add(task="edit", sha256="0" * 64, looks=(look(gray(portrait())),))
     report = look_at(path, ledger=ledger)
-    assert (report.status, report.conclusion) == (INDICATED, "listed")
+    assert (report.status, report.conclusion) == (INDICATED, "resembles")
 
 
 def test_words_alone(tmp_path):
@@ -144,7 +144,7 @@ def test_files_that_cannot_be_read(tmp_path):
         raise InputError("no picture")
         yield
 
-    report = examine(path, fail())
+    report = examine(path, [fail()])
     assert (report.status, report.conclusion) == (UNREADABLE, "unreadable")
     assert examine(tmp_path).status == UNREADABLE
 
@@ -161,7 +161,7 @@ def test_json_is_json(whole, identity):
     assert told["history"][0]["actions"] == ["created", "bound"]
 
 
-ALL = WORDS | CONCLUSIONS | LEVELS | {"explanation": EXPLANATION}
+ALL = WORDS | CONCLUSIONS | LEVELS | PAGE | {"explanation": EXPLANATION}
 
 
 @pytest.mark.parametrize("key", ALL)

@@ -1,0 +1,54 @@
+"""`accel ledger`."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from accel.cli.shared import DONE, command, deliver
+
+
+def add(commands: Any) -> None:
+    parser = command(
+        commands,
+        "ledger",
+        "show, check or export this machine's list of what was made",
+        "  accel ledger list --last 20\n"
+        "  accel ledger verify\n"
+        "  accel ledger export --json ledger.json\n\n"
+        "`verify` ends with 0 when the chain holds, else with 1.",
+    )
+    parser.add_argument("what", choices=("list", "verify", "export"))
+    parser.add_argument("--last", type=int, metavar="N", help="the last N entries alone")
+    parser.add_argument("--file", type=Path, help="another ledger than this machine's")
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    from accel.pipelines.verify import Ledger
+
+    ledger = Ledger(args.file)
+    entries = ledger.entries(args.last)
+    faults = ledger.faults() if args.what == "verify" else []
+    told = {
+        "ledger": str(ledger.path),
+        "entries": [vars(entry) | {"looks": list(entry.looks)} for entry in entries],
+        "faults": faults,
+    }
+    if args.what == "export":
+        text = ledger.export().rstrip("\n")
+    elif args.what == "verify":
+        last = f", the last hash is {entries[-1].hash}" if entries else ""
+        held = f"the chain of {len(ledger.entries())} entries holds{last}"
+        text = "\n".join(faults) or held
+    else:
+        text = "\n".join(map(_line, entries)) or f"no entries in {ledger.path}"
+    deliver(told, args.json, text)
+    return 1 if faults else DONE
+
+
+def _line(entry: Any) -> str:
+    mark = entry.mark or "no mark"
+    made = f"{entry.number:5}  {entry.time}  {entry.task:10} {mark:12}"
+    return f"{made}  {entry.sha256[:16]}  {entry.consent}"
