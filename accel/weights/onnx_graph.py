@@ -13,14 +13,25 @@ from typing import Any
 import numpy as np
 import onnx
 from google.protobuf.message import DecodeError, Message  # type: ignore[import-untyped]
-from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto, numpy_helper
+from onnx import (
+    AttributeProto,
+    GraphProto,
+    ModelProto,
+    NodeProto,
+    SparseTensorProto,
+    TensorProto,
+    numpy_helper,
+)
 
 from accel.core import InputError
+from accel.weights.onnx_wire import check_growth, count_fields
 
 Array = np.ndarray[Any, Any]
 
 MAX_FILE_BYTES = (1 << 31) - 1  # protobuf's own limit; a larger model must keep its data outside
 MAX_TENSOR_ELEMENTS = 1 << 30
+MAX_VALUE_ELEMENTS = 1 << 28  # of what passes between operators
+SMALL = 1000  # elements; what says the shape of other things is smaller
 DOMAINS = ("", "ai.onnx", "ai.onnx.ml", "com.microsoft")
 # Operators of the allowed domains that read a file which the model names.
 READS_FILES = ("EPContext",)
@@ -37,23 +48,30 @@ def parse(data: bytes, name: str) -> ModelProto:
     if len(data) > MAX_FILE_BYTES:
         raise InputError(f"{name}: an ONNX model must be below 2 GiB, got {len(data)} bytes")
     try:
+        count_fields(data, name)
         model = onnx.load_model_from_string(data)
     except DecodeError:
         raise InputError(f"{name}: must be an ONNX model, got {_looks_like(data)}") from None
     if not model.graph.node or not model.graph.output or not model.opset_import:
         raise InputError(f"{name}: must be an ONNX model, got {_looks_like(data)}")
-    own = {f.domain for f in model.functions}
+    own = {(f.domain, f.name) for f in model.functions}
     for message in _messages(model):
         if isinstance(message, TensorProto):
             _check_tensor(message, name)
+        elif isinstance(message, SparseTensorProto):
+            _check_made(math.prod(message.dims), message.values.name, name)
         elif isinstance(message, NodeProto):
-            if message.domain not in DOMAINS and message.domain not in own:
+            key = (message.domain, message.op_type)
+            if message.domain not in DOMAINS and key not in own:
                 raise InputError(
                     f"{name}: operators must be of the domains ai.onnx, ai.onnx.ml or "
-                    f"com.microsoft, got {message.op_type} of {message.domain!r}"
+                    f"com.microsoft, got {message.op_type:.60} of {message.domain!r:.60}"
                 )
             if message.op_type in READS_FILES:
                 raise InputError(f"{name}: {message.op_type} reads another file and is refused")
+    check_growth(model, name)
+    for value, shape in _shapes(model).items():
+        _check_made(math.prod(shape), value, name)
     return model
 
 
@@ -80,21 +98,29 @@ def _messages(message: Message) -> Iterator[Message]:
             yield from _messages(item)
 
 
+def _check_made(elements: int, value: str, name: str) -> None:
+    if elements > MAX_VALUE_ELEMENTS:
+        raise InputError(
+            f"{name}: a value must have {MAX_VALUE_ELEMENTS} elements at most, got {elements} of"
+            f" {value!r:.80}"
+        )
+
+
 def _check_tensor(tensor: TensorProto, name: str) -> None:
     if tensor.data_location == TensorProto.EXTERNAL or tensor.external_data:
         raise InputError(
-            f"{name}: all data must lie in the file itself, got tensor {tensor.name!r} "
+            f"{name}: all data must lie in the file itself, got tensor {tensor.name!r:.80} "
             "kept in another file"
         )
     if any(d < 0 for d in tensor.dims) or math.prod(tensor.dims) > MAX_TENSOR_ELEMENTS:
         raise InputError(
-            f"{name}: a tensor must have 0 to 2^30 elements, got {tensor.name!r} "
+            f"{name}: a tensor must have 0 to 2^30 elements, got {tensor.name!r:.80} "
             f"of shape {list(tensor.dims)}"
         )
     # A number takes a byte or more, but for 2-bit and 4-bit types.
     if math.prod(tensor.dims) > 4 * max(tensor.ByteSize(), 1):
         raise InputError(
-            f"{name}: tensor {tensor.name!r} must hold {math.prod(tensor.dims)} numbers, "
+            f"{name}: tensor {tensor.name!r:.80} must hold {math.prod(tensor.dims)} numbers, "
             f"got {tensor.ByteSize()} bytes"
         )
 
@@ -221,10 +247,27 @@ def _first_dimension(value: onnx.ValueInfoProto) -> int | None:
 
 
 def _shapes(model: ModelProto) -> dict[str, list[int]]:
+    """The shapes of inputs and values as far as they follow from the graph; 0 is a free size."""
+    light = ModelProto(ir_version=model.ir_version)
+    light.opset_import.extend(model.opset_import)
+    light.functions.extend(model.functions)
+    graph = light.graph
+    graph.name = "shapes"
+    graph.node.extend(model.graph.node)
+    graph.input.extend(model.graph.input)
+    graph.output.extend(model.graph.output)
+    listed = {i.name for i in graph.input}
+    for tensor in model.graph.initializer:
+        if math.prod(tensor.dims) <= SMALL:
+            graph.initializer.append(tensor)
+        elif tensor.name not in listed:  # its content takes time to copy and says nothing here
+            graph.input.append(
+                onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims)
+            )
     try:
-        graph = onnx.shape_inference.infer_shapes(model).graph
+        graph = onnx.shape_inference.infer_shapes(light).graph
     except (onnx.shape_inference.InferenceError, ValueError):  # ValueError: above 2 GiB
-        graph = model.graph
+        graph = light.graph
     return {
         v.name: [d.dim_value for d in v.type.tensor_type.shape.dim]
         for v in [*graph.value_info, *graph.input]
