@@ -257,7 +257,9 @@ def _average_rate(source: FrameSource, info: VideoInfo) -> Fraction | None:
 
 def in_layout(frame: Frame, info: VideoInfo) -> Frame:
     """The frame in the pixel format of `info`: itself, or converted through RGB."""
-    if frame.picture.format.name == info.pixel_format:
+    own, wanted = frame.layout, info.layout
+    # Grey pictures are planes of full range, whatever the film has: the name alone does not tell.
+    if frame.picture.format.name == info.pixel_format and own.to_rgb == wanted.to_rgb:
         return frame
     deep = max(frame.layout.bits, info.layout.bits) > 8
     rgb = planes_to_rgb(frame.planes, dtype=torch.uint16 if deep else torch.uint8)
@@ -329,7 +331,8 @@ class _Encoding:
         notes = []
         missing = len(self.source) - self.merged
         if missing:
-            notes.append(f"{missing} frames were not merged; they are the target's own")
+            own = "the target's own" if self.marker else "black"
+            notes.append(f"{missing} frames were not merged; they are {own}")
         known = {Path(name).stem for name in self.source.names}
         strangers = [name for name in self.pictures.names if Path(name).stem not in known]
         if strangers:
@@ -347,7 +350,12 @@ class _Encoding:
         name = self.source.names[number]
         place = self.places.get(Path(name).stem)
         if place is None:
-            return in_layout(self.source.read(name), info), False
+            frame = self.source.read(name)
+            if self.marker is None:  # a mask of a frame in which nothing was changed
+                black = torch.zeros(info.height, info.width, 3, dtype=torch.uint8)
+                size = info.width, info.height
+                return frame_of(black, info.layout, info.pixel_format, frame, size), False
+            return in_layout(frame, info), False
         with self.pictures.open(place) as reader:
             read = reader.frame(number)
         index = self.source.index

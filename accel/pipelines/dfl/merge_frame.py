@@ -1,0 +1,193 @@
+"""Merge the faces of one frame, in the frame's own planes.
+
+Each face's part of the frame is read as RGB, merged, and written back; samples that no mask reaches
+stay as they were. Only settings that change the whole picture (denoise, bicubic, colour degrade)
+read and write all of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from accel.core import ConfigError
+from accel.faces.merge import merge_face, zoomed
+from accel.faces.merge_effects import bicubic_degrade, degrade_colors, denoise
+from accel.faces.merge_mask import Pixels, Prediction
+from accel.faces.merge_place import Place
+from accel.faces.merge_settings import MergeSettings
+from accel.kernels import planes_to_rgb, rgb_to_planes
+from accel.kernels.planes import Planes
+from accel.pipelines.dfl.merge_faces import FrameFaces
+from accel.pipelines.dfl.merge_model import Predictor
+
+Box = tuple[int, int, int, int]  # x0, y0, x1, y1 in luma samples, ends excluded
+
+
+class Background:
+    """The frame as `denoise` and `bicubic` leave it; kept, because sliders come back to it."""
+
+    def __init__(self) -> None:
+        self._key: tuple[int, int] | None = None
+        self._picture: Pixels | None = None
+
+    def picture(self, whole: Pixels, settings: MergeSettings) -> Pixels:
+        key = (settings.denoise, settings.bicubic)
+        if self._picture is None or self._key != key:
+            picture = denoise(whole, settings.denoise)
+            if settings.bicubic:
+                picture = bicubic_degrade(picture, settings.bicubic).clip(0, 1)
+            self._key, self._picture = key, picture
+        return self._picture
+
+
+@dataclass
+class MergedFrame:
+    """What a merge made of a frame, beside what it wrote into its planes.
+
+    mask: [H, W] 0..1 how much of each pixel is a new face.
+    crops: [R, R, 3] the faces as the network gave them, in mode raw-predict.
+    """
+
+    mask: Pixels
+    crops: list[Pixels]
+
+
+def predict_faces(
+    planes: Planes, faces: FrameFaces, predictor: Predictor, settings: MergeSettings
+) -> list[Prediction]:
+    """What the networks say of a frame's faces."""
+    parts, places = face_parts(planes, faces)
+    return predictor.predict(parts, places, settings)
+
+
+def complete_predictions(
+    made: Sequence[Prediction],
+    planes: Planes,
+    faces: FrameFaces,
+    predictor: Predictor,
+    settings: MergeSettings,
+) -> None:
+    """Add to predictions what settings changed since need."""
+    for prediction, picture, place in zip(made, *face_parts(planes, faces)):
+        predictor.complete(prediction, picture, place, settings)
+
+
+def face_parts(planes: Planes, faces: FrameFaces) -> tuple[list[Pixels], list[Place]]:
+    parts: list[Pixels] = []
+    places: list[Place] = []
+    for place in faces.places:
+        box = place.rectangle(planes.height, planes.width, _unit(planes))
+        parts.append(read_box(planes, box))
+        places.append(place.moved(box[0], box[1]))
+    return parts, places
+
+
+def merge_frame(
+    planes: Planes,  # written in place
+    faces: FrameFaces,
+    predictions: Sequence[Prediction],
+    settings: MergeSettings,
+    *,
+    seed: int = 0,
+    background: Background | None = None,
+) -> MergedFrame:
+    """Merge all faces of a frame, later ones over earlier ones.
+
+    seed: of what chance decides; each track adds its number to it. background: keeps what a slider
+    may come back to, for calls with the same frame.
+    """
+    mask = np.zeros((planes.height, planes.width), np.float32)
+    if not faces.places:
+        return MergedFrame(mask, [])
+    if settings.mode == "raw-predict":
+        return MergedFrame(mask, [p.face for p in predictions])
+    whole = degraded = None
+    if settings.changes_background:
+        whole = planes_to_rgb(planes, dtype=torch.float32).numpy()
+        degraded = (background or Background()).picture(whole, settings).copy()
+    zoom = zoomed(settings.face_scale)
+    for i, (place, prediction) in enumerate(zip(faces.places, predictions)):
+        box = place.rectangle(planes.height, planes.width, _unit(planes), zoom)
+        x0, y0, x1, y1 = box
+        if x1 <= x0:
+            continue
+        part = read_box(planes, box) if whole is None else whole[y0:y1, x0:x1]
+        merged = merge_face(
+            part, place.moved(x0, y0), prediction, settings,
+            background=None if degraded is None else degraded[y0:y1, x0:x1],
+            motion=faces.motions[i], seed=seed + faces.tracks[i],
+        )  # fmt: skip
+        if degraded is None:
+            changed = (merged.picture != part).any(2)
+            write_box(planes, box, merged.picture, changed)
+        else:
+            degraded[y0:y1, x0:x1] = merged.picture
+        into = mask[y0:y1, x0:x1]
+        np.maximum(into, merged.mask, out=into)
+    if degraded is not None:
+        if settings.color_degrade:
+            degraded = degrade_colors(degraded, settings.color_degrade)
+        everything = np.ones(mask.shape, bool)
+        write_box(planes, (0, 0, planes.width, planes.height), degraded, everything)
+    return MergedFrame(mask, [])
+
+
+def raw_picture(crops: Sequence[Pixels]) -> np.ndarray:  # [H, W, 3] uint8 RGB
+    """What mode raw-predict shows: the faces side by side.
+
+    Raises ConfigError if there is none.
+    """
+    if not crops:
+        raise ConfigError("raw-predict: the frame must have a face, but has none")
+    return (np.concatenate(list(crops), 1) * 255 + 0.5).astype(np.uint8)
+
+
+# --- parts of planes ----------------------------------------------------------------------------
+
+
+def _unit(planes: Planes) -> int:
+    """Boxes that begin at multiples of this hold whole chroma samples."""
+    return 1 << max(planes.layout.shift_x, planes.layout.shift_y)
+
+
+def cut(planes: Planes, box: Box) -> Planes:
+    """A view of a part of a picture. Its ends are multiples of `_unit`, or the picture's own."""
+    x0, y0, x1, y1 = box
+    sx, sy = planes.layout.shift_x, planes.layout.shift_y
+    columns = slice(x0 >> sx, -(-x1 >> sx))
+    rows = slice(y0 >> sy, -(-y1 >> sy))
+    luma = planes.c0[y0:y1, x0:x1]
+    return Planes(luma, planes.c1[rows, columns], planes.c2[rows, columns], planes.layout)
+
+
+def read_box(planes: Planes, box: Box) -> Pixels:  # [h, w, 3]
+    """A part of a picture as RGB 0..1."""
+    x0, y0, x1, y1 = box
+    if x1 <= x0 or y1 <= y0:
+        return np.zeros((1, 1, 3), np.float32)
+    return planes_to_rgb(cut(planes, box), dtype=torch.float32).numpy()
+
+
+def write_box(planes: Planes, box: Box, picture: Pixels, changed: np.ndarray) -> None:
+    """Put a part back; a sample is written where `changed` [h, w] is set for a pixel it covers."""
+    part = cut(planes, box)
+    codes = rgb_to_planes(torch.from_numpy(np.ascontiguousarray(picture)), planes.layout)
+    inside = torch.from_numpy(changed)
+    small = _covering(inside, part.layout.shift_x, part.layout.shift_y)
+    for target, source, where in zip(part[:3], codes[:3], (inside, small, small)):
+        target.copy_(torch.where(where, source, target))
+
+
+def _covering(inside: Tensor, shift_x: int, shift_y: int) -> Tensor:
+    """Which chroma samples stand for a set pixel."""
+    if not (shift_x or shift_y):
+        return inside
+    size = (1 << shift_y, 1 << shift_x)
+    pooled = F.max_pool2d(inside[None].float(), size, size, ceil_mode=True)
+    return pooled[0] > 0
