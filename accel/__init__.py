@@ -16,6 +16,14 @@ _HOMES = {
     "Cancel": "accel.core",
     "Cancelled": "accel.core",
     "Progress": "accel.core",
+    "Model": "accel.pipelines.generate.model",
+    "Sampler": "accel.pipelines.generate.sampler",
+    "generate": "accel.pipelines.generate.job",
+    "load": "accel.pipelines.generate.model",
+    "SAMPLERS": "accel.sampling.samplers",
+    "run_sampler": "accel.sampling.samplers",
+    "SCHEDULES": "accel.sampling.schedules",
+    "schedule": "accel.pipelines.generate.model",
     "SwapConfig": "accel.pipelines.swap",
     "swap_video": "accel.pipelines.swap",
 }
@@ -27,8 +35,16 @@ if TYPE_CHECKING:
     from accel.core import ConfigError as ConfigError
     from accel.core import InputError as InputError
     from accel.core import Progress as Progress
+    from accel.pipelines.generate.job import generate as generate
+    from accel.pipelines.generate.model import Model as Model
+    from accel.pipelines.generate.model import load as load
+    from accel.pipelines.generate.model import schedule as schedule
+    from accel.pipelines.generate.sampler import Sampler as Sampler
     from accel.pipelines.swap import SwapConfig as SwapConfig
     from accel.pipelines.swap import swap_video as swap_video
+    from accel.sampling.samplers import SAMPLERS as SAMPLERS
+    from accel.sampling.samplers import run_sampler as run_sampler
+    from accel.sampling.schedules import SCHEDULES as SCHEDULES
 
 
 def __getattr__(name: str) -> object:

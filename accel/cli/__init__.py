@@ -13,6 +13,7 @@ from accel.core import Cancelled, ConfigError, Refused, one_line
 # Modules of this package, in the order that `accel --help` lists them.
 COMMANDS = (
     "swap",
+    "generate",
     "dfl",
     "doctor",
     "demo",

@@ -5,7 +5,7 @@ Sources: Rombach et al. 2022 (arXiv:2112.10752); Podell et al. 2023 (arXiv:2307.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import cast
 
@@ -159,24 +159,36 @@ class StableDiffusion(nn.Module):
         self,
         tokens: Sequence[Tensor],  # per tower [B, length]: one chunk with start and end
         clip_skip: int = 1,
+        weigh: Callable[[Tensor], Tensor] | None = None,  # of each tower's [B, length, width]
+        insert: Callable[[int, Tensor], Tensor] | None = None,  # tower, [B, length, width]
     ) -> Conditioning:
-        """Text for the UNet; each step of `clip_skip` above 1 leaves out one more last layer."""
+        """Text for the UNet; each step of `clip_skip` above 1 leaves out one more last layer.
+
+        `weigh` is given each tower's part of the context (emphasis), `insert` its embedded tokens
+        (textual inversion); both return what takes their place.
+        """
         if len(tokens) != len(self.towers):
             raise ValueError(
                 f"encode_text: tokens must be given for {len(self.towers)} towers,"
                 f" got {len(tokens)}"
             )
         context, pooled = [], None
-        for tower, network, ids in zip(self.config.towers, self.towers, tokens, strict=True):
+        towers = zip(self.config.towers, self.towers, tokens, strict=True)
+        for i, (tower, network, ids) in enumerate(towers):
             from_last = tower.from_last + clip_skip - 1
             if not 1 <= from_last <= tower.config.layers:
                 raise ValueError(
                     f"encode_text: clip_skip must lie in 1..{tower.config.layers}, got {clip_skip}"
                 )
-            encoded = network(ids)
+            network = cast(TextTower, network)
+            if insert is None:
+                encoded = network(ids)
+            else:
+                encoded = network.encode(insert(i, network.embed(ids)), ids)
             hidden = encoded.hidden[-from_last]
-            norm = cast(TextTower, network).final_norm
-            context.append(norm(hidden) if tower.final_norm else hidden)
+            if tower.final_norm:
+                hidden = network.final_norm(hidden)
+            context.append(hidden if weigh is None else weigh(hidden))
             pooled = encoded.pooled
         has_vector = self.config.unet.vector_width > 0
         return Conditioning(torch.cat(context, dim=-1), pooled if has_vector else None)

@@ -1,0 +1,58 @@
+"""Hashes by which people name model files, kept between runs by path, size and time."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import secrets
+from contextlib import suppress
+from pathlib import Path
+
+from accel.provenance.keys import config_folder
+
+CACHE = "hashes.json"
+PIECE = 1 << 22
+MODEL_DIGITS, LORA_DIGITS = 10, 12
+
+
+def sha256(path: Path) -> str:
+    """SHA-256 of a whole file; its first ten digits are the "AutoV2" hash."""
+    return _remembered(path, "sha256", 0)
+
+
+def data_sha256(path: Path) -> str:
+    """SHA-256 of a safetensors file's tensors without its header; "AutoV3", twelve digits.
+
+    It stays when somebody edits the metadata. Of other files, that of the whole.
+    """
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+    is_safetensors = path.suffix == ".safetensors" and 8 + length < path.stat().st_size
+    return _remembered(path, "data", 8 + length if is_safetensors else 0)
+
+
+def _remembered(path: Path, kind: str, begin: int) -> str:
+    about = path.stat()
+    key = f"{path.resolve()}|{kind}|{about.st_size}|{about.st_mtime_ns}"
+    place = config_folder() / CACHE
+    known: dict[str, str] = {}
+    with suppress(OSError, ValueError):  # no cache, or one that another program spoiled
+        known = json.loads(place.read_text())
+    if key not in known:
+        known[key] = _hash(path, begin)
+        with suppress(OSError):  # a cache that cannot be written costs time, nothing else
+            place.parent.mkdir(parents=True, exist_ok=True)
+            part = place.with_name(f".{CACHE}.{secrets.token_hex(4)}")
+            part.write_text(json.dumps(known, indent=0))
+            os.replace(part, place)
+    return known[key]
+
+
+def _hash(path: Path, begin: int) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        file.seek(begin)
+        while piece := file.read(PIECE):
+            digest.update(piece)
+    return digest.hexdigest()

@@ -1,0 +1,22 @@
+"""Which LoRA files one run asks for: those of its options and `<lora:...>` tags in its prompt."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from accel.core import ConfigError
+from accel.pipelines.generate.model import Lora, Model
+from accel.pipelines.generate.options import Options
+from accel.text.prompt import Tag, number, take_tags
+
+
+def loras_of(prompt: str, options: Options, model: Model) -> list[Lora]:
+    """Standing ones first, then the options', then the prompt's, in order."""
+    tagged = [from_tag(tag) for tag in take_tags(prompt)[1] if tag.kind in ("lora", "lyco")]
+    return [*model.standing_loras, *options.loras, *tagged]
+
+
+def from_tag(tag: Tag) -> Lora:
+    if not tag.values:
+        raise ConfigError("prompt: a <lora:...> tag must name a file")
+    return Path(tag.values[0]), number(tag.values[1]) if len(tag.values) > 1 else 1.0

@@ -1,0 +1,262 @@
+"""A loaded checkpoint, ready to be asked for pictures: the object that `accel.load` returns."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from accel.core import Cancel, ConfigError, ProgressCallback, choose_device
+from accel.models import nano
+from accel.models.load import Loaded
+from accel.models.load import load as load_file
+from accel.models.lora import LoraSet
+from accel.models.stable_diffusion import Conditioning
+from accel.pipelines.generate.names import find_schedule
+from accel.pipelines.generate.options import OUTPUTS, Options
+from accel.pipelines.generate.prompts import TextEncoder, check_length
+from accel.sampling.schedules import NoiseSchedule
+from accel.sampling.schedules import schedule as levels
+from accel.text.prompt import schedule as changes
+from accel.text.prompt import split_and, take_tags
+from accel.weights.assets import asset
+from accel.weights.files import open_tensors
+from accel.weights.lora import parse as parse_lora
+
+NANO_FILE = "nano.safetensors"
+Lora = tuple[str | Path, float]
+
+
+def load(
+    path_or_name: str | Path = nano.NAME,
+    dtype: torch.dtype = torch.float32,
+    device: str | torch.device = "cpu",
+    vae: str | Path | None = None,
+    *,
+    prediction: str | None = None,
+) -> Model:
+    """Load a checkpoint: `nano`, a file, or a folder in diffusers' layout.
+
+    vae: a file whose autoencoder replaces the checkpoint's own. prediction: "eps" or "v" overrules
+    what the file says of itself. Raises InputError for what cannot be loaded, ConfigError for a
+    device that is not there.
+    """
+    embedded = str(path_or_name) == nano.NAME
+    path = asset(NANO_FILE) if embedded else Path(path_or_name)
+    place = choose_device(str(device))
+    loaded = load_file(
+        path, dtype=dtype, device=place, vae=Path(vae) if vae else None, prediction=prediction
+    )
+    return Model(loaded, path, dtype, place, vae=Path(vae) if vae else None)
+
+
+class Model:
+    """Networks of one checkpoint with all that sampling needs. Calls may come from any thread.
+
+    LoRA files change weights in place, so calls on one model wait for each other.
+    """
+
+    def __init__(
+        self,
+        loaded: Loaded,
+        path: Path,
+        dtype: torch.dtype,
+        device: torch.device,
+        *,
+        vae: Path | None = None,
+    ):
+        self.loaded, self.path, self.dtype, self.device, self.vae_path = (
+            loaded, path, dtype, device, vae,
+        )  # fmt: skip
+        self.noise = noise_schedule(loaded)
+        rows = nano.row_map(loaded.metadata) if loaded.name == nano.NAME else None
+        self.text = TextEncoder(loaded, rows, device)
+        self.lock = threading.RLock()
+        self._loras = LoraSet(loaded.model)
+        self._standing: list[Lora] = []  # what `load_lora` asked for
+        self._in_effect: list[Lora] = []
+
+    @property
+    def name(self) -> str:
+        """The family's member: "nano", "sd1", "sdxl-inpaint", ..."""
+        return self.loaded.name
+
+    @property
+    def factor(self) -> int:
+        """Pixels per latent pixel."""
+        return self.loaded.model.config.vae.factor
+
+    @property
+    def side_px(self) -> int:
+        return self.loaded.model.config.side_px
+
+    # ------------------------------------------------------------ the networks, one by one
+
+    def encode_text(self, prompt: str, clip_skip: int = 1) -> Conditioning:
+        """What the network is told of one prompt, with emphasis: context [1, tokens, width].
+
+        Changes while sampling are taken as in the first step. Raises ConfigError for several
+        prompts joined by AND: there is no one context for them.
+        """
+        check_length(prompt)
+        parts = split_and(take_tags(prompt)[0])
+        if len(parts) > 1:
+            raise ConfigError(
+                f"encode_text: takes one prompt, got {len(parts)} joined by AND; encode each"
+            )
+        with self.lock:
+            return self.text.encode(changes(parts[0][0], 1)[0][1], clip_skip)
+
+    @torch.inference_mode()
+    def denoise(
+        self,
+        x: Tensor,  # [B, C, H, W] scaled noisy latent
+        t: Tensor,  # [B] or a single number: timesteps 0..999; fractions allowed
+        conditioning: Conditioning,  # of B prompts, or of one for all
+    ) -> Tensor:  # [B, 4, H, W] the network's own prediction, noise or velocity
+        batch = x.shape[0]
+        t = torch.as_tensor(t, device=self.device).flatten().float().expand(batch)
+        context = conditioning.context.expand(batch, -1, -1)
+        vector = None
+        if conditioning.pooled is not None:
+            numbers = self.sizes(x.shape[2] * self.factor, x.shape[3] * self.factor)
+            pooled = conditioning.pooled.expand(batch, -1)
+            vector = self.loaded.model.vector(pooled, numbers.expand(batch, -1))
+        out: Tensor = self.loaded.model.unet(
+            x.to(self.device, self.dtype), t, context.to(self.dtype), vector
+        )
+        return out
+
+    @torch.inference_mode()
+    def encode(
+        self,
+        image: Tensor,  # [B, 3, H, W] in -1..1
+    ) -> Tensor:  # [B, z, H/f, W/f] mean of the posterior, shifted and scaled
+        image = image.to(self.device, self.dtype)
+        latents = [self.loaded.model.vae.encode(one) for one in torch.split(image, 1)]
+        return torch.cat(latents)
+
+    @torch.inference_mode()
+    def decode(
+        self,
+        latent: Tensor,  # [B, z, h, w] shifted and scaled
+    ) -> Tensor:  # [B, 3, f*h, f*w] about -1..1, not clamped
+        latent = latent.to(self.device, self.dtype)
+        images = [self.loaded.model.vae.decode(one) for one in torch.split(latent, 1)]
+        return torch.cat(images)
+
+    def sizes(
+        self, height: int, width: int, *, negative: bool = False
+    ) -> Tensor:  # [1, size_numbers] what SDXL is told of a picture's size and crop
+        numbers: list[float] = [height, width, 0, 0, height, width]
+        if self.loaded.model.config.size_numbers == 5:  # a refiner: a score for the target size
+            numbers = [height, width, 0, 0, 2.5 if negative else 6.0]
+        return torch.tensor([numbers], dtype=torch.float32, device=self.device)
+
+    # ------------------------------------------------------------ LoRA
+
+    def load_lora(self, path: str | Path, weight: float = 1.0) -> None:
+        """Put a LoRA file in effect for all that follows, beside those that are.
+
+        Raises InputError, naming the modules, for one of another base model; nothing changes then.
+        """
+        with self.lock:
+            self.use_loras([*self._standing, (path, float(weight))])
+            self._standing.append((path, float(weight)))
+
+    def unload_loras(self) -> None:
+        """Give back the weights as they were loaded, to the bit."""
+        with self.lock:
+            self._standing.clear()
+            self.use_loras([])
+
+    def use_loras(self, wanted: Sequence[Lora]) -> None:
+        """Put exactly these in effect; `load_lora`'s own list stays as it is."""
+        wanted = list(wanted)
+        if wanted == self._in_effect:
+            return
+        parsed = []
+        for path, weight in wanted:
+            file = Path(path)
+            parsed.append((str(path), parse_lora(open_tensors(file), str(file)), weight))
+        self._loras.set(parsed)
+        self._in_effect = wanted
+        self.text.forget()
+
+    @property
+    def standing_loras(self) -> list[Lora]:
+        return list(self._standing)
+
+    # ------------------------------------------------------------ pictures
+
+    def sample(
+        self,
+        prompt: str,
+        negative: str = "",
+        *,
+        init: Any = None,
+        mask: Any = None,
+        noise: Any = None,
+        callback: Callable[[int, Tensor], None] | None = None,
+        output: str = "image",
+        progress: ProgressCallback | None = None,
+        cancel: Cancel | None = None,
+        **options: Any,
+    ) -> Tensor:  # [count, 3, H, W] about -1..1, or [count, z, h, w]
+        """Make `count` pictures; options are the fields of `Options`, named as on the command line.
+
+        init: picture to start from: a file, a PIL picture, or [3, H, W] or [B, 3, H, W] in -1..1.
+        mask: what of it to replace: a file, a PIL picture, or [H, W] in 0..1; 1 is replaced.
+        noise: the draws to use in place of the seed's, in order: [B, z, h, w], or a list of those.
+        callback: given the step just taken and its denoised latent; may raise to stop.
+        output: "image", or "latent" as it is before the decoder.
+        Raises ConfigError for options that cannot be, Cancelled when `cancel` was set.
+        """
+        from accel.pipelines.generate.run import run
+
+        if output not in OUTPUTS:
+            raise ConfigError(f"output must be one of {', '.join(OUTPUTS)}, got {output!r}")
+        made = run(
+            self,
+            prompt,
+            Options.of({"negative": negative, **options}),
+            init=init,
+            mask=mask,
+            noise=noise,
+            callback=callback,
+            decode=output == "image",
+            progress=progress,
+            cancel=cancel,
+        )
+        return torch.cat([one.image if output == "image" else one.latent for one in made])
+
+
+def schedule(
+    name: str, steps: int, model: Model | tuple[float, float] | None = None
+) -> list[float]:  # descending, ending in 0
+    """Noise levels by a schedule's name, ours or A1111's.
+
+    model: whose levels they are; or (lowest, highest) of them, which takes Stable Diffusion's
+    levels stretched to that range. None is Stable Diffusion's own.
+    """
+    noise = NoiseSchedule.scaled_linear()
+    if isinstance(model, Model):
+        noise = model.noise
+    elif model is not None:
+        low, high = model
+        if not 0 < low < high:
+            raise ConfigError(f"schedule: sigmas must be 0 < lowest < highest, got {model}")
+        share = np.interp(np.log(noise.sigmas), np.log([noise.sigma_min, noise.sigma_max]), [0, 1])
+        noise = NoiseSchedule(low * (high / low) ** share)
+    return levels(find_schedule(name), noise, steps)
+
+
+def noise_schedule(loaded: Loaded) -> NoiseSchedule:
+    if loaded.zero_terminal_snr:
+        return NoiseSchedule.scaled_linear(zero_terminal_snr=True)
+    return NoiseSchedule.scaled_linear()

@@ -1,0 +1,165 @@
+"""Everything that can be asked of one run, with the defaults that all entry points share."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from accel.core import ConfigError
+from accel.pipelines.generate.names import find_names
+from accel.text.emphasis import MODES as EMPHASIS
+
+CONVENTIONS = ("a1111", "diffusers")
+SPACINGS = ("leading", "linspace", "trailing")  # diffusers' own schedules
+NOISE_SOURCES = ("cpu", "philox")
+MASK_CONTENTS = ("fill", "original", "latent noise", "latent nothing")
+OUTPUTS = ("image", "latent")
+MAX_COUNT, MAX_SIDE_PX = 1000, 8192
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """What one run makes, and how. Names are those of the command line.
+
+    negative: what the picture shall not show.
+    schedule: noise levels; "automatic" takes A1111's choice for the sampler.
+    cfg: guidance scale; 1 follows the prompt alone, at half the cost.
+    seed: of the first picture; the next has the next seed.
+    width, height: pixels; None takes the model's own size, or that of `init`.
+    strength: how much of `init` is replaced (0 to 1); of the second pass it is `hires_strength`.
+    loras: (file or name, weight) beside those named in the prompt.
+    clip_skip: 2 takes the text from the last layer but one, and so on.
+    eta: share of the noise that ancestral samplers put back; None is each sampler's own.
+    variation_seed, variation_strength: mixes in another seed's noise (0 to 1).
+    noise_source: "cpu" draws as torch does on a CPU, "philox" as CUDA does.
+    convention: whose arithmetic of the first noise and of `strength` is followed; None takes
+        diffusers' for its own schedules (leading, linspace, trailing), A1111's for all others.
+    cfg_rescale: 0 to 1, against over-exposure (Lin et al. 2023, arXiv:2305.08891).
+    image_cfg: guidance scale of the picture, for models that edit one.
+    emphasis: what (word:1.2) does: "original" keeps the mean, "no norm" does not, "comfy" scales
+        the distance to the empty prompt, "ignore" nothing; with "none", brackets are text.
+    skip_early: share of the steps, from the first, without guidance.
+    s_min_uncond: below this noise level every other step is without guidance.
+    pag: strength of perturbed-attention guidance; 0 is off.
+    tiling: edges match, so that the picture can be laid side by side.
+    mask_blur: pixels; mask_invert: black is replaced instead of white; mask_content: what lies
+        under the mask at first; only_masked: work on the masked part alone, enlarged, with
+        `padding` pixels around it.
+    outpaint: pixels that are added at the left, top, right and bottom.
+    hires_scale: above 1, a second pass enlarges the picture by that much.
+    hires_upscaler: "latent", "latent (nearest)", ..., "esrgan", "lanczos".
+    hires_steps: 0 takes `steps`.
+    """
+
+    negative: str = ""
+    sampler: str = "dpmpp_2m"
+    schedule: str = "karras"
+    steps: int = 20
+    cfg: float = 7.0
+    seed: int = 0
+    width: int | None = None
+    height: int | None = None
+    count: int = 1
+    strength: float = 0.75
+    loras: tuple[tuple[str | Path, float], ...] = ()
+    clip_skip: int = 1
+    eta: float | None = None
+    variation_seed: int | None = None
+    variation_strength: float = 0.0
+    noise_source: str = "cpu"
+    convention: str | None = None
+    cfg_rescale: float = 0.0
+    image_cfg: float = 1.5
+    emphasis: str = "original"
+    skip_early: float = 0.0
+    s_min_uncond: float = 0.0
+    pag: float = 0.0
+    tiling: bool = False
+    mask_blur: int = 4
+    mask_invert: bool = False
+    mask_content: str = "original"
+    only_masked: bool = False
+    padding: int = 32
+    outpaint: tuple[int, int, int, int] = (0, 0, 0, 0)
+    hires_scale: float = 1.0
+    hires_upscaler: str = "latent"
+    hires_steps: int = 0
+    hires_strength: float = 0.7
+
+    def __post_init__(self) -> None:
+        sampler, schedule = find_names(self.sampler, self.schedule)
+        object.__setattr__(self, "sampler", sampler)
+        object.__setattr__(self, "schedule", schedule)
+        self._check_choices()
+        self._check_ranges()
+
+    def _check_choices(self) -> None:
+        choices: Sequence[tuple[str, Sequence[Any]]] = (
+            ("convention", (None, *CONVENTIONS)),
+            ("noise_source", NOISE_SOURCES),
+            ("emphasis", EMPHASIS),
+            ("mask_content", MASK_CONTENTS),
+        )
+        for name, allowed in choices:
+            if getattr(self, name) not in allowed:
+                some = ", ".join(str(a) for a in allowed if a)
+                raise ConfigError(f"{name} must be one of {some}; got {getattr(self, name)!r}")
+
+    def _check_ranges(self) -> None:
+        ranges: Sequence[tuple[str, float, float]] = (
+            ("steps", 1, 500),
+            ("cfg", -100, 100),
+            ("image_cfg", -100, 100),
+            ("seed", 0, (1 << 64) - 1),
+            ("count", 1, MAX_COUNT),
+            ("strength", 0, 1),
+            ("clip_skip", 1, 12),
+            ("variation_strength", 0, 1),
+            ("cfg_rescale", 0, 1),
+            ("skip_early", 0, 1),
+            ("s_min_uncond", 0, 100),
+            ("pag", 0, 100),
+            ("mask_blur", 0, 256),
+            ("padding", 0, 1024),
+            ("hires_scale", 1, 8),
+            ("hires_steps", 0, 500),
+            ("hires_strength", 0, 1),
+        )
+        for name, low, high in ranges:
+            value = getattr(self, name)
+            if not low <= value <= high:  # written so that NaN is refused too
+                raise ConfigError(f"{name} must lie in {low}..{high}, got {value}")
+        for name in ("width", "height"):
+            side = getattr(self, name)
+            if side is not None and not 8 <= side <= MAX_SIDE_PX:
+                raise ConfigError(f"{name} must lie in 8..{MAX_SIDE_PX} pixels, got {side}")
+            if side is not None and side % 8:
+                raise ConfigError(
+                    f"{name} must be a multiple of 8 pixels, got {side};"
+                    f" near: {side - side % 8}, {side - side % 8 + 8}"
+                )
+        if len(self.outpaint) != 4 or any(not 0 <= p <= MAX_SIDE_PX for p in self.outpaint):
+            raise ConfigError(
+                f"outpaint must be four counts of pixels, at most {MAX_SIDE_PX},"
+                f" got {self.outpaint}"
+            )
+
+    @property
+    def follows_diffusers(self) -> bool:
+        if self.convention is None:
+            return self.schedule in SPACINGS
+        return self.convention == "diffusers"
+
+    @classmethod
+    def of(cls, settings: Mapping[str, Any]) -> Options:
+        """From names and values; ConfigError, with the nearest names, for one that is none."""
+        known = [f.name for f in dataclasses.fields(cls)]
+        for name in settings:
+            if name not in known:
+                near = difflib.get_close_matches(name, known, n=3, cutoff=0.4) or known
+                raise ConfigError(f"no option is called {name!r}; near: {', '.join(near)}")
+        return cls(**settings)

@@ -1,0 +1,134 @@
+"""A model that is kept between calls: `accel.Sampler`."""
+
+from __future__ import annotations
+
+import hashlib
+import secrets
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from accel.core import Cancel, ProgressCallback
+from accel.pipelines.generate import hashes
+from accel.pipelines.generate.infotext import Facts, compose, normalised
+from accel.pipelines.generate.loras import loras_of
+from accel.pipelines.generate.model import Model, load
+from accel.pipelines.generate.options import Options
+from accel.pipelines.generate.run import Made, runs, size_of
+from accel.weights.assets import manifest
+
+RANDOM_SEEDS = 1 << 32  # as A1111 draws them; fits what its users type
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A finished picture: [H, W, 3] uint8, its seeds, and the text by which it can be repeated."""
+
+    rgb: NDArray[np.uint8]
+    seed: int
+    variation_seed: int | None
+    infotext: str
+
+    @property
+    def ident(self) -> str:
+        """Twelve hexadecimal digits for its mark: the same for the same picture made again."""
+        return hashlib.sha256(self.infotext.encode()).hexdigest()[:12]
+
+
+class Sampler:
+    """One model, loaded once, asked any number of times and from any thread.
+
+    model: "nano", a file, a folder in diffusers' layout, or a name in `models`.
+    Two samplers share nothing. Calls on one wait for each other.
+    """
+
+    def __init__(
+        self,
+        model: str | Path | Model = "nano",
+        *,
+        dtype: torch.dtype = torch.float32,
+        device: str | torch.device = "cpu",
+        vae: str | Path | None = None,
+    ):
+        self.model = model if isinstance(model, Model) else load(model, dtype, device, vae)
+
+    def __call__(self, prompt: str, negative: str = "", **options: Any) -> list[Picture]:
+        """All pictures of one request; see `pictures`."""
+        return list(self.pictures(prompt, negative, **options))
+
+    def pictures(
+        self,
+        prompt: str,
+        negative: str = "",
+        *,
+        init: Any = None,
+        mask: Any = None,
+        callback: Callable[[int, Tensor], None] | None = None,
+        progress: ProgressCallback | None = None,
+        cancel: Cancel | None = None,
+        **settings: Any,
+    ) -> Iterator[Picture]:
+        """Yield pictures as they are done; arguments are those of `Model.sample`.
+
+        seed None draws one. White space at the ends of lines of a prompt is taken off, so that the
+        picture's text says exactly what was used.
+        """
+        if settings.get("seed", 0) is None:
+            settings["seed"] = secrets.randbelow(RANDOM_SEEDS)
+        prompt, negative = normalised(prompt), normalised(negative)
+        options = Options.of({"negative": negative, **settings})
+        made = runs(
+            self.model, prompt, options, init=init, mask=mask, callback=callback,
+            progress=progress, cancel=cancel,
+        )  # fmt: skip
+        with closing(made):
+            for one in made:
+                yield self._finished(prompt, options, one)
+
+    def _finished(self, prompt: str, options: Options, made: Made) -> Picture:
+        height, width = size_of(self.model, options)
+        text = compose(
+            prompt,
+            options,
+            facts_of(self.model, prompt, options),
+            size=(width, height),
+            seed=made.seed,
+            variation_seed=made.variation_seed,
+        )
+        return Picture(to_rgb(made.image), made.seed, made.variation_seed, text)
+
+
+def facts_of(model: Model, prompt: str, options: Options) -> Facts:
+    loras = {}
+    for path, _ in loras_of(prompt, options, model):
+        loras[Path(path).stem] = hashes.data_sha256(Path(path))[: hashes.LORA_DIGITS]
+    vae = model.vae_path
+    return Facts(
+        model=model.path.stem,
+        model_hash=model_sha256(model)[: hashes.MODEL_DIGITS],
+        vae=vae.name if vae else "",
+        vae_hash=hashes.sha256(vae)[: hashes.MODEL_DIGITS] if vae else "",
+        loras=loras,
+        zero_terminal_snr=model.loaded.zero_terminal_snr,
+    )
+
+
+def model_sha256(model: Model) -> str:
+    """Of the checkpoint's file; "" for a folder, which has no one hash."""
+    row = manifest().get(model.path.name)
+    if model.name == "nano" and row is not None:
+        return str(row["sha256"])
+    return hashes.sha256(model.path) if model.path.is_file() else ""
+
+
+def to_rgb(image: Tensor) -> NDArray[np.uint8]:  # [1, 3, H, W] about -1..1 -> [H, W, 3]
+    values = (image[0].float() * 127.5 + 127.5).round().clamp(0, 255)
+    rgb: NDArray[np.uint8] = values.to(torch.uint8).permute(1, 2, 0).cpu().numpy()
+    return np.ascontiguousarray(rgb)
