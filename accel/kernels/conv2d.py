@@ -1,0 +1,211 @@
+"""Two-dimensional convolution and matrix products, with what follows them fused in.
+
+Sources: Winograd 1980 and Lavin and Gray 2016 (arXiv:1509.09308) for 3x3 with stride 1; Barabasz et
+al. 2020 (arXiv:1803.10986) on the choice of its points. See docs/kernels.md.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from accel.kernels import _native
+from accel.kernels._op import LIBRARY, Op
+
+native: Any = _native.module  # there whenever `_why_not` lets a call through
+
+FLOPS_A_THREAD = 4e6  # less work is not worth waking a thread for
+
+
+def conv2d(
+    x: Tensor,  # [B, C, H, W] contiguous or channels-last
+    weight: Tensor,  # [O, C / groups, kh, kw]
+    bias: Tensor | None = None,  # [O], or [B, O]: one for each image
+    stride: int = 1,
+    padding: int = 0,  # zeros on each side
+    groups: int = 1,
+    residual: Tensor | None = None,  # shaped like the result; added to it
+    slope: float = 1.0,  # what is below zero is multiplied by it: 1 no activation, 0 ReLU
+) -> Tensor:  # [B, O, H', W'] in the layout of x
+    """Convolve, add bias and residual, and apply a (leaky) ReLU.
+
+    The result's bytes do not depend on the batch around an image nor on the number of threads.
+    """
+    if x.ndim != 4 or weight.ndim != 4:
+        raise ValueError(f"conv2d: x and weight must be 4-D, got {_say(x)} and {_say(weight)}")
+    if stride < 1 or padding < 0 or groups < 1:
+        raise ValueError(
+            "conv2d: stride and groups must be at least 1 and padding at least 0,"
+            f" got {stride}, {groups} and {padding}"
+        )
+    outputs = weight.shape[0]
+    if x.shape[1] != weight.shape[1] * groups or outputs % groups:
+        raise ValueError(
+            f"conv2d: weight must be [O, {x.shape[1]} / groups, kh, kw] for x {_say(x)} in"
+            f" {groups} groups, got {_say(weight)}"
+        )
+    shape = _shape(x, weight, stride, padding)
+    if min(shape[2:]) < 1 or 0 in weight.shape:
+        raise ValueError(f"conv2d: a kernel {_say(weight)} must fit into the padded x {_say(x)}")
+    if bias is not None and bias.shape not in ((outputs,), (x.shape[0], outputs)):
+        raise ValueError(
+            f"conv2d: bias must be [{outputs}] or [{x.shape[0]}, {outputs}], got {_say(bias)}"
+        )
+    if residual is not None and tuple(residual.shape) != shape:
+        raise ValueError(f"conv2d: residual must be {list(shape)}, got {_say(residual)}")
+    return torch.ops.accel.conv2d(x, weight, bias, residual, stride, padding, groups, slope)
+
+
+def linear(
+    x: Tensor,  # [..., K]
+    weight: Tensor,  # [N, K]
+    bias: Tensor | None = None,  # [N]
+    residual: Tensor | None = None,  # [..., N]; added to the result
+) -> Tensor:  # [..., N]
+    """Multiply by a matrix, as torch.nn.functional.linear does, and add bias and residual."""
+    if weight.ndim != 2 or x.ndim < 1 or x.shape[-1] != weight.shape[1]:
+        raise ValueError(f"linear: x must be [..., K] for a [N, K], got {_say(x)}, {_say(weight)}")
+    rows, outputs = x.numel() // max(x.shape[-1], 1), weight.shape[0]
+    if weight.shape[1] == 0 or x.numel() == 0:
+        out = F.linear(x, weight, bias)
+        return out if residual is None else out + residual
+    # One picture of `rows` pixels, channels last.
+    as_picture = x.reshape(1, rows, 1, -1).permute(0, 3, 1, 2)
+    if residual is not None:
+        if residual.shape != (*x.shape[:-1], outputs):
+            raise ValueError(
+                f"linear: residual must be {[*x.shape[:-1], outputs]}, got {_say(residual)}"
+            )
+        residual = residual.reshape(1, rows, 1, outputs).permute(0, 3, 1, 2)
+    out = torch.ops.accel.conv2d(as_picture, weight[:, :, None, None], bias, residual, 1, 0, 1, 1.0)
+    return out.permute(0, 2, 3, 1).reshape(*x.shape[:-1], outputs)
+
+
+def _say(tensor: Tensor) -> str:
+    return str(list(tensor.shape))
+
+
+def _shape(x, weight, stride, padding) -> tuple[int, int, int, int]:
+    height, width = (
+        (size + 2 * padding - kernel) // stride + 1
+        for size, kernel in zip(x.shape[2:], weight.shape[2:])
+    )
+    return x.shape[0], weight.shape[0], height, width
+
+
+def _layout(x: Tensor) -> torch.memory_format:
+    """Channels-last where x is so and could not be taken for contiguous."""
+    last = x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
+    return torch.channels_last if last else torch.contiguous_format
+
+
+def _reference(x, weight, bias, residual, stride, padding, groups, slope):
+    each = bias is not None and bias.ndim == 2
+    out = F.conv2d(x, weight, None if each else bias, stride, padding, 1, groups)
+    if each:
+        out = out + bias[:, :, None, None]
+    if residual is not None:
+        out = out + residual
+    if slope != 1:
+        out = F.leaky_relu(out, slope) if slope else F.relu(out)
+    return out.contiguous(memory_format=_layout(x))
+
+
+def _fake(x, weight, bias, residual, stride, padding, groups, slope):
+    shape = _shape(x, weight, stride, padding)
+    return torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=_layout(x))
+
+
+op = Op(
+    "conv2d(Tensor x, Tensor weight, Tensor? bias, Tensor? residual, int stride, int padding,"
+    " int groups, float slope) -> Tensor",
+    _reference,
+    fake=_fake,
+    gradient=False,
+)
+
+
+def _why_not(x, weight, bias, residual, stride, padding, groups, slope) -> str:
+    given = [t for t in (x, weight, bias, residual) if t is not None]
+    for tensor in given:
+        if tensor.dtype != torch.float32:
+            return f"needs float32, got {tensor.dtype}"
+    if groups != 1:
+        return f"has one group, got {groups}"
+    return _native.why_not(*given)
+
+
+def _run_native(x, weight, bias, residual, stride, padding, groups, slope):
+    layout = _layout(x)
+    shape = _shape(x, weight, stride, padding)
+    out = torch.empty(shape, memory_format=layout)
+    last = layout is torch.channels_last
+
+    def view(t: Tensor) -> Tensor:
+        t = t.contiguous(memory_format=layout)
+        return t.permute(0, 2, 3, 1) if last else t
+
+    flops = 2 * out.numel() * weight[0].numel()
+    threads = max(1, min(torch.get_num_threads(), int(flops / FLOPS_A_THREAD)))
+    native.conv2d(
+        view(x),
+        weight.contiguous(),
+        None if bias is None else bias.contiguous(),
+        None if residual is None else view(residual),
+        out.permute(0, 2, 3, 1) if last else out,
+        stride,
+        padding,
+        slope,
+        last,
+        threads,
+    )
+    return out
+
+
+op.implement("native", _run_native, _why_not)
+
+
+def _save(ctx, inputs, output):
+    x, weight, bias, _, *ctx.rest = inputs
+    ctx.bias_dims = 0 if bias is None else bias.ndim
+    slope = ctx.rest[-1]
+    ctx.save_for_backward(x, weight, output if slope != 1 else None)
+
+
+def _backward(ctx, grad):
+    x, weight, output = ctx.saved_tensors
+    stride, padding, groups, slope = ctx.rest
+    wants_x, wants_weight, wants_bias, wants_residual = ctx.needs_input_grad[:4]
+    if slope != 1:
+        grad = torch.where(output > 0, grad, slope * grad)
+    grad_x = grad_weight = grad_bias = None
+    if wants_x:
+        grad_x = _grad_input(grad, x, weight, stride, padding, groups)
+    if wants_weight:
+        grad_weight = _torch_backward(grad, x, weight, stride, padding, groups, 1)
+    if wants_bias:
+        grad_bias = grad.sum((0, 2, 3) if ctx.bias_dims == 1 else (2, 3))
+    return (grad_x, grad_weight, grad_bias, grad if wants_residual else None, *[None] * 4)
+
+
+def _grad_input(grad, x, weight, stride, padding, groups):
+    """With stride 1 a convolution by the same weights, turned round and from outputs to inputs."""
+    kernel = weight.shape[2]
+    square = kernel == weight.shape[3] and padding < kernel
+    if stride != 1 or not square or _why_not(grad, weight, None, None, 1, 0, groups, 1.0):
+        return _torch_backward(grad, x, weight, stride, padding, groups, 0)
+    turned = weight.flip(2, 3).transpose(0, 1)
+    return torch.ops.accel.conv2d(grad, turned, None, None, 1, kernel - 1 - padding, 1, 1.0)
+
+
+def _torch_backward(grad, x, weight, stride, padding, groups, which):
+    mask = [i == which for i in range(3)]
+    return torch.ops.aten.convolution_backward(
+        grad, x, weight, None, [stride] * 2, [padding] * 2, [1, 1], False, [0, 0], groups, mask
+    )[which]
+
+
+torch.library.register_autograd("accel::conv2d", _backward, setup_context=_save, lib=LIBRARY)

@@ -1,0 +1,27 @@
+// The convolutions' kernels for AVX-512.
+#include "conv_kernels.h"
+
+#if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__)
+#include <immintrin.h>
+// Everything below may use the instructions, so nothing below may be shared with another file: no
+// templates of the standard library, only what lies in the unnamed namespace.
+// gcc 12 warns of its own header.
+#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
+#pragma GCC target("avx512f,avx512vl,avx512dq,avx512bw,avx2,fma")
+#define ACCEL_ISA_AVX512
+#define ACCEL_ISA_NAME "avx512"
+namespace accel {
+namespace {
+#include "conv_vec.h"
+//
+#include "conv_micro.h"
+//
+#include "conv_isa.h"
+}  // namespace
+const ConvKernels* conv_avx512() { return &kTable; }
+}  // namespace accel
+#else
+namespace accel {
+const ConvKernels* conv_avx512() { return nullptr; }
+}  // namespace accel
+#endif

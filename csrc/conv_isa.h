@@ -1,0 +1,219 @@
+// The kernels of conv_kernels.h for the instruction set of conv_vec.h. Included by conv_*.cpp
+// inside an unnamed namespace.
+//
+// F(4x4, 3x3) of Winograd 1980 in the form of Lavin and Gray 2016 (arXiv:1509.09308), with the
+// points 0, ±1/√2, ±√2 and infinity in place of 0, ±1, ±2: the error is four to five times smaller
+// (Barabasz et al. 2020, arXiv:1803.10986, on the choice of points).
+
+// p and q with p² = 1/2, q² = 2, p·q = 1, which is where the constants come from.
+constexpr float kP = 0.70710678118654752f, kQ = 1.4142135623730951f;
+
+inline Vec finish(Vec sum, const float* bias, const float* residual, int at, int n, float slope) {
+  if (bias) sum = add(sum, n == kLanes ? load(bias + at) : load_some(bias + at, n));
+  if (residual) sum = add(sum, n == kLanes ? load(residual + at) : load_some(residual + at, n));
+  if (slope == 1.0f) return sum;
+  // Not max(): NaN stays NaN; and not a product for ReLU: -inf becomes 0.
+  return where_negative(sum, slope == 0.0f ? all(0.0f) : mul(sum, all(slope)), sum);
+}
+
+inline void put(float* to, Vec a, int n) {
+  if (n == kLanes)
+    store(to, a);
+  else
+    store_some(to, a, n);
+}
+
+inline int at_most_lanes(int64_t n) { return n < kLanes ? int(n) : kLanes; }
+
+void turn(const float* in, int64_t in_step, int64_t rows, int64_t columns, float* out,
+          int64_t out_step) {
+  for (int64_t r = 0; r < rows; r += kLanes) {
+    const int height = at_most_lanes(rows - r);
+    for (int64_t c = 0; c < columns; c += kLanes) {
+      const int width = at_most_lanes(columns - c);
+      Vec line[kLanes];
+      const float* from = in + r * in_step + c;
+      float* to = out + c * out_step + r;
+      if (height == kLanes && width == kLanes) {
+        for (int i = 0; i < kLanes; ++i) line[i] = load(from + i * in_step);
+        transpose(line, to, out_step);
+      } else {
+        float block[kLanes * kLanes];
+        for (int i = 0; i < kLanes; ++i)
+          line[i] = i < height ? load_some(from + i * in_step, width) : all(0.0f);
+        transpose(line, block, kLanes);
+        for (int i = 0; i < width; ++i) put(to + i * out_step, load(block + i * kLanes), height);
+      }
+    }
+  }
+}
+
+void pack(const float* w, int64_t in_step, int outs, int64_t channels, int taps, float* to,
+          int64_t channels_padded) {
+  const int64_t count = channels * taps;
+  for (int first = 0; first < kPanel; first += kLanes) {
+    int64_t channel = 0;
+    int tap = 0;
+    for (int64_t k = 0; k < count; k += kLanes) {
+      const int width = at_most_lanes(count - k);
+      Vec line[kLanes];
+      for (int i = 0; i < kLanes; ++i) {
+        const float* from = w + (first + i) * in_step + k;
+        line[i] = first + i >= outs ? all(0.0f)
+                  : width == kLanes ? load(from)
+                                    : load_some(from, width);
+      }
+      if (taps == 1 && width == kLanes) {
+        transpose(line, to + k * kPanel + first, kPanel);
+        channel += kLanes;
+        continue;
+      }
+      float block[kLanes * kLanes];
+      transpose(line, block, kLanes);
+      for (int i = 0; i < width; ++i) {
+        store(to + (tap * channels_padded + channel) * kPanel + first, load(block + i * kLanes));
+        if (++tap == taps) tap = 0, ++channel;
+      }
+    }
+  }
+  for (int tap = 0; tap < taps; ++tap)
+    for (int64_t c = channels; c < channels_padded; ++c)
+      for (int j = 0; j < kPanel; ++j) to[(tap * channels_padded + c) * kPanel + j] = 0.0f;
+}
+
+// Six values of the polynomial with coefficients g at the points, divided by what Lagrange's
+// formula divides by.
+inline void weight_line(const Vec* g, Vec* u) {
+  const Vec low = mul(fma(all(0.5f), g[2], g[0]), all(-2.0f / 3)),
+            odd = mul(g[1], all(-2 * kP / 3)),
+            high = mul(fma(all(2.0f), g[2], g[0]), all(1.0f / 6)), even = mul(g[1], all(kQ / 6));
+  u[0] = g[0];
+  u[1] = add(low, odd);
+  u[2] = sub(low, odd);
+  u[3] = add(high, even);
+  u[4] = sub(high, even);
+  u[5] = g[2];
+}
+
+inline void line_in(const Vec* d, Vec* o) {
+  const Vec two = all(-2.0f), half = all(-0.5f), most = all(-2.5f);
+  const Vec a = fma(two, d[2], d[4]), b = mul(all(kP), fma(two, d[1], d[3]));
+  const Vec c = fma(half, d[2], d[4]), e = mul(all(kQ), fma(half, d[1], d[3]));
+  o[0] = add(d[0], fma(most, d[2], d[4]));
+  o[1] = add(a, b);
+  o[2] = sub(a, b);
+  o[3] = add(c, e);
+  o[4] = sub(c, e);
+  o[5] = add(d[1], fma(most, d[3], d[5]));
+}
+
+inline void line_out(const Vec* m, Vec* y) {
+  const Vec s = add(m[1], m[2]), d = sub(m[1], m[2]), t = add(m[3], m[4]), e = sub(m[3], m[4]);
+  y[0] = add(m[0], add(s, t));
+  y[1] = fma(all(kP), d, mul(all(kQ), e));
+  y[2] = fma(all(0.5f), s, mul(all(2.0f), t));
+  y[3] = add(m[5], fma(all(0.5f * kP), d, mul(all(2 * kQ), e)));
+}
+
+void expand(const float* taps, int64_t tap_step, int64_t channels, float* u, int64_t step) {
+  for (int64_t at = 0; at < channels * kPanel; at += kLanes) {
+    Vec half[6][3];
+#pragma GCC unroll 3
+    for (int j = 0; j < 3; ++j) {
+      Vec g[3], o[6];
+#pragma GCC unroll 3
+      for (int i = 0; i < 3; ++i) g[i] = load(taps + (3 * i + j) * tap_step + at);
+      weight_line(g, o);
+#pragma GCC unroll 6
+      for (int i = 0; i < 6; ++i) half[i][j] = o[i];
+    }
+#pragma GCC unroll 6
+    for (int i = 0; i < 6; ++i) {
+      Vec o[6];
+      weight_line(half[i], o);
+#pragma GCC unroll 6
+      for (int j = 0; j < 6; ++j) store(u + (6 * i + j) * step + at, o[j]);
+    }
+  }
+}
+
+template <bool kWhole>
+inline void tile_in_part(const float* const* pixels, int64_t at, int n, float* v, int64_t step) {
+  Vec half[6][6];
+#pragma GCC unroll 6
+  for (int j = 0; j < 6; ++j) {
+    Vec d[6], o[6];
+#pragma GCC unroll 6
+    for (int i = 0; i < 6; ++i)
+      d[i] = kWhole ? load(pixels[6 * i + j] + at) : load_some(pixels[6 * i + j] + at, n);
+    line_in(d, o);
+#pragma GCC unroll 6
+    for (int i = 0; i < 6; ++i) half[i][j] = o[i];
+  }
+#pragma GCC unroll 6
+  for (int i = 0; i < 6; ++i) {
+    Vec o[6];
+    line_in(half[i], o);
+#pragma GCC unroll 6
+    for (int j = 0; j < 6; ++j) store(v + (6 * i + j) * step + at, o[j]);
+  }
+}
+
+void tile_in(const float* const* pixels, int64_t channels, float* v, int64_t step) {
+  int64_t at = 0;
+  for (; at + kLanes <= channels; at += kLanes) tile_in_part<true>(pixels, at, kLanes, v, step);
+  if (at < channels) tile_in_part<false>(pixels, at, int(channels - at), v, step);
+}
+
+inline bool finite(Vec times_zero) {
+  float lanes[kLanes];
+  store(lanes, times_zero);
+  float sum = 0;
+  for (int i = 0; i < kLanes; ++i) sum += lanes[i];
+  return sum == 0.0f;
+}
+
+bool tile_out(const float* m, int64_t step, int outs, float* const* pixels,
+              const float* const* residuals, const float* bias, float slope) {
+  Vec watch = all(0.0f);  // becomes NaN when a sum is not finite
+  for (int at = 0; at < outs; at += kLanes) {
+    const int n = at_most_lanes(outs - at);
+    Vec half[4][6];
+#pragma GCC unroll 6
+    for (int j = 0; j < 6; ++j) {
+      Vec d[6], o[4];
+#pragma GCC unroll 6
+      for (int i = 0; i < 6; ++i) d[i] = load(m + (6 * i + j) * step + at);
+      line_out(d, o);
+#pragma GCC unroll 4
+      for (int i = 0; i < 4; ++i) half[i][j] = o[i];
+    }
+    for (int i = 0; i < 4; ++i) {
+      Vec o[4];
+      line_out(half[i], o);
+#pragma GCC unroll 4
+      for (int j = 0; j < 4; ++j) {
+        float* to = pixels[4 * i + j];
+        if (!to) continue;
+        watch = fma(o[j], all(0.0f), watch);
+        const float* residual = residuals ? residuals[4 * i + j] : nullptr;
+        put(to + at, finish(o[j], bias, residual, at, n, slope), n);
+      }
+    }
+  }
+  return finite(watch);
+}
+
+void rows_out(const float* c, int64_t rows, int outs, float* out, const float* residual,
+              int64_t out_step, const float* bias, float slope) {
+  for (int64_t r = 0; r < rows; ++r)
+    for (int at = 0; at < outs; at += kLanes) {
+      const int n = at_most_lanes(outs - at);
+      const float* more = residual ? residual + r * out_step : nullptr;
+      const Vec sum = load(c + r * kPanel + at);
+      put(out + r * out_step + at, finish(sum, bias, more, at, n, slope), n);
+    }
+}
+
+const ConvKernels kTable = {ACCEL_ISA_NAME, kLanes, kPanel,  kRows,    micro,   turn,
+                            pack,           expand, tile_in, tile_out, rows_out};

@@ -1,0 +1,51 @@
+// What the convolutions need of an instruction set; conv2d.cpp drives it, conv_*.cpp provide it.
+#pragma once
+
+#include <cstdint>
+
+namespace accel {
+
+// What happens to a sum on its way out: + bias, + residual, then the slope below zero.
+struct Finish {
+  const float* bias;      // [channels of the panel], or null
+  const float* residual;  // where out's element lies in the residual, or null
+  float slope;            // 1: no activation; 0: ReLU; between: leaky ReLU
+};
+
+struct ConvKernels {
+  const char* name;
+  int lanes;  // floats in a vector; channel blocks are multiples of it
+  int panel;  // output channels that are worked on together
+  int rows;   // the most rows `micro` takes
+
+  // See conv_micro.h.
+  void (*micro)(int rows, const float* a, int64_t lda, const float* b, float* c, int64_t ldc,
+                int64_t k, bool accumulate);
+
+  // Turns a matrix: out[j * out_step + i] = in[i * in_step + j].
+  void (*turn)(const float* in, int64_t in_step, int64_t rows, int64_t columns, float* out,
+               int64_t out_step);
+
+  // Weights [outs, ..., count], outs in_step apart, to [count][panel]; missing outs are zero.
+  // Taps of one channel lie side by side in the weights; they are taken apart to [taps][channels].
+  void (*pack)(const float* w, int64_t in_step, int outs, int64_t channels, int taps, float* to,
+               int64_t channels_padded);
+
+  // F(4x4, 3x3). weights [9][channels][panel] -> [36, step apart][channels][panel]
+  void (*expand)(const float* taps, int64_t tap_step, int64_t channels, float* u, int64_t step);
+  // 36 pixels of `channels` floats -> 36 vectors, step apart, zero up to a multiple of lanes.
+  void (*tile_in)(const float* const* pixels, int64_t channels, float* v, int64_t step);
+  // 36 rows of the panel, step apart -> up to 16 pixels (null where outside the picture), `outs`
+  // channels each. Returns whether every result is finite.
+  bool (*tile_out)(const float* m, int64_t step, int outs, float* const* pixels,
+                   const float* const* residuals, const float* bias, float slope);
+  // rows of a panel of sums -> out, rows out_step apart.
+  void (*rows_out)(const float* c, int64_t rows, int outs, float* out, const float* residual,
+                   int64_t out_step, const float* bias, float slope);
+};
+
+const ConvKernels* conv_plain();
+const ConvKernels* conv_avx2();    // null where the compiler has no such target
+const ConvKernels* conv_avx512();  // likewise
+
+}  // namespace accel

@@ -1,0 +1,289 @@
+"""Convolutions against float64, whatever their shape, layout, batch and instruction set."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from accel.kernels._native import module as native
+from accel.kernels._native import why_not
+from accel.kernels.conv2d import conv2d, linear, op
+from accel.nn.conv import Conv2d, Linear
+from tests.kernels.check import check_kernel
+
+needs_native = pytest.mark.skipif(bool(why_not()), reason=why_not() or "native module is there")
+MAX_ERROR = 5e-6  # largest error as a share of the largest value, against float64
+
+# batch, inputs, outputs, height, width, kernel, stride, padding
+SHAPES = [
+    (2, 64, 64, 16, 16, 3, 1, 1),
+    (1, 320, 96, 17, 13, 3, 1, 1),  # fills neither tile nor panel, three blocks of channels
+    (2, 65, 70, 9, 13, 3, 1, 0),
+    (3, 5, 3, 6, 7, 3, 1, 1),
+    (1, 3, 64, 33, 47, 3, 1, 1),
+    (1, 48, 32, 4, 4, 3, 1, 2),
+    (2, 7, 9, 1, 1, 3, 1, 1),
+    (1, 130, 33, 11, 14, 3, 2, 1),
+    (2, 3, 40, 32, 31, 5, 2, 2),
+    (1, 64, 96, 20, 30, 1, 1, 0),
+    (2, 300, 20, 5, 5, 1, 2, 0),
+    (1, 3, 16, 31, 30, 7, 1, 3),
+]
+EMPTY = [(0, 8, 8, 4, 4, 3, 1, 1), (0, 8, 8, 4, 4, 1, 1, 0)]
+
+
+def inputs(shape, layout=torch.contiguous_format, dtype=torch.float32, seed=0):
+    """x, weight, bias, residual, and the rest of the op's arguments."""
+    make = torch.Generator().manual_seed(seed)
+    batch, ins, outs, height, width, kernel, stride, padding = shape
+    h, w = ((s + 2 * padding - kernel) // stride + 1 for s in (height, width))
+
+    def random(*sizes):
+        return torch.randn(*sizes, generator=make).to(dtype)
+
+    x = random(batch, ins, height, width).contiguous(memory_format=layout)
+    weight = random(outs, ins, kernel, kernel) / (ins * kernel * kernel) ** 0.5
+    residual = random(batch, outs, h, w).contiguous(memory_format=layout)
+    return [x, weight, random(outs), residual, stride, padding, 1, 0.1]
+
+
+def in_float64(x, weight, bias, residual, stride, padding, groups, slope):
+    out = F.conv2d(x.double(), weight.double(), bias.double(), stride, padding)
+    return F.leaky_relu(out + residual.double(), slope)
+
+
+def error(got, expected):
+    return float((got.double() - expected).abs().max() / expected.abs().max())
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last], ids=str)
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_error_against_float64(shape, layout):
+    args = inputs(shape, layout)
+    got = op.run(*args)
+    assert error(got, in_float64(*args)) <= MAX_ERROR
+    assert got.is_contiguous(memory_format=layout)
+
+
+@pytest.mark.parametrize("shape", EMPTY, ids=str)
+def test_nothing_to_do(shape):
+    assert "reference" in check_kernel(op, inputs(shape))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+def test_other_dtypes_are_torchs(dtype):
+    args = inputs((1, 8, 8, 6, 6, 3, 1, 1), dtype=dtype)
+    assert check_kernel(op, args, rtol=2e-2, atol=2e-2) == ["reference"]
+    assert conv2d(*args[:3], padding=1).dtype == dtype
+
+
+@needs_native
+@pytest.mark.parametrize("shape", SHAPES[:3] + SHAPES[7:10], ids=str)
+def test_bytes_do_not_depend_on_batch_threads_or_layout(shape):
+    x, weight, bias, residual, *rest = inputs((5, *shape[1:]))
+    before, results = torch.get_num_threads(), []
+    for threads in (1, 2, 3):
+        torch.set_num_threads(threads)
+        results.append(op.run(x, weight, bias, residual, *rest))
+    torch.set_num_threads(before)
+    results.append(
+        torch.cat(
+            [op.run(x[i : i + 1], weight, bias, residual[i : i + 1], *rest) for i in range(5)]
+        )
+    )
+    last = torch.channels_last
+    results.append(
+        op.run(x.to(memory_format=last), weight, bias, residual.to(memory_format=last), *rest)
+    )
+    assert all(torch.equal(results[0], other) for other in results[1:])
+
+
+@needs_native
+def test_many_panels_and_few_on_threads():
+    """Both ways of sharing the work: whole blocks to a thread, and blocks shared by all."""
+    before = torch.get_num_threads()
+    for outs in (4, 200):
+        x, weight, bias, *_ = inputs((2, 16, outs, 96, 96, 3, 1, 1))
+        torch.set_num_threads(1)
+        alone = conv2d(x, weight, bias, padding=1)
+        torch.set_num_threads(3)
+        assert torch.equal(conv2d(x, weight, bias, padding=1), alone)
+        torch.set_num_threads(before)
+
+
+@needs_native
+def test_a_bias_for_each_image():
+    for kernel in (1, 3):
+        x, weight, *_ = inputs((3, 8, 40, 7, 9, kernel, 1, 0))
+        bias = torch.randn(3, 40)
+        expected = conv2d(x, weight) + bias[:, :, None, None]
+        torch.testing.assert_close(conv2d(x, weight, bias), expected)
+
+
+@needs_native
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize("kernel", [1, 3])
+def test_what_is_not_finite_reaches_what_it_reaches_in_the_reference(kernel, bad):
+    x, weight, bias, residual, *rest = inputs((2, 20, 40, 13, 13, kernel, 1, kernel // 2))
+    x[1, 3, 5, 6] = bad
+    x[0, 0, 0, 0] = bad
+    got, expected = (run(x, weight, bias, residual, *rest) for run in (op.run, op.reference))
+    torch.testing.assert_close(got, expected, equal_nan=True, rtol=1e-4, atol=1e-4)
+
+
+@needs_native
+def test_large_values_do_not_overflow_inside():
+    x, weight = torch.full((1, 4, 8, 8), 2e38), torch.zeros(4, 4, 3, 3)
+    weight[:, :, 1, 1] = 0.25
+    torch.testing.assert_close(conv2d(x, weight, padding=1), x)
+
+
+def test_relu_of_infinity():
+    x = torch.full((1, 1, 4, 4), float("inf"))
+    assert torch.equal(conv2d(x, -torch.ones(1, 1, 1, 1), slope=0.0), torch.zeros(1, 1, 4, 4))
+
+
+@needs_native
+def test_strides_and_offsets_that_no_kernel_takes():
+    x, weight, *_ = inputs((2, 8, 8, 12, 12, 3, 1, 1))
+    expected = conv2d(x.contiguous(), weight, padding=1)
+    apart = torch.zeros(2, 16, 24, 12)[:, ::2, ::2]
+    apart.copy_(x)
+    assert torch.equal(conv2d(apart, weight, padding=1), expected)
+    shifted = torch.zeros(x.numel() + 1)[1:].view_as(x).copy_(x)  # 4 bytes past an even address
+    assert torch.equal(conv2d(shifted, weight, padding=1), expected)
+
+
+@pytest.mark.parametrize("kernel", [1, 3])
+def test_groups_are_torchs(kernel):
+    x, weight = torch.randn(1, 8, 6, 6), torch.randn(6, 4, kernel, kernel)
+    torch.testing.assert_close(conv2d(x, weight, groups=2), F.conv2d(x, weight, groups=2))
+
+
+@pytest.mark.parametrize(
+    "size", [(1, 1, 1), (2, 320, 64), (77, 33, 130), (2, 5, 768, 100)], ids=str
+)
+def test_linear(size):
+    *rows, depth, outs = size
+    x, weight, bias = torch.randn(*rows, depth), torch.randn(outs, depth), torch.randn(outs)
+    residual = torch.randn(*rows, outs)
+    expected = F.linear(x.double(), weight.double(), bias.double()) + residual
+    assert error(linear(x, weight, bias, residual), expected) < MAX_ERROR
+
+
+@needs_native
+def test_bytes_of_linear_do_not_depend_on_the_batch():
+    x, weight = torch.randn(50, 300), torch.randn(70, 300)
+    rows = torch.cat([linear(row[None], weight) for row in x])
+    assert torch.equal(linear(x, weight), rows)
+
+
+@pytest.mark.parametrize(
+    "make", [torch.randn(0, 8), torch.randn(2, 0, 8)], ids=lambda t: str(t.shape)
+)
+def test_linear_of_nothing(make):
+    assert linear(make, torch.randn(5, 8)).shape == (*make.shape[:-1], 5)
+
+
+@pytest.mark.parametrize("shape", [s for s in SHAPES if s[0] == 2] + [SHAPES[5]], ids=str)
+def test_gradients_are_torchs(shape):
+    args = inputs(shape)
+    grads = []
+    for run in (lambda *a: torch.ops.accel.conv2d(*a), op.reference):
+        tensors = [t.clone().requires_grad_() for t in args[:4]]
+        out = run(*tensors, *args[4:])
+        out.backward(torch.sin(torch.arange(out.numel()).float()).view_as(out))
+        grads.append([t.grad for t in tensors])
+    for ours, theirs in zip(*grads):
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
+
+
+def test_registration():
+    args = inputs((1, 4, 6, 5, 5, 3, 1, 1))
+    torch.library.opcheck(torch.ops.accel.conv2d.default, args)
+
+
+def test_modules_are_torchs_modules():
+    for ours, theirs, x in [
+        (Conv2d(3, 8, 3, padding=1), torch.nn.Conv2d(3, 8, 3, padding=1), torch.randn(1, 3, 9, 9)),
+        (Conv2d(4, 8, 3, groups=2), torch.nn.Conv2d(4, 8, 3, groups=2), torch.randn(1, 4, 9, 9)),
+        (Conv2d(4, 8, 3, dilation=2), torch.nn.Conv2d(4, 8, 3, dilation=2), torch.randn(4, 9, 9)),
+        (Conv2d(4, 4, 3, padding="same"), torch.nn.Conv2d(4, 4, 3, padding="same"),
+         torch.randn(1, 4, 9, 9)),
+        (Linear(7, 5), torch.nn.Linear(7, 5), torch.randn(2, 3, 7)),
+    ]:  # fmt: skip
+        ours.load_state_dict(theirs.state_dict())
+        torch.testing.assert_close(ours(x), theirs(x))
+
+
+def test_a_changed_weight_is_used():
+    layer, x = Conv2d(4, 4, 3), torch.randn(1, 4, 6, 6)
+    before = layer(x)
+    with torch.no_grad():
+        layer.weight.mul_(2)
+        layer.bias.mul_(2)
+    torch.testing.assert_close(layer(x), 2 * before)
+
+
+def test_training_lowers_the_loss():
+    torch.manual_seed(0)
+    layers = torch.nn.Sequential(Conv2d(3, 16, 5, 2, 2), Conv2d(16, 8, 3, padding=1))
+    x, wanted = torch.randn(2, 3, 16, 16), torch.randn(2, 8, 8, 8)
+    optimizer = torch.optim.Adam(layers.parameters(), 1e-2)
+    losses = []
+    for _ in range(20):
+        loss = F.mse_loss(layers(x), wanted)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[-1] < 0.7 * losses[0]
+
+
+@needs_native
+@pytest.mark.parametrize("isa", ["plain", "avx2"])
+def test_other_processors(isa):
+    """The variable asks for less than the processor has; what it has not is never taken."""
+    code = f"""
+import torch
+from tests.kernels import test_conv2d as t
+from accel.kernels._native import module
+print(module.conv_isa())
+for shape in {SHAPES[:4] + SHAPES[7:10]!r}:
+    for layout in (torch.contiguous_format, torch.channels_last):
+        t.test_error_against_float64(shape, layout)
+t.test_what_is_not_finite_reaches_what_it_reaches_in_the_reference(3, float("nan"))
+t.test_many_panels_and_few_on_threads()
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env=os.environ | {"ACCEL_CONV_ISA": isa},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    if isa == "plain" or native.has_avx2():
+        assert done.stdout.strip() == isa
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda x, w: conv2d(x[0], w), "must be 4-D"),
+        (lambda x, w: conv2d(x, w, stride=0), "stride and groups must be at least 1"),
+        (lambda x, w: conv2d(x, w[:, :3]), r"weight must be \[O, 4 / groups"),
+        (lambda x, w: conv2d(x[:, :, :2], w), "must fit into the padded x"),
+        (lambda x, w: conv2d(x, w, torch.zeros(9)), r"bias must be \[6\] or \[1, 6\], got \[9\]"),
+        (lambda x, w: conv2d(x, w, residual=x), r"residual must be \[1, 6, 3, 3\]"),
+        (lambda x, w: linear(x, w[:, :, 0, 0]), r"x must be \[..., K\]"),
+    ],
+)
+def test_refuses(call, message):
+    with pytest.raises(ValueError, match=message):
+        call(torch.zeros(1, 4, 5, 5), torch.zeros(6, 4, 3, 3))
