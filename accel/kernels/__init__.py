@@ -5,10 +5,14 @@ The functions are bound here when the package is loaded, over the modules of the
 """
 
 from accel.kernels._op import OPS
+from accel.kernels.attention import attention
 from accel.kernels.blend import blend_pyramid, feather
 from accel.kernels.color import color_stats, illumination, relight
 from accel.kernels.color_transfer import color_transfer
+from accel.kernels.conv2d import conv2d, linear
 from accel.kernels.crop import crop
+from accel.kernels.geglu import geglu
+from accel.kernels.group_norm_silu import group_norm_silu
 from accel.kernels.mark import mark
 from accel.kernels.paste import paste, paste_rectangle
 from accel.kernels.planes import PlaneLayout, Planes, gbr_layout, yuv_layout
@@ -19,13 +23,18 @@ __all__ = [
     "OPS",
     "PlaneLayout",
     "Planes",
+    "attention",
     "blend_pyramid",
     "color_stats",
     "color_transfer",
+    "conv2d",
     "crop",
     "feather",
     "gbr_layout",
+    "geglu",
+    "group_norm_silu",
     "illumination",
+    "linear",
     "mark",
     "paste",
     "paste_rectangle",

@@ -1,0 +1,74 @@
+"""Softmax attention: softmax(q · kᵀ · scale) · v, for each head, never holding all the scores.
+
+Sources: Vaswani et al. 2017 (arXiv:1706.03762); the online softmax of Milakov and Gimelshein 2018
+(arXiv:1805.02867), blocked as in Dao et al. 2022 (arXiv:2205.14135).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from accel.kernels import _native as native
+from accel.kernels._op import Op
+
+
+def attention(
+    q: Tensor,  # [B, H, L, D] float; any strides
+    k: Tensor,  # [B, H, M, D]
+    v: Tensor,  # [B, H, M, D]
+    *,
+    scale: float | None = None,  # 1 / sqrt(D) where None
+    causal: bool = False,  # query i sees keys 0..i
+) -> Tensor:  # [B, H, L, D]
+    """Attend from every query to every key; see the module for the definition.
+
+    Raises ValueError for shapes that do not fit one another.
+    """
+    fits = q.ndim == k.ndim == 4 and k.shape == v.shape and q.shape[:2] == k.shape[:2]
+    if not fits or q.shape[3] != k.shape[3]:
+        raise ValueError(
+            "attention: q must be [B, H, L, D], k and v [B, H, M, D], "
+            f"got {tuple(q.shape)}, {tuple(k.shape)}, {tuple(v.shape)}"
+        )
+    if scale is None:
+        scale = q.shape[3] ** -0.5 if q.shape[3] else 1.0
+    return torch.ops.accel.attention(q, k, v, scale, causal)
+
+
+def _reference(q, k, v, scale, causal):
+    return F.scaled_dot_product_attention(q, k, v, is_causal=causal, scale=scale)
+
+
+op = Op(
+    "attention(Tensor q, Tensor k, Tensor v, float scale, bool causal) -> Tensor",
+    _reference,
+    fake=lambda q, k, v, *args: torch.empty_like(q),
+)
+
+
+def _native(q, k, v, scale, causal):
+    module: Any = native.module
+    # Heads of one row side by side, as the layer that reads them wants them.
+    out = q.new_empty(q.shape[0], q.shape[2], q.shape[1], q.shape[3]).transpose(1, 2)
+    module.attention(
+        q.detach(), k.detach(), v.detach(), out, scale, causal, torch.get_num_threads()
+    )
+    return out
+
+
+def _why_not_native(q, k, v, scale, causal) -> str:
+    if any(t.dtype != torch.float32 for t in (q, k, v)):
+        return f"needs float32, got {q.dtype}, {k.dtype}, {v.dtype}"
+    if not (q.numel() and k.numel()):
+        return "needs at least one query and one key"
+    if any(t.stride(3) != 1 and t.shape[3] > 1 for t in (q, k, v)):
+        return "needs the last dimension side by side in memory"
+    return native.why_not(q, k, v)
+
+
+op.implement("native", _native, _why_not_native)
+AOT: list = []

@@ -1,0 +1,121 @@
+"""Group normalisation with the SiLU that follows it in every residual block, as one operator.
+
+y = silu(weight_c · (x - mean_g) / sqrt(variance_g + eps) + bias_c), with the mean and the biased
+variance of each image's group of channels.
+
+Sources: Wu and He 2018 (arXiv:1803.08494); Elfwing, Uchibe and Doya 2017 (arXiv:1702.03118).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from accel.kernels import _native as native
+from accel.kernels._op import INTERPRETED, Op
+
+try:
+    from accel.kernels._norm_triton import AOT_NORM as AOT
+    from accel.kernels._norm_triton import group_norm
+except ImportError:  # Triton is published for Linux alone
+    AOT = []
+
+
+def group_norm_silu(
+    x: Tensor,  # [N, C, ...] float
+    groups: int,  # divides C
+    weight: Tensor,  # [C]
+    bias: Tensor,  # [C]
+    eps: float = 1e-5,
+    silu: bool = True,  # False: normalise alone
+) -> Tensor:  # as x, in its memory order
+    """Normalise groups of channels and apply SiLU; see the module for the definition.
+
+    Raises ValueError where groups, weight or bias do not fit the channels.
+    """
+    if x.ndim < 2 or groups < 1 or x.shape[1] % groups:
+        raise ValueError(
+            f"group_norm_silu: x must be [N, C, ...] with C a multiple of groups = {groups}, "
+            f"got {tuple(x.shape)}"
+        )
+    if weight.shape != x.shape[1:2] or bias.shape != x.shape[1:2]:
+        raise ValueError(
+            f"group_norm_silu: weight and bias must be [{x.shape[1]}], "
+            f"got {tuple(weight.shape)} and {tuple(bias.shape)}"
+        )
+    return torch.ops.accel.group_norm_silu(x, groups, weight, bias, eps, silu)
+
+
+def _reference(x, groups, weight, bias, eps, silu):
+    y = F.group_norm(x, groups, weight, bias, eps)
+    return F.silu(y) if silu else y
+
+
+op = Op(
+    "group_norm_silu(Tensor x, int groups, Tensor weight, Tensor bias, float eps, bool silu)"
+    " -> Tensor",
+    _reference,
+    fake=lambda x, *args: torch.empty_like(x),
+)
+
+
+def channels_last(x: Tensor) -> bool:
+    """Whether the channels lie side by side in memory."""
+    return x.ndim == 4 and not x.is_contiguous() and x.permute(0, 2, 3, 1).is_contiguous()
+
+
+def _native(x, groups, weight, bias, eps, silu):
+    module: Any = native.module
+    y, last = torch.empty_like(x), channels_last(x)
+
+    def flat(t: Tensor) -> Tensor:  # [N, C, pixels], or [N, pixels, C]
+        shape = (x.shape[0], -1, x.shape[1]) if last else (x.shape[0], x.shape[1], -1)
+        return (t.permute(0, 2, 3, 1) if last else t).detach().view(shape)
+
+    module.group_norm(
+        flat(x),
+        weight.detach().contiguous(),
+        bias.detach().contiguous(),
+        flat(y),
+        groups,
+        eps,
+        silu,
+        last,
+        torch.get_num_threads(),
+    )
+    return y
+
+
+def _why_not_native(x, groups, weight, bias, eps, silu) -> str:
+    if any(t.dtype != torch.float32 for t in (x, weight, bias)):
+        return f"needs float32, got {x.dtype}, {weight.dtype}, {bias.dtype}"
+    if not x.numel():
+        return "needs at least one value"
+    if not (x.is_contiguous() or channels_last(x)):
+        return f"needs values side by side in memory, got strides {x.stride()}"
+    return native.why_not(x, weight, bias)
+
+
+op.implement("native", _native, _why_not_native)
+
+
+def _triton(x, groups, weight, bias, eps, silu):
+    return group_norm(x, groups, weight, bias, eps, silu)
+
+
+def _why_not_triton(x, groups, weight, bias, eps, silu) -> str:
+    if not (INTERPRETED or x.is_cuda):
+        return f"needs CUDA tensors, got {x.device}"
+    if not x.numel() or x.numel() >= 1 << 31:
+        return f"needs 1 to 2^31 values, got {x.numel()}"
+    if not (x.is_contiguous() or channels_last(x)):
+        return f"needs values side by side in memory, got strides {x.stride()}"
+    if x.dtype not in (torch.float32, torch.float16, torch.bfloat16):
+        return f"needs float32, float16 or bfloat16, got {x.dtype}"
+    return ""
+
+
+op.implement("triton", _triton if AOT else None, _why_not_triton)

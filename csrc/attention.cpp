@@ -1,0 +1,114 @@
+// Softmax attention on the CPU without ever holding the whole score matrix.
+#include "attention.h"
+
+#define ACCEL_VECTOR_CODE "attention_tiles.h"
+#include "binding.h"
+#include "simd.h"
+
+namespace accel {
+namespace {
+
+constexpr int64_t kShare =
+    16 * 12;  // query rows a thread takes at a time: whole blocks of any width
+
+void check(bool holds, const char* what) {
+  if (!holds) throw std::invalid_argument(std::string("attention: ") + what);
+}
+
+struct Whole {
+  const float *q, *k, *v;
+  float* out;
+  int64_t batch, heads, dim, queries, keys;
+  int64_t q_step[3], k_step[3], v_step[3], out_step[3];  // batch, head, row; the last is 1
+  float scale;
+  bool causal;
+
+  AttentionHead head(int64_t unit) const {
+    const int64_t b = unit / heads, h = unit % heads;
+    return {q + b * q_step[0] + h * q_step[1],
+            k + b * k_step[0] + h * k_step[1],
+            v + b * v_step[0] + h * v_step[1],
+            out + b * out_step[0] + h * out_step[1],
+            q_step[2],
+            k_step[2],
+            v_step[2],
+            out_step[2],
+            queries,
+            keys,
+            dim,
+            scale,
+            causal};
+  }
+};
+
+// Many heads: each to one thread. Few: a head's queries are shared out.
+void run(const Whole& all, int threads) {
+  const int64_t units = all.batch * all.heads;
+  const bool apart = units >= 2 * threads;
+  const int team = apart ? threads : 1, inner = apart ? 1 : threads;
+#pragma omp parallel num_threads(team)
+  {
+    const Floats packed(ACCEL_WIDEST(packed_floats(all.keys, all.dim)));
+#pragma omp for schedule(dynamic)
+    for (int64_t unit = 0; unit < units; ++unit) {
+      const AttentionHead head = all.head(unit);
+      ACCEL_WIDEST(pack(head, packed.data));
+      const int64_t shares = (all.queries + kShare - 1) / kShare;
+#pragma omp parallel for num_threads(inner) schedule(dynamic) if (inner > 1)
+      for (int64_t share = 0; share < shares; ++share) {
+        const Floats scratch(ACCEL_WIDEST(scratch_floats(all.dim)));
+        const int64_t first = share * kShare, end = first + kShare;
+        ACCEL_WIDEST(
+            attend(head, packed.data, first, end < all.queries ? end : all.queries, scratch.data));
+      }
+    }
+  }
+}
+
+void steps(const ConstArray& a, int64_t* into) {
+  for (int i = 0; i < 3; ++i) into[i] = a.stride(i);
+}
+
+// q [B, H, L, D], k and v [B, H, M, D], out as q: float32, the last dimension side by side.
+void attention_cpu(ConstArray q, ConstArray k, ConstArray v, Array out, double scale, bool causal,
+                   int threads) {
+  const auto real = nb::dtype<float>();
+  for (const ConstArray* a : {&q, &k, &v})
+    check(a->ndim() == 4 && a->dtype() == real && (a->shape(3) < 2 || a->stride(3) == 1),
+          "q, k, v must be float32 [B, H, L, D] with D side by side");
+  check(out.ndim() == 4 && out.dtype() == real && (out.shape(3) < 2 || out.stride(3) == 1),
+        "out must be float32 with D side by side");
+  for (int i = 0; i < 4; ++i) {
+    check(out.shape(i) == q.shape(i), "out must have the shape of q");
+    check(k.shape(i) == v.shape(i), "k and v must have one shape");
+    check(i == 2 || q.shape(i) == k.shape(i), "q and k must agree but for their length");
+  }
+  if (!q.size() || !k.shape(2)) return;
+  Whole all{static_cast<const float*>(q.data()),
+            static_cast<const float*>(k.data()),
+            static_cast<const float*>(v.data()),
+            static_cast<float*>(out.data()),
+            int64_t(q.shape(0)),
+            int64_t(q.shape(1)),
+            int64_t(q.shape(3)),
+            int64_t(q.shape(2)),
+            int64_t(k.shape(2)),
+            {},
+            {},
+            {},
+            {},
+            float(scale * 1.4426950408889634),
+            causal};
+  steps(q, all.q_step), steps(k, all.k_step), steps(v, all.v_step);
+  for (int i = 0; i < 3; ++i) all.out_step[i] = out.stride(i);
+  nb::gil_scoped_release unlocked;
+  run(all, threads);
+}
+
+}  // namespace
+}  // namespace accel
+
+ACCEL_BIND(attention) {
+  m.def("attention", &accel::attention_cpu, "q"_a, "k"_a, "v"_a, "out"_a, "scale"_a, "causal"_a,
+        "threads"_a);
+}

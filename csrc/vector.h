@@ -1,0 +1,103 @@
+// A short vector of floats, for code that is compiled once per instruction set.
+//
+// Included several times, each time inside another namespace and with ACCEL_LANES set to 4 (any
+// CPU), 8 (AVX2 + FMA) or 16 (AVX-512): no include guard on purpose. See csrc/simd.h.
+
+typedef float Vec __attribute__((vector_size(4 * ACCEL_LANES), may_alias));
+typedef int32_t VecInt __attribute__((vector_size(4 * ACCEL_LANES), may_alias));
+constexpr int kLanes = ACCEL_LANES;
+
+#define ACCEL_INLINE __attribute__((always_inline)) inline
+
+ACCEL_INLINE Vec load(const float* at) {
+  Vec v;
+  __builtin_memcpy(&v, at, sizeof v);
+  return v;
+}
+
+ACCEL_INLINE void store(float* at, Vec v) { __builtin_memcpy(at, &v, sizeof v); }
+
+// The first `count` lanes from memory, zeros after them.
+ACCEL_INLINE Vec load_some(const float* at, int count) {
+  Vec v = {};
+  __builtin_memcpy(&v, at, sizeof(float) * count);
+  return v;
+}
+
+ACCEL_INLINE void store_some(float* at, Vec v, int count) {
+  __builtin_memcpy(at, &v, sizeof(float) * count);
+}
+
+ACCEL_INLINE Vec spread(float x) { return x - Vec{}; }
+
+ACCEL_INLINE Vec fma(Vec a, Vec b, Vec c) {
+#if ACCEL_LANES == 16
+  return _mm512_fmadd_ps(a, b, c);
+#elif ACCEL_LANES == 8
+  return _mm256_fmadd_ps(a, b, c);
+#else
+  return a * b + c;
+#endif
+}
+
+ACCEL_INLINE float sum(Vec v) {
+  float part[kLanes];
+  store(part, v);
+  for (int half = kLanes / 2; half; half /= 2)
+    for (int i = 0; i < half; ++i) part[i] += part[i + half];
+  return part[0];
+}
+
+ACCEL_INLINE float largest_of(Vec v) {
+  float part[kLanes];
+  store(part, v);
+  for (int half = kLanes / 2; half; half /= 2)
+    for (int i = 0; i < half; ++i) part[i] = part[i] > part[i + half] ? part[i] : part[i + half];
+  return part[0];
+}
+
+ACCEL_INLINE Vec larger(Vec a, Vec b) { return a > b ? a : b; }  // b where either is NaN
+
+// 2^x to 3e-8 relative for x in -126..127. Polynomial fitted to 2^f on -1/2..1/2.
+ACCEL_INLINE Vec exp2_within(Vec x) {
+  const Vec magic = spread(12582912.f);  // 1.5 * 2^23
+  const Vec shifted = x + magic;         // its last bits are the whole number nearest to x
+  const Vec f = x - (shifted - magic);
+  const VecInt whole = (VecInt)shifted - (VecInt)magic;
+  Vec p = spread(0x1.432602p-13f);
+  p = fma(p, f, spread(0x1.5f6c40p-10f));
+  p = fma(p, f, spread(0x1.3b2bf8p-7f));
+  p = fma(p, f, spread(0x1.c6ae7ap-5f));
+  p = fma(p, f, spread(0x1.ebfbdep-3f));
+  p = fma(p, f, spread(0x1.62e432p-1f));
+  p = fma(p, f, spread(1.f));
+  return p * (Vec)((whole + 127) << 23);
+}
+
+// 2^x, x held to -126..127; NaN stays NaN.
+ACCEL_INLINE Vec exp2(Vec x) {
+  const Vec low = spread(-126.f), high = spread(127.f);
+  x = x < low ? low : x;
+  x = x > high ? high : x;
+  return exp2_within(x);
+}
+
+ACCEL_INLINE Vec exp(Vec x) { return exp2(x * spread(0x1.715476p+0f)); }
+
+ACCEL_INLINE Vec silu(Vec x) { return x / (exp(-x) + 1.f); }
+
+// The error function by Abramowitz and Stegun's formula 7.1.26: 1.5e-7 absolute.
+ACCEL_INLINE Vec erf(Vec x) {
+  const VecInt sign = (VecInt)x & int32_t(0x80000000);
+  const Vec a = (Vec)((VecInt)x & 0x7fffffff);
+  const Vec t = 1.f / fma(spread(0.3275911f), a, spread(1.f));
+  Vec p = spread(1.061405429f);
+  p = fma(p, t, spread(-1.453152027f));
+  p = fma(p, t, spread(1.421413741f));
+  p = fma(p, t, spread(-0.284496736f));
+  p = fma(p, t, spread(0.254829592f));
+  const Vec r = 1.f - p * t * exp(-a * a);
+  return (Vec)((VecInt)r | sign);
+}
+
+#undef ACCEL_INLINE
