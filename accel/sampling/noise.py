@@ -102,11 +102,13 @@ def philox_normal(
     seed: int,
     draw: int,  # which draw of the stream: 0 is the first
     shape: Sequence[int],
+    branch: int = 0,  # 0: the stream that CUDA gives; above, others that share nothing with it
 ) -> Tensor:  # float32 of this shape
     count = math.prod(shape)
     counters = np.zeros((4, count), np.uint64)
     counters[0] = draw
     counters[2] = np.arange(count)
+    counters[3] = branch
     first, second, *_ = philox(counters, (seed & 0xFFFFFFFF, seed >> 32))
     # Into the open interval (0, 1): halves keep log and the angle off their ends.
     u = first.astype(np.float64) * 2.0**-32 + 2.0**-33

@@ -1,24 +1,40 @@
 """Samplers that solve the probability-flow ODE dx/dsigma = (x - denoised) / sigma.
 
-Sources: Karras et al. 2022 (arXiv:2206.00364) for Euler and Heun; Lu et al. 2022 (arXiv:2206.00927,
-arXiv:2211.01095) for DPM-Solver-2 and DPM-Solver++. DDIM without noise (Song et al. 2020,
-arXiv:2010.02502) is Euler in these variables.
+Sources: Karras et al. 2022 (arXiv:2206.00364) for Euler, Heun and churn; Lu et al. 2022
+(arXiv:2206.00927, arXiv:2211.01095) for DPM-Solver-2 and DPM-Solver++; Liu et al. 2022
+(arXiv:2202.09778) for PLMS; Zhang & Chen 2022 (arXiv:2204.13902) for DEIS. DDIM without noise (Song
+et al. 2020, arXiv:2010.02502) is Euler in these variables.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from itertools import pairwise
 
-import numpy as np
-import torch
 from torch import Tensor
 
 from accel.sampling.parameterise import Denoise
+from accel.sampling.steps import (
+    Callback,
+    Churn,
+    Line,
+    Noise,
+    blend,
+    lagrange_integrals,
+    log_lagrange_integrals,
+    slope_of,
+    walk,
+)
 
-Callback = Callable[[int, Tensor], None]  # step just taken, its denoised picture; may raise
 LMS_ORDER = 4
+# Adams-Bashforth weights for even steps, newest first.
+ADAMS_BASHFORTH = (
+    (1.0,),
+    (3 / 2, -1 / 2),
+    (23 / 12, -16 / 12, 5 / 12),
+    (55 / 24, -59 / 24, 37 / 24, -9 / 24),
+)
+NO_CHURN = Churn()
 
 
 def euler(
@@ -26,113 +42,148 @@ def euler(
     x: Tensor,  # [B, C, H, W] at level sigmas[0]
     sigmas: Sequence[float],  # descending, often ending in 0
     *,
+    noise: Noise | None = None,  # for churn alone
+    churn: Churn = NO_CHURN,
     callback: Callback | None = None,
 ) -> Tensor:  # [B, C, H, W] at level sigmas[-1]
     """First order, one call of the network a step."""
-    for i, (sigma, following) in enumerate(steps_of(sigmas)):
-        clean = denoise(x, sigma)
-        x = blend(clean, x, following / sigma)
-        if callback:
-            callback(i, clean)
-    return x
+
+    def step(x: Tensor, clean: Tensor, sigma: float, following: float) -> Tensor:
+        return blend(clean, x, following / sigma)
+
+    return walk(denoise, x, sigmas, step, callback, churn=churn, noise=noise)
 
 
 def heun(
-    denoise: Denoise, x: Tensor, sigmas: Sequence[float], *, callback: Callback | None = None
+    denoise: Denoise,
+    x: Tensor,
+    sigmas: Sequence[float],
+    *,
+    noise: Noise | None = None,
+    churn: Churn = NO_CHURN,
+    callback: Callback | None = None,
 ) -> Tensor:
     """Second order by the mean of the slopes at both ends; two calls a step, one for the last."""
-    for i, (sigma, following) in enumerate(steps_of(sigmas)):
-        clean = denoise(x, sigma)
-        slope = (x - clean) / sigma
+    step = heun_step(denoise)
+    return walk(denoise, x, sigmas, step, callback, churn=churn, noise=noise)
+
+
+def heun_step(denoise: Denoise) -> Callable[[Tensor, Tensor, float, float], Tensor]:
+    def step(x: Tensor, clean: Tensor, sigma: float, following: float) -> Tensor:
+        slope = slope_of(x, clean, sigma)
         end = x + slope * (following - sigma)
-        if following > 0:
-            slope = (slope + (end - denoise(end, following)) / following) / 2
-            end = x + slope * (following - sigma)
-        x = end
-        if callback:
-            callback(i, clean)
-    return x
+        slope = (slope + slope_of(end, denoise(end, following), following)) / 2
+        return x + slope * (following - sigma)
+
+    return step
 
 
 def dpm2(
-    denoise: Denoise, x: Tensor, sigmas: Sequence[float], *, callback: Callback | None = None
+    denoise: Denoise,
+    x: Tensor,
+    sigmas: Sequence[float],
+    *,
+    noise: Noise | None = None,
+    churn: Churn = NO_CHURN,
+    callback: Callback | None = None,
 ) -> Tensor:
     """Second order by the slope at the geometric middle; two calls a step, one for the last."""
-    for i, (sigma, following) in enumerate(steps_of(sigmas)):
-        clean = denoise(x, sigma)
-        if following > 0:
-            middle = math.sqrt(sigma * following)
-            inner = blend(clean, x, middle / sigma)
-            slope = (inner - denoise(inner, middle)) / middle
-            x = x + slope * (following - sigma)
-        else:
-            x = clean
-        if callback:
-            callback(i, clean)
-    return x
+
+    def step(x: Tensor, clean: Tensor, sigma: float, following: float) -> Tensor:
+        return x + middle_slope(denoise, x, clean, sigma, following) * (following - sigma)
+
+    return walk(denoise, x, sigmas, step, callback, churn=churn, noise=noise)
+
+
+def middle_slope(
+    denoise: Denoise, x: Tensor, clean: Tensor, sigma: float, following: float
+) -> Tensor:
+    middle = math.sqrt(sigma * following)
+    inner = blend(clean, x, middle / sigma)
+    return slope_of(inner, denoise(inner, middle), middle)
 
 
 def dpmpp_2m(
     denoise: Denoise, x: Tensor, sigmas: Sequence[float], *, callback: Callback | None = None
 ) -> Tensor:
     """Second order from the step before: the denoised picture is taken as linear in log sigma."""
-    before: Tensor | None = None
-    length_before = 0.0
-    for i, (sigma, following) in enumerate(steps_of(sigmas)):
-        clean = denoise(x, sigma)
-        target = clean
-        if following > 0:
-            length = math.log(sigma / following)
-            if before is not None:
-                target = clean + (clean - before) * (length / (2 * length_before))
-            length_before = length
-        x = blend(target, x, following / sigma)
-        before = clean
-        if callback:
-            callback(i, clean)
-    return x
+    line = Line()
+
+    def step(x: Tensor, clean: Tensor, sigma: float, following: float) -> Tensor:
+        target = clean + line.extend(clean, math.log(sigma / following))
+        return blend(target, x, following / sigma)
+
+    return walk(denoise, x, sigmas, step, callback)
 
 
 def lms(
     denoise: Denoise, x: Tensor, sigmas: Sequence[float], *, callback: Callback | None = None
 ) -> Tensor:
     """Linear multistep: the last four slopes, as a polynomial in sigma, integrated exactly."""
-    slopes: list[Tensor] = []  # newest first
-    for i, (sigma, following) in enumerate(steps_of(sigmas)):
-        clean = denoise(x, sigma)
-        slopes = [(x - clean) / sigma, *slopes][:LMS_ORDER]
-        known = [sigmas[i - j] for j in range(len(slopes))]
-        weights = lagrange_integrals(known, sigma, following)
-        for slope, weight in zip(slopes, weights, strict=True):
+    known: list[tuple[float, Tensor]] = []  # levels and slopes, newest first
+
+    def step(x: Tensor, clean: Tensor, sigma: float, following: float) -> Tensor:
+        known[:] = [(sigma, slope_of(x, clean, sigma)), *known][:LMS_ORDER]
+        weights = lagrange_integrals([level for level, _ in known], sigma, following)
+        for (_, slope), weight in zip(known, weights, strict=True):
             x = x + slope * weight
-        if callback:
-            callback(i, clean)
-    return x
+        return x
+
+    return walk(denoise, x, sigmas, step, callback, ends_denoised=False)
 
 
-def lagrange_integrals(nodes: Sequence[float], begin: float, end: float) -> list[float]:
-    """The integral over begin..end of each polynomial that is 1 at its node and 0 at the others.
+def plms(
+    denoise: Denoise, x: Tensor, sigmas: Sequence[float], *, callback: Callback | None = None
+) -> Tensor:
+    """Pseudo linear multistep: slopes weighted as if all steps had one length; Heun to begin with.
 
-    Gauss-Legendre with four points is exact up to degree 7; four nodes need degree 3.
+    Made for levels evenly spaced in the timestep that end at the model's lowest, not at 0
+    (schedule "leading_to_min").
     """
-    points, weights = np.polynomial.legendre.leggauss(4)
-    at = (end - begin) / 2 * points + (end + begin) / 2
-    integrals = []
-    for j, own in enumerate(nodes):
-        others = [node for k, node in enumerate(nodes) if k != j]
-        values = np.prod([(at - other) / (own - other) for other in others], axis=0)
-        integrals.append(float((weights * values).sum() * (end - begin) / 2))
-    return integrals
+    slopes: list[Tensor] = []  # newest first
+    begin = heun_step(denoise)
+
+    def step(x: Tensor, clean: Tensor, sigma: float, following: float) -> Tensor:
+        slopes[:] = [slope_of(x, clean, sigma), *slopes][: len(ADAMS_BASHFORTH)]
+        if len(slopes) == 1:
+            return begin(x, clean, sigma, following)
+        for slope, weight in zip(slopes, ADAMS_BASHFORTH[len(slopes) - 1], strict=True):
+            x = x + slope * (weight * (following - sigma))
+        return x
+
+    return walk(denoise, x, sigmas, step, callback)
 
 
-def blend(clean: Tensor, x: Tensor, share: float) -> Tensor:
-    """Where x comes to when its noise shrinks to `share` and the denoised picture stays."""
-    return torch.lerp(clean, x, share)
+def deis(
+    denoise: Denoise,
+    x: Tensor,
+    sigmas: Sequence[float],
+    *,
+    order: int = 2,  # 1..3
+    callback: Callback | None = None,
+) -> Tensor:
+    """Multistep: the last slopes, as a polynomial in log sigma, integrated exactly."""
+    check_order("deis", order, 3)
+    known: list[tuple[float, Tensor]] = []  # levels and slopes, newest first
+    left = len(sigmas) - 1
+    few = left < FEW_STEPS
+
+    def step(x: Tensor, clean: Tensor, sigma: float, following: float) -> Tensor:
+        nonlocal left
+        known[:] = [(sigma, slope_of(x, clean, sigma)), *known][:order]
+        used = known[:left] if few else known
+        left -= 1
+        weights = log_lagrange_integrals([level for level, _ in used], sigma, following)
+        for (_, slope), weight in zip(used, weights, strict=True):
+            x = x + slope * weight
+        return x
+
+    return walk(denoise, x, sigmas, step, callback, ends_denoised=False)
 
 
-def steps_of(sigmas: Sequence[float]) -> list[tuple[float, float]]:
-    """Pairs of neighbouring levels; raises ValueError unless they go down and stay above 0."""
-    pairs = list(pairwise(sigmas))
-    if not all(a > b >= 0 for a, b in pairs):
-        raise ValueError(f"sigmas must go down and end at 0 or above, got {list(sigmas)}")
-    return pairs
+def check_order(name: str, order: int, most: int) -> None:
+    if not 1 <= order <= most:
+        raise ValueError(f"{name}: order must lie in 1..{most}, got {order}")
+
+
+FEW_STEPS = 15  # diffusers lowers the order towards the end of a run that is shorter than this

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import difflib
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
 
@@ -19,6 +19,7 @@ from torch import Tensor
 from accel.core import ConfigError
 
 AYS_SD1 = (14.615, 6.475, 3.861, 2.697, 1.886, 1.396, 0.963, 0.652, 0.399, 0.152, 0.029)
+LITTLE_SIGNAL = 2.0**-24  # as diffusers has it: sigma 4096
 AYS_SDXL = (14.615, 6.315, 3.771, 2.181, 1.342, 0.862, 0.555, 0.380, 0.234, 0.113, 0.029)
 
 
@@ -27,18 +28,63 @@ class NoiseSchedule:
     """The discrete levels that a model was trained on.
 
     sigmas: float64, ascending, one per timestep.
+    rounded: the network is told whole timesteps only, as diffusers does in some schedulers when
+        levels lie between those of training (and A1111's option "quantize").
     """
 
     sigmas: np.ndarray
+    rounded: bool = False
 
     @classmethod
     def scaled_linear(
-        cls, first: float = 0.00085, last: float = 0.012, steps: int = 1000
+        cls,
+        first: float = 0.00085,
+        last: float = 0.012,
+        steps: int = 1000,
+        *,
+        zero_terminal_snr: bool = False,
     ) -> NoiseSchedule:
         """Square roots of beta evenly spaced: Stable Diffusion 1.x, 2.x and SDXL."""
         betas = np.linspace(math.sqrt(first), math.sqrt(last), steps) ** 2
-        signal = np.cumprod(1 - betas)
+        return cls.of_signal(np.cumprod(1 - betas), zero_terminal_snr=zero_terminal_snr)
+
+    @classmethod
+    def linear(
+        cls,
+        first: float = 0.0001,
+        last: float = 0.02,
+        steps: int = 1000,
+        *,
+        zero_terminal_snr: bool = False,
+    ) -> NoiseSchedule:
+        """Beta evenly spaced: DDPM's own."""
+        betas = np.linspace(first, last, steps)
+        return cls.of_signal(np.cumprod(1 - betas), zero_terminal_snr=zero_terminal_snr)
+
+    @classmethod
+    def of_signal(cls, signal: np.ndarray, *, zero_terminal_snr: bool = False) -> NoiseSchedule:
+        """From the share of the picture in the variance at each timestep (alphas_cumprod).
+
+        `zero_terminal_snr` stretches its root until the last is 0, as models trained with
+        Lin et al. 2023 (arXiv:2305.08891), algorithm 1, need it; so that sigma stays a number, the
+        last is then LITTLE_SIGNAL.
+        """
+        if zero_terminal_snr:
+            root = np.sqrt(signal)
+            signal = ((root - root[-1]) * (root[0] / (root[0] - root[-1]))) ** 2
+            signal[-1] = LITTLE_SIGNAL
         return cls(np.sqrt((1 - signal) / signal))
+
+    def stretched(self, sigma_min: float, sigma_max: float) -> NoiseSchedule:
+        """The same levels between other ends, in their logarithm."""
+        if not 0 < sigma_min < sigma_max < math.inf:
+            raise ConfigError(
+                f"a range of levels must be 0 < sigma_min < sigma_max, got {(sigma_min, sigma_max)}"
+            )
+        logs = np.log(self.sigmas)
+        low, high = math.log(sigma_min), math.log(sigma_max)
+        share = (logs - logs[0]) / (logs[-1] - logs[0])
+        return NoiseSchedule(np.exp(low + share * (high - low)))
 
     @property
     def last(self) -> int:
@@ -60,11 +106,15 @@ class NoiseSchedule:
     def timestep(self, sigma: float) -> float:
         """The (fractional) timestep of a level, by its logarithm."""
         steps = np.arange(len(self.sigmas))
-        return float(np.interp(math.log(sigma), np.log(self.sigmas), steps))
+        timestep = float(np.interp(math.log(sigma), np.log(self.sigmas), steps))
+        return round(timestep) if self.rounded else timestep
 
     def sigma(self, timestep: float) -> float:
         steps = np.arange(len(self.sigmas))
         return float(np.exp(np.interp(timestep, steps, np.log(self.sigmas))))
+
+
+STABLE_DIFFUSION = NoiseSchedule.scaled_linear()
 
 
 @dataclass(frozen=True)
@@ -96,8 +146,12 @@ def uniform(noise: NoiseSchedule, steps: int) -> list[float]:
 
 def karras(noise: NoiseSchedule, steps: int, rho: float = 7.0) -> list[float]:
     """Evenly spaced in sigma^(1/rho): Karras et al., equation 5."""
-    high, low = noise.sigma_max ** (1 / rho), noise.sigma_min ** (1 / rho)
-    return [*(float(s) ** rho for s in np.linspace(high, low, steps)), 0.0]
+    return karras_between(noise.sigma_min, noise.sigma_max, steps, rho)
+
+
+def karras_between(low: float, high: float, steps: int, rho: float = 7.0) -> list[float]:
+    even = np.linspace(high ** (1 / rho), low ** (1 / rho), steps)
+    return [*(float(s) ** rho for s in even), 0.0]
 
 
 def exponential(noise: NoiseSchedule, steps: int) -> list[float]:
@@ -172,11 +226,17 @@ def turbo(noise: NoiseSchedule, steps: int) -> list[float]:
     return [*(float(noise.sigmas[t]) for t in timesteps), 0.0]
 
 
+# ------------------------------------------------------------------ as diffusers spaces them
+#
+# Its three spacings mean one thing for most schedulers and another for the multistep ones of
+# DPM-Solver's kind (DPMSolverMultistep, UniPC, DEIS), here `dpm_...`. A run of DDIM, PNDM, TCD or
+# DEIS ends at the lowest trained level, here `..._to_min`, all others at 0.
+
+
 def leading(noise: NoiseSchedule, steps: int, offset: int = 1) -> list[float]:
     """diffusers' "leading" spacing; Stable Diffusion's own configurations have offset 1."""
     stride = len(noise.sigmas) // steps
-    timesteps = (i * stride + offset for i in reversed(range(steps)))
-    return [*(float(noise.sigmas[t]) for t in timesteps), 0.0]
+    return on_grid(noise, (i * stride + offset for i in reversed(range(steps))))
 
 
 def linspace(noise: NoiseSchedule, steps: int) -> list[float]:
@@ -188,7 +248,35 @@ def linspace(noise: NoiseSchedule, steps: int) -> list[float]:
 def trailing(noise: NoiseSchedule, steps: int) -> list[float]:
     """diffusers' "trailing" spacing: begins at the very last timestep."""
     count = len(noise.sigmas)
-    timesteps = np.arange(count, 0, -count / steps).round().astype(int) - 1
+    return on_grid(noise, np.arange(count, 0, -count / steps).round().astype(int) - 1)
+
+
+def dpm_leading(noise: NoiseSchedule, steps: int, offset: int = 1) -> list[float]:
+    stride = len(noise.sigmas) // (steps + 1)
+    return on_grid(noise, (i * stride + offset for i in range(steps, 0, -1)))
+
+
+def dpm_linspace(noise: NoiseSchedule, steps: int) -> list[float]:
+    return on_grid(noise, np.linspace(0, noise.last, steps + 1).round().astype(int)[:0:-1])
+
+
+def lcm(noise: NoiseSchedule, steps: int, original: int = 50) -> list[float]:
+    """Some of the `original` evenly spaced timesteps that a consistency model was distilled at."""
+    if steps > original:
+        raise ConfigError(f"lcm: steps must lie in 1..{original}, got {steps}")
+    stride = len(noise.sigmas) // original
+    chosen = np.linspace(0, original, steps, endpoint=False).astype(int)
+    return on_grid(noise, ((original - i) * stride - 1 for i in chosen))
+
+
+def to_min(
+    spacing: Callable[[NoiseSchedule, int], list[float]], noise: NoiseSchedule, steps: int
+) -> list[float]:
+    """A spacing that ends at the lowest trained level and not at 0."""
+    return [s for s in spacing(noise, steps)[:-1] if s > noise.sigma_min] + [noise.sigma_min]
+
+
+def on_grid(noise: NoiseSchedule, timesteps: Iterable[int]) -> list[float]:
     return [*(float(noise.sigmas[t]) for t in timesteps), 0.0]
 
 
@@ -238,6 +326,14 @@ SCHEDULES: dict[str, Callable[[NoiseSchedule, int], list[float]]] = {
     "leading": leading,
     "linspace": linspace,
     "trailing": trailing,
+    "leading_to_min": partial(to_min, leading),
+    "trailing_to_min": partial(to_min, trailing),
+    "dpm_leading": dpm_leading,
+    "dpm_linspace": dpm_linspace,
+    "dpm_leading_to_min": partial(to_min, dpm_leading),
+    "dpm_linspace_to_min": partial(to_min, dpm_linspace),
+    "lcm": lcm,
+    "tcd": partial(to_min, lcm),
 }
 
 

@@ -37,8 +37,9 @@ def emphasised(
 ) -> Tensor:  # [B, tokens, width]
     """Apply weights to the chunks of a prompt.
 
-    The mean of mode "original" is one number over all of `hidden`, so chunks of one prompt (and,
-    as A1111 has it, prompts that lie in one batch) belong in one call only where that is meant.
+    The mean of mode "original" is one number over all of `hidden`. A1111 takes it over one chunk,
+    so each chunk of a prompt goes in a call of its own; several prompts together would depend on
+    each other.
     Raises ConfigError for an unknown mode, ValueError for weights that do not fit.
     """
     check(mode)

@@ -11,17 +11,34 @@ import importlib.util
 import math
 import sys
 import types
+from itertools import pairwise
 
 import numpy as np
 import pytest
 import torch
 
 from accel.core import ConfigError
+from accel.sampling.few_steps import boundary
 from accel.sampling.samplers import SAMPLERS, WITH_NOISE, WITHOUT_NOISE, run_sampler
-from accel.sampling.schedules import NoiseSchedule, karras, uniform
+from accel.sampling.schedules import NoiseSchedule, karras, schedule, uniform
+from accel.sampling.sde import restart_levels
+from accel.sampling.steps import Churn
 
 S = 0.7
-ORDER = {"euler": 1, "ddim": 1, "heun": 2, "dpm2": 2, "dpmpp_2m": 2, "lms": 3}
+ORDER = {
+    "euler": 1,
+    "ddim": 1,
+    "heun": 2,
+    "dpm2": 2,
+    "dpmpp_2m": 2,
+    "lms": 3,
+    "plms": 2,  # its weights are for even steps; these are even in the logarithm
+    "unipc": 2,  # more inside a run, but its last step is of first order
+    "unipc_bh1": 2,
+    "deis": 2,
+    "euler_cfg_pp": 1,
+    "dpmpp_2m_cfg_pp": 2,
+}
 SD = NoiseSchedule.scaled_linear()
 
 
@@ -45,7 +62,26 @@ def test_converges_with_its_order(sampler):
     assert error(sampler, 320) < (0.02 if ORDER[sampler] == 1 else 5e-5)
 
 
-@pytest.mark.parametrize("sampler", sorted(set(WITH_NOISE) - {"lcm"}))
+@pytest.mark.parametrize(
+    ("name", "settings", "order", "levels"),
+    [
+        ("plms", {}, 3.5, np.linspace),  # 4 but for its start
+        ("deis", {"order": 3}, 2.1, np.geomspace),  # its second step is of order 2
+        ("unipc", {"order": 1}, 1.8, np.geomspace),  # the corrector adds one
+    ],
+)
+def test_higher_orders(name, settings, order, levels):
+    def wrong(steps):
+        sigmas = levels(10.0, 2.0, steps + 1).tolist()
+        x = torch.full((1, 1, 1, 1), 10.0, dtype=torch.float64)
+        exact = 10 * math.sqrt((S**2 + 4) / (S**2 + 100))
+        return abs(run_sampler(name, ideal, x, sigmas, **settings).item() - exact)
+
+    assert math.log2(wrong(40) / wrong(80)) > order
+
+
+# LCM's answer is not a sample of Gaussian data, and TCD's timesteps are those of one model.
+@pytest.mark.parametrize("sampler", sorted(set(WITH_NOISE) - {"lcm", "tcd"}))
 def test_noise_is_put_back_in_the_right_measure(sampler):
     generator = torch.Generator().manual_seed(0)
 
@@ -53,9 +89,101 @@ def test_noise_is_put_back_in_the_right_measure(sampler):
         return torch.randn(1, 1, 200, 200, generator=generator)
 
     sigmas = [*np.geomspace(20.0, 0.02, 121).tolist(), 0.0]
-    x = run_sampler(sampler, ideal, noise(0, 0) * math.sqrt(20**2 + S**2), sigmas, noise=noise)
+    start = noise(0, 0) * math.sqrt(20**2 + S**2)
+    x = run_sampler(sampler, ideal, start, sigmas, noise=noise)
     assert x.std().item() == pytest.approx(S, rel=0.05)  # 120 steps leave up to 3.5 %
     assert abs(x.mean().item()) < 0.02
+
+
+def test_churn_puts_in_what_the_step_takes_out():
+    generator = torch.Generator().manual_seed(0)
+    asked = []
+
+    def noise(sigma, following):
+        asked.append((sigma, following))
+        return torch.randn(1, 1, 200, 200, generator=generator)
+
+    sigmas = [*np.geomspace(20.0, 0.02, 121).tolist(), 0.0]
+    start = torch.randn(1, 1, 200, 200, generator=generator) * math.sqrt(20**2 + S**2)
+    for name in ("euler", "heun", "dpm2"):
+        churn = Churn(amount=20.0, low=0.1, high=10.0)
+        x = run_sampler(name, ideal, start, sigmas, noise=noise, churn=churn)
+        assert x.std().item() == pytest.approx(S, rel=0.06)
+    assert all(
+        0.1 <= low <= 10 and high == pytest.approx(low * (1 + 20 / 121)) for high, low in asked
+    )
+
+
+def test_ddim_with_eta_is_the_ancestral_step():
+    x, sigmas = torch.randn(1, 4, 3, 3), [3.0, 2.0, 1.0, 0.5]
+
+    def run(name, eta):
+        return run_sampler(name, ideal, x, sigmas, noise=lambda s, t: x.flip(1), eta=eta)
+
+    assert torch.equal(run("ddim", 0.6), run("euler_a", 0.6))
+    with pytest.raises(ValueError, match=r"ddim: eta 0.5 puts noise back"):
+        run_sampler("ddim", ideal, x, sigmas, eta=0.5)
+
+
+def test_lcm_keeps_a_little_of_its_input_at_low_levels():
+    assert boundary(0.0) == (1.0, 0.0)
+    skip, out = boundary(19.0)
+    assert skip == pytest.approx(0.25 / (190**2 + 0.25))
+    assert out == pytest.approx(190 / math.sqrt(190**2 + 0.25))
+
+
+def test_tcd_without_gamma_is_ddim_and_with_one_it_is_lcm_but_for_the_boundary():
+    x, sigmas = torch.randn(1, 4, 3, 3), schedule("tcd", SD, 4)
+
+    def run(name, **settings):
+        return run_sampler(name, ideal, x, sigmas, noise=lambda s, t: x.flip(1), **settings)
+
+    torch.testing.assert_close(run("tcd", gamma=0.0), run("ddim"))
+    got = run("tcd", gamma=1.0)
+    assert (got - run("lcm")).abs().max() < 0.1  # it comes down to the lowest level, not to 0
+
+
+def test_restart_levels():
+    """A1111's plan for 20 steps: one return to about 2, in 9 steps."""
+    levels = restart_levels(karras(SD, 20))
+    assert len(levels) == 20
+    ups = [i for i in range(1, 20) if levels[i][0] > levels[i - 1][1]]
+    assert len(ups) == 1
+    assert levels[ups[0]][0] == pytest.approx(2, rel=0.2)
+    assert levels[ups[0] - 1][1] == pytest.approx(0.1, rel=0.5)
+    assert restart_levels(karras(SD, 19)) == list(pairwise(karras(SD, 19)))
+    twice = restart_levels(karras(SD, 40))
+    assert len(twice) == 40
+    assert sum(a[1] < b[0] for a, b in pairwise(twice)) == 2
+
+
+class TwoAnswers:
+    """As guidance.guided: the guided picture, and the one without the prompt."""
+
+    def __call__(self, x, sigma):
+        return self.pair(x, sigma)[0]
+
+    def pair(self, x, sigma):
+        plain = ideal(x, sigma)
+        return plain * 1.2 + torch.sin(sigma + x), plain
+
+
+def test_cfg_pp_keeps_the_unguided_noise():
+    x = torch.randn(1, 4, 3, 3)
+    clean, other = TwoAnswers().pair(x, 3.0)
+    for name in ("euler_cfg_pp", "dpmpp_2m_cfg_pp"):
+        got = run_sampler(name, TwoAnswers(), x, [3.0, 2.0])
+        torch.testing.assert_close(got, clean + (x - other) / 3 * 2)
+
+
+@pytest.mark.parametrize("name", ["euler", "euler_a", "dpmpp_2s_a"])
+def test_cfg_pp_without_a_prompt_is_the_plain_sampler(name):
+    x, sigmas = torch.randn(1, 4, 3, 3), karras(SD, 8)
+
+    def run(name):
+        return run_sampler(name, ideal, x, sigmas, noise=lambda s, t: x.flip(1))
+
+    torch.testing.assert_close(run(name + "_cfg_pp"), run(name))
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
@@ -88,6 +216,11 @@ def test_refuses_levels_that_do_not_go_down(sigmas):
 def test_refuses_unknown_names_and_missing_noise():
     with pytest.raises(ConfigError, match="no sampler is called 'euler_b'; near: euler"):
         run_sampler("euler_b", ideal, torch.ones(1), [1.0, 0.0])
+    with pytest.raises(ConfigError, match="heun has no eta; it has churn"):
+        run_sampler("heun", ideal, torch.ones(1), [1.0, 0.0], eta=1.0)
+    for name, settings in (("deis", {"order": 4}), ("unipc", {"variant": "bh3"})):
+        with pytest.raises(ValueError, match=name + ": "):
+            run_sampler(name, ideal, torch.ones(1), [1.0, 0.0], **settings)
     with pytest.raises(ValueError, match="euler_a puts noise back"):
         run_sampler("euler_a", ideal, torch.ones(1), [1.0, 0.0])
 
@@ -123,13 +256,14 @@ PEERS = {
     "dpmpp_2s_a": "sample_dpmpp_2s_ancestral",
     "dpmpp_sde": "sample_dpmpp_sde",
     "dpmpp_2m_sde": "sample_dpmpp_2m_sde",
+    "dpmpp_2m_sde_heun": "sample_dpmpp_2m_sde",
     "dpmpp_3m_sde": "sample_dpmpp_3m_sde",
 }
 
 
-@pytest.mark.parametrize("schedule", [karras, uniform])
+@pytest.mark.parametrize("spacing", [karras, uniform])
 @pytest.mark.parametrize("sampler", PEERS)
-def test_agrees_with_k_diffusion(peer, sampler, schedule):
+def test_agrees_with_k_diffusion(peer, sampler, spacing):
     def network(x, sigma):  # neither linear nor smooth in sigma alone
         return torch.tanh(x / (1 + sigma)) * 0.8 + 0.1 * torch.sin(sigma + x)
 
@@ -139,9 +273,11 @@ def test_agrees_with_k_diffusion(peer, sampler, schedule):
             2, 4, 8, 8, generator=generator, dtype=torch.float64
         )
 
-    sigmas = schedule(SD, 12)
+    sigmas = spacing(SD, 12)
     x = draws()(0, 0) * sigmas[0]
     extra = {"noise_sampler": draws()} if sampler in WITH_NOISE else {}
+    if sampler.endswith("_heun"):
+        extra["solver_type"] = "heun"
     expected = getattr(peer, PEERS[sampler])(
         lambda x, sigma: network(x, sigma.view(-1, 1, 1, 1)),
         x,

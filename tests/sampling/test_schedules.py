@@ -12,6 +12,7 @@ from accel.core import ConfigError
 from accel.sampling.parameterise import denoised, denoiser, guided
 from accel.sampling.schedules import (
     SCHEDULES,
+    FlowSchedule,
     NoiseSchedule,
     beta_quantile,
     karras,
@@ -36,9 +37,13 @@ TO_SIGMA_MIN = ("uniform", "karras", "exponential", "beta", "kl_optimal", "linsp
 @pytest.mark.parametrize("name", SCHEDULES)
 @pytest.mark.parametrize("steps", [1, 2, 7, 10, 11, 20, 50, 150])
 def test_schedules_run_down_to_zero(name, steps):
+    if name in ("lcm", "tcd") and steps > 50:
+        with pytest.raises(ConfigError, match=r"steps must lie in 1\.\.50, got 150"):
+            schedule(name, SD, steps)
+        return
     sigmas = schedule(name, SD, steps)
     assert sigmas == sorted(set(sigmas), reverse=True)
-    assert sigmas[-1] == 0
+    assert sigmas[-1] == (SD.sigma_min if name.endswith("to_min") or name == "tcd" else 0)
     assert sigmas[0] <= SD.sigma_max * 1.0001
     assert len(sigmas) == steps + 1 or name in OTHER_LENGTH
     if name in TO_SIGMA_MIN and steps > 1:
@@ -55,12 +60,48 @@ def test_schedules_run_down_to_zero(name, steps):
         ("leading", [801, 601, 401, 201, 1]),
         ("trailing", [999, 799, 599, 399, 199]),
         ("sgm_uniform", [999, 799.2, 599.4, 399.6, 199.8]),
+        ("dpm_leading", [831, 665, 499, 333, 167]),
+        ("dpm_linspace", [999, 799, 599, 400, 200]),
+        ("lcm", [999, 799, 599, 399, 199]),
         ("uniform", [999, 749.25, 499.5, 249.75, 0]),
     ],
 )
 def test_schedules_by_timestep(name, timesteps):
     expected = [*(SD.sigma(t) for t in timesteps), 0.0]
     assert schedule(name, SD, 5) == pytest.approx(expected, rel=1e-9)
+
+
+def test_levels_that_end_at_the_lowest():
+    assert schedule("tcd", SD, 5) == [*schedule("lcm", SD, 5)[:-1], SD.sigma_min]
+    got = schedule("leading_to_min", SD, 5)
+    assert got == [*schedule("leading", SD, 5)[:-1], SD.sigma_min]
+
+
+def test_zero_terminal_snr():
+    whole = NoiseSchedule.scaled_linear(zero_terminal_snr=True)
+    assert whole.sigma_max == pytest.approx(4096)
+    assert whole.sigma_min == pytest.approx(SD.sigma_min)
+    assert (np.diff(whole.sigmas) > 0).all()
+    assert NoiseSchedule.linear().sigma_max == pytest.approx(157.4, abs=0.05)
+
+
+def test_whole_timesteps_on_demand():
+    rounded = NoiseSchedule(SD.sigmas, rounded=True)
+    assert rounded.timestep(SD.sigma(320.6)) == 321
+
+
+def test_flow():
+    flow = FlowSchedule(shift=3.0)
+    assert flow.levels(4) == pytest.approx([1.0, 0.9, 0.75, 0.5, 0.0])
+    clean, noise = torch.randn(2, 4, 3, 3), torch.randn(2, 4, 3, 3)
+    x = 0.1 * clean + 0.9 * noise
+
+    def predict(given, t):
+        assert given is x
+        assert t.tolist() == pytest.approx([900.0, 900.0])
+        return noise - clean
+
+    torch.testing.assert_close(denoiser(predict, flow, "flow")(x, 0.9), clean)
 
 
 def test_ays_keeps_its_published_levels():
