@@ -37,6 +37,7 @@ from accel.faces.track import Analyser
 from accel.kernels import OPS, paste, planes_to_rgb
 from accel.kernels._native import limit_threads
 from accel.kernels.planes import Planes
+from accel.pipelines.gate import ContentGate, Gate
 from accel.pipelines.marked_output import MarkedOutput
 from accel.pipelines.preview import ContactSheet
 from accel.pipelines.provenance import (
@@ -116,6 +117,7 @@ def swap_video(
     progress: ProgressCallback | None = None,
     cancel: Cancel | None = None,
     swapper: Swapper | None = None,
+    gate: Gate | None = None,
     **settings: Any,
 ) -> dict[str, Any]:
     """Swap a face into `input` and write `output`; return the report that `--json` writes.
@@ -124,12 +126,14 @@ def swap_video(
     config, or its fields as keyword arguments: `swap_video(a, b, sources=[face])`.
     progress: called after each frame. cancel: set it from another thread to stop within a frame.
     swapper: your own, in place of the one that `config.swapper` names.
+    gate: your own content gate, in place of `accel.pipelines.gate.ContentGate`.
 
-    Raises InputError for a file that cannot be used, ConfigError for a setting, Cancelled.
+    Raises InputError for a file that cannot be used, ConfigError for a setting, Refused when the
+    gate says no, Cancelled.
     Nothing is left under the output's name unless the run completes.
     """
     config = _config(config, settings)
-    job = _Run(Path(input), Path(output), config, progress, cancel or Cancel(), swapper)
+    job = _Run(Path(input), Path(output), config, progress, cancel or Cancel(), swapper, gate)
     return job.run()
 
 
@@ -188,16 +192,17 @@ class _Run:
         progress: ProgressCallback | None,
         cancel: Cancel,
         swapper: Swapper | None,
+        gate: Gate | None = None,
     ):
         self.input, self.output, self.config = input, output, config
         self.progress, self.cancel = progress, cancel
         self.device = choose_device(config.device)
         self.seconds = dict.fromkeys(
-            ("prepare", "decode", "analyse", "swap", "paste", "mark", "encode"), 0.0
+            ("prepare", "decode", "analyse", "gate", "swap", "paste", "mark", "encode"), 0.0
         )
         self.frames = self.frames_with_faces = self.frames_swapped = 0
         self.faces = self.swapped = 0
-        self.swapper = swapper
+        self.swapper, self.gate = swapper, gate
         self.sheet: ContactSheet | None = None
         self.selection: Selection
         self.output_marks: MarkedOutput
@@ -217,6 +222,7 @@ class _Run:
             analyser = Analyser(
                 models=models, rotation=reader.info.rotation, lookahead=12, redetect_every=12
             )
+            self.gate = self.gate or ContentGate(rotation=reader.info.rotation)
             self._tell(marker)
             self.output_marks.start(earlier.result())
             self.seconds["prepare"] = time.perf_counter() - started
@@ -324,6 +330,10 @@ class _Run:
                 yield from self._swap_chunk(chunk)
 
     def _swap_chunk(self, chunk: Sequence[tuple[Frame, Planes, list[Face]]]) -> Iterator[_Swapped]:
+        assert self.gate is not None
+        start = time.perf_counter()
+        self.gate.check([frame for frame, _, _ in chunk])
+        self.seconds["gate"] += time.perf_counter() - start
         chosen = [self._choose(faces) for _, _, faces in chunk]
         if self.sheet:
             for (frame, planes, _), faces in zip(chunk, chosen):
