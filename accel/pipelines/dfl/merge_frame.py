@@ -95,12 +95,13 @@ def merge_frame(
     settings: MergeSettings,
     *,
     seed: int = 0,
+    variant: str = "dfl",
     background: Background | None = None,
 ) -> MergedFrame:
     """Merge all faces of a frame, later ones over earlier ones.
 
     seed: of what chance decides; each track adds its number to it. background: keeps what a slider
-    may come back to, for calls with the same frame.
+    may come back to, for calls with the same frame. variant: of colour transfers.
     """
     mask = np.zeros((planes.height, planes.width), np.float32)
     if not faces.places:
@@ -121,11 +122,11 @@ def merge_frame(
         merged = merge_face(
             part, place.moved(x0, y0), prediction, settings,
             background=None if degraded is None else degraded[y0:y1, x0:x1],
-            motion=faces.motions[i], seed=seed + faces.tracks[i],
+            motion=faces.motions[i], seed=seed + faces.tracks[i], variant=variant,
         )  # fmt: skip
         if degraded is None:
-            changed = (merged.picture != part).any(2)
-            write_box(planes, box, merged.picture, changed)
+            if merged.changed.any():
+                write_box(planes, box, merged.picture, merged.changed)
         else:
             degraded[y0:y1, x0:x1] = merged.picture
         into = mask[y0:y1, x0:x1]

@@ -73,7 +73,7 @@ def open_model(folder: Path, name: str | None = None) -> FaceModel:
             raise InputError(text if str(path) in text else f"{path}: {text}") from None
         digest.update(hashlib.sha256(path.read_bytes()).digest())
     network.eval().requires_grad_(False)
-    return FaceModel(label, kind, network, _whole(data.get("iter")), digest.hexdigest()[:16])
+    return FaceModel(label, kind, network, _whole(data.get("iter")), digest.hexdigest())
 
 
 def _choose(folder: Path, name: str | None) -> tuple[str, str]:
