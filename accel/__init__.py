@@ -23,7 +23,7 @@ _HOMES = {
     "SAMPLERS": "accel.sampling.samplers",
     "run_sampler": "accel.sampling.samplers",
     "SCHEDULES": "accel.sampling.schedules",
-    "schedule": "accel.pipelines.generate.model",
+    "schedule": "accel.sampling.names",
     "SwapConfig": "accel.pipelines.swap",
     "swap_video": "accel.pipelines.swap",
 }
@@ -38,10 +38,10 @@ if TYPE_CHECKING:
     from accel.pipelines.generate.job import generate as generate
     from accel.pipelines.generate.model import Model as Model
     from accel.pipelines.generate.model import load as load
-    from accel.pipelines.generate.model import schedule as schedule
     from accel.pipelines.generate.sampler import Sampler as Sampler
     from accel.pipelines.swap import SwapConfig as SwapConfig
     from accel.pipelines.swap import swap_video as swap_video
+    from accel.sampling.names import schedule as schedule
     from accel.sampling.samplers import SAMPLERS as SAMPLERS
     from accel.sampling.samplers import run_sampler as run_sampler
     from accel.sampling.schedules import SCHEDULES as SCHEDULES

@@ -14,14 +14,15 @@ from typing import Any
 
 import accel
 from accel.core import ConfigError
-from accel.pipelines.generate.names import AUTOMATIC, SAMPLER_TITLES, SCHEDULE_TITLES
 from accel.pipelines.generate.options import Options
+from accel.sampling.names import AUTOMATIC, SAMPLER_TITLES, SCHEDULE_TITLES
 
 CHUNK = "parameters"  # of a PNG
 NEGATIVE = "Negative prompt:"
 PAIR = re.compile(r'\s*(\w[\w \-/]+):\s*("(?:\\.|[^\\"])*"|[^,]*)(?:,|$)')
 LEAST_PAIRS = 3  # a last line with fewer is part of the prompt
 SIZE = re.compile(r"(\d+)x(\d+)")
+RESIZE_TITLES = {"stretch": "Just resize", "crop": "Crop and resize", "fill": "Resize and fill"}
 RNG = {"cpu": "CPU", "philox": "NV"}
 
 
@@ -104,6 +105,7 @@ def described(
         "Variation seed": variation_seed,
         "Variation seed strength": None if variation_seed is None else o.variation_strength,
         "Denoising strength": strength,
+        "Resize mode": RESIZE_TITLES[o.resize] if edits and o.resize != "stretch" else None,
         "Clip skip": o.clip_skip if o.clip_skip > 1 else None,
         "Init image hash": init_hash or None,
         "RNG": RNG[o.noise_source],
@@ -113,7 +115,6 @@ def described(
         "CFG Rescale": o.cfg_rescale or None,
         "Skip Early CFG": o.skip_early or None,
         "NGMS": o.s_min_uncond or None,
-        "PAG scale": o.pag or None,
         "Noise Schedule": "Zero Terminal SNR" if facts.zero_terminal_snr else None,
         "Arithmetic": o.convention,
         "Hires upscale": o.hires_scale if hires else None,
@@ -204,6 +205,9 @@ def settings_of(info: Info) -> dict[str, Any]:
     size = SIZE.fullmatch(pairs.get("Size", ""))
     if size:
         settings["width"], settings["height"] = int(size[1]), int(size[2])
+    for name, title in RESIZE_TITLES.items():
+        if pairs.get("Resize mode") == title:
+            settings["resize"] = name
     if "Hires upscale" in pairs and "Denoising strength" in pairs:
         settings["hires_strength"] = settings.pop("strength")
     return settings
@@ -228,7 +232,6 @@ READ: dict[str, tuple[str, Any]] = {
     "CFG Rescale": ("cfg_rescale", float),
     "Skip Early CFG": ("skip_early", float),
     "NGMS": ("s_min_uncond", float),
-    "PAG scale": ("pag", float),
     "Arithmetic": ("convention", str),
     "Hires upscale": ("hires_scale", float),
     "Hires steps": ("hires_steps", int),

@@ -7,7 +7,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -17,13 +16,10 @@ from accel.models.load import Loaded
 from accel.models.load import load as load_file
 from accel.models.lora import LoraSet
 from accel.models.stable_diffusion import Conditioning
-from accel.pipelines.generate.names import find_schedule
 from accel.pipelines.generate.options import OUTPUTS, Options
 from accel.pipelines.generate.prompts import TextEncoder, check_length
 from accel.sampling.schedules import NoiseSchedule
-from accel.sampling.schedules import schedule as levels
-from accel.text.prompt import schedule as changes
-from accel.text.prompt import split_and, take_tags
+from accel.text.prompt import schedule, split_and, take_tags
 from accel.weights.assets import asset
 from accel.weights.files import open_tensors
 from accel.weights.lora import parse as parse_lora
@@ -110,7 +106,7 @@ class Model:
                 f"encode_text: takes one prompt, got {len(parts)} joined by AND; encode each"
             )
         with self.lock:
-            return self.text.encode(changes(parts[0][0], 1)[0][1], clip_skip)
+            return self.text.encode(schedule(parts[0][0], 1)[0][1], clip_skip)
 
     @torch.inference_mode()
     def denoise(
@@ -234,26 +230,6 @@ class Model:
             cancel=cancel,
         )
         return torch.cat([one.image if output == "image" else one.latent for one in made])
-
-
-def schedule(
-    name: str, steps: int, model: Model | tuple[float, float] | None = None
-) -> list[float]:  # descending, ending in 0
-    """Noise levels by a schedule's name, ours or A1111's.
-
-    model: whose levels they are; or (lowest, highest) of them, which takes Stable Diffusion's
-    levels stretched to that range. None is Stable Diffusion's own.
-    """
-    noise = NoiseSchedule.scaled_linear()
-    if isinstance(model, Model):
-        noise = model.noise
-    elif model is not None:
-        low, high = model
-        if not 0 < low < high:
-            raise ConfigError(f"schedule: sigmas must be 0 < lowest < highest, got {model}")
-        share = np.interp(np.log(noise.sigmas), np.log([noise.sigma_min, noise.sigma_max]), [0, 1])
-        noise = NoiseSchedule(low * (high / low) ** share)
-    return levels(find_schedule(name), noise, steps)
 
 
 def noise_schedule(loaded: Loaded) -> NoiseSchedule:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from accel.models.stable_diffusion import Conditioning, StableDiffusion
+from accel.sampling.guidance import Guided
 
 
 @dataclass(frozen=True)
@@ -58,3 +59,35 @@ class Network:
             vector = self.model.vector(torch.cat(pooled), torch.cat(sizes)).to(self.dtype)
         out: Tensor = self.model.unet(x.to(self.dtype), t, context, vector)
         return out
+
+
+class Masked:
+    """A denoiser that keeps what lies outside a mask.
+
+    With `held`, the noise that lies on the picture there, x too is set to picture and noise before
+    every call, as diffusers does; without, only the answer is, as A1111 does.
+    """
+
+    def __init__(
+        self,
+        denoise: Guided[Told],
+        latent: Tensor,  # [1, z, h, w] of the picture
+        mask: Tensor,  # [1, 1, h, w] 1 is repainted
+        held: Tensor | None = None,  # [1, z, h, w]
+    ):
+        self.denoise, self.latent, self.mask, self.held = denoise, latent, mask, held
+
+    def __call__(self, x: Tensor, sigma: float) -> Tensor:
+        return self._kept(self.denoise(self._noised(x, sigma), sigma))
+
+    def pair(self, x: Tensor, sigma: float) -> tuple[Tensor, Tensor]:
+        clean, other = self.denoise.pair(self._noised(x, sigma), sigma)
+        return self._kept(clean), self._kept(other)
+
+    def _noised(self, x: Tensor, sigma: float) -> Tensor:
+        if self.held is None:
+            return x
+        return torch.where(self.mask > 0, x, self.latent + self.held * sigma)
+
+    def _kept(self, clean: Tensor) -> Tensor:
+        return torch.where(self.mask > 0, clean, self.latent)

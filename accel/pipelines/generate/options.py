@@ -10,11 +10,14 @@ from pathlib import Path
 from typing import Any
 
 from accel.core import ConfigError
-from accel.pipelines.generate.names import find_names
+from accel.pipelines.generate.pictures import RESIZES
+from accel.pipelines.generate.upscale import find_upscaler
+from accel.sampling.names import find_names
 from accel.text.emphasis import MODES as EMPHASIS
 
 CONVENTIONS = ("a1111", "diffusers")
-SPACINGS = ("leading", "linspace", "trailing")  # diffusers' own schedules
+# Endings of the names of diffusers' own schedules.
+SPACINGS = ("leading", "linspace", "trailing", "_to_min", "lcm", "tcd")
 NOISE_SOURCES = ("cpu", "philox")
 MASK_CONTENTS = ("fill", "original", "latent noise", "latent nothing")
 OUTPUTS = ("image", "latent")
@@ -44,8 +47,8 @@ class Options:
         the distance to the empty prompt, "ignore" nothing; with "none", brackets are text.
     skip_early: share of the steps, from the first, without guidance.
     s_min_uncond: below this noise level every other step is without guidance.
-    pag: strength of perturbed-attention guidance; 0 is off.
     tiling: edges match, so that the picture can be laid side by side.
+    resize: how a picture is brought to another shape: "stretch", "crop" or "fill".
     mask_blur: pixels; mask_invert: black is replaced instead of white; mask_content: what lies
         under the mask at first; only_masked: work on the masked part alone, enlarged, with
         `padding` pixels around it.
@@ -77,8 +80,8 @@ class Options:
     emphasis: str = "original"
     skip_early: float = 0.0
     s_min_uncond: float = 0.0
-    pag: float = 0.0
     tiling: bool = False
+    resize: str = "stretch"
     mask_blur: int = 4
     mask_invert: bool = False
     mask_content: str = "original"
@@ -94,6 +97,7 @@ class Options:
         sampler, schedule = find_names(self.sampler, self.schedule)
         object.__setattr__(self, "sampler", sampler)
         object.__setattr__(self, "schedule", schedule)
+        object.__setattr__(self, "hires_upscaler", find_upscaler(self.hires_upscaler))
         self._check_choices()
         self._check_ranges()
 
@@ -103,6 +107,7 @@ class Options:
             ("noise_source", NOISE_SOURCES),
             ("emphasis", EMPHASIS),
             ("mask_content", MASK_CONTENTS),
+            ("resize", RESIZES),
         )
         for name, allowed in choices:
             if getattr(self, name) not in allowed:
@@ -122,7 +127,6 @@ class Options:
             ("cfg_rescale", 0, 1),
             ("skip_early", 0, 1),
             ("s_min_uncond", 0, 100),
-            ("pag", 0, 100),
             ("mask_blur", 0, 256),
             ("padding", 0, 1024),
             ("hires_scale", 1, 8),
@@ -151,7 +155,7 @@ class Options:
     @property
     def follows_diffusers(self) -> bool:
         if self.convention is None:
-            return self.schedule in SPACINGS
+            return self.schedule.endswith(SPACINGS)
         return self.convention == "diffusers"
 
     @classmethod

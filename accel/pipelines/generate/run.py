@@ -2,30 +2,36 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 import time
 from collections.abc import Callable, Generator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from accel.core import Cancel, ConfigError, Progress, ProgressCallback
+from accel.pipelines.generate.canvas import Canvas, Size, prepare, unit_of
 from accel.pipelines.generate.loras import loras_of
 from accel.pipelines.generate.model import Model
-from accel.pipelines.generate.network import Network, Told
+from accel.pipelines.generate.network import Masked, Network, Told
 from accel.pipelines.generate.options import Options
 from accel.pipelines.generate.prompts import Plan
-from accel.sampling.guidance import Guidance, Guided, Prompted, guided
+from accel.pipelines.generate.upscale import LATENT, enlarged_image, enlarged_latent
+from accel.sampling.brownian import BrownianNoise
+from accel.sampling.guidance import Guidance, Guided, Prompted, edit_weights, guided
+from accel.sampling.names import schedule
 from accel.sampling.noise import BatchNoise
-from accel.sampling.samplers import run_sampler
-from accel.sampling.schedules import schedule
+from accel.sampling.samplers import BROWNIAN, SAMPLERS, calls_of, run_sampler
 
 Callback = Callable[[int, Tensor], None]
 MOST_STRENGTH = 0.999  # A1111: a strength of 1 still begins at the schedule's first level
 # Samplers of diffusers that scale the first noise by the level alone when spaced to the very end.
 BY_LEVEL = ("euler", "euler_a", "heun", "dpm2", "dpm2_a", "lms")
+# Schedulers of diffusers that tell the network whole timesteps at any levels.
+ROUNDED = ("dpmpp_2m", "dpmpp_2m_sde", "deis", "unipc")
 
 
 @dataclass
@@ -36,27 +42,11 @@ class Made:
     variation_seed: int | None
     latent: Tensor
     image: Tensor
+    first_size: Size  # of the first pass
 
 
-def run(
-    model: Model,
-    prompt: str,
-    options: Options,
-    *,
-    init: Any = None,
-    mask: Any = None,
-    noise: Any = None,
-    callback: Callback | None = None,
-    decode: bool = True,
-    progress: ProgressCallback | None = None,
-    cancel: Cancel | None = None,
-) -> list[Made]:
-    return list(
-        runs(
-            model, prompt, options, init=init, mask=mask, noise=noise, callback=callback,
-            decode=decode, progress=progress, cancel=cancel,
-        )
-    )  # fmt: skip
+def run(model: Model, prompt: str, options: Options, **rest: Any) -> list[Made]:
+    return list(runs(model, prompt, options, **rest))
 
 
 @torch.inference_mode()
@@ -74,66 +64,230 @@ def runs(
     cancel: Cancel | None = None,
 ) -> Generator[Made, None, None]:
     """Yield each picture as it is done."""
-    height, width = size_of(model, options)
     with model.lock:
-        loras = loras_of(prompt, options, model)
-        model.use_loras(loras)
-        plan = model.text.plan(
-            prompt, options.negative, options.steps,
-            clip_skip=options.clip_skip, style=options.emphasis,
-        )  # fmt: skip
-        sigmas = schedule(options.schedule, model.noise, options.steps)
-        report = Reporter(options.count * (len(sigmas) - 1), progress, cancel, callback)
+        model.use_loras(loras_of(prompt, options, model))
+        maker = Maker(model, prompt, options, Reporter(progress, cancel, callback), noise)
+        canvas = None
         for index in range(options.count):
-            report.index = 0
-            latent = one_latent(model, options, plan, sigmas, index, (height, width), report)
-            image = model.decode(latent) if decode else latent
-            yield Made(*seeds_of(options, index), latent, image)
+            if canvas is None or several(init):
+                canvas = prepare(model, options, one_of(init, index), one_of(mask, index))
+                maker.expect(canvas)
+            yield maker.make(index, canvas, decode)
 
 
-def one_latent(
-    model: Model,
-    options: Options,
-    plan: Plan,
-    sigmas: Sequence[float],
-    index: int,
-    size: tuple[int, int],  # height, width
-    report: Reporter,
-) -> Tensor:  # [1, z, h, w]
-    seed, variation = seeds_of(options, index)
-    factor = model.factor
-    shape = (model.loaded.model.config.vae.latent_channels, size[0] // factor, size[1] // factor)
-    source = BatchNoise([seed], shape, options.noise_source, model.device)
-    start = source.start(None if variation is None else [variation], options.variation_strength)
-    x = start * first_deviation(sigmas[0], options)
-    denoise = denoiser(model, options, plan, size, report)
-    return run_sampler(options.sampler, denoise, x, sigmas, noise=source, callback=report.step)
+class Maker:
+    """What all pictures of a run share: the plan of prompts, the levels, the reporter."""
+
+    def __init__(
+        self, model: Model, prompt: str, options: Options, report: Reporter, draws: Any = None
+    ):
+        self.model, self.options, self.report, self.draws = model, options, report, draws
+        steps = options.steps
+        self.plan = self._plan(prompt, steps, None)
+        self.sigmas = self._levels(steps)
+        self.hires_plan, self.hires_sigmas = self.plan, self.sigmas
+        if options.hires_scale > 1:
+            second = options.hires_steps or steps
+            self.hires_plan = self._plan(prompt, second, steps)
+            self.hires_sigmas = later(self._levels(second), second, options.hires_strength, options)
+
+    def _plan(self, prompt: str, steps: int, first_pass_steps: int | None) -> Plan:
+        o = self.options
+        return self.model.text.plan(
+            prompt, o.negative, steps,
+            clip_skip=o.clip_skip, style=o.emphasis, first_pass_steps=first_pass_steps,
+        )  # fmt: skip
+
+    def _levels(self, steps: int) -> list[float]:
+        sampler = None if self.options.follows_diffusers else self.options.sampler
+        return schedule(self.options.schedule, steps, self.model.noise, sampler=sampler)
+
+    def levels(self, canvas: Canvas) -> list[float]:
+        if canvas.latent is None:
+            return self.sigmas
+        return later(self.sigmas, self.options.steps, self.options.strength, self.options)
+
+    def expect(self, canvas: Canvas) -> None:
+        """Tell the reporter how many steps there will be, once the first canvas is known."""
+        second = len(self.hires_sigmas) - 1 if self.options.hires_scale > 1 else 0
+        a_picture = len(self.levels(canvas)) - 1 + second
+        self.report.total = a_picture * self.options.count
+
+    def make(self, index: int, canvas: Canvas, decode: bool) -> Made:
+        model, options = self.model, self.options
+        seeds = seeds_of(options, index)
+        source = Draws(model, options, seeds, index, self.draws)
+        latent = self.sample(source, canvas, self.plan, self.levels(canvas))
+        if options.hires_scale > 1:
+            larger = self.enlarge(latent, canvas)
+            self.report.index = 0
+            source = Draws(model, options, seeds, index, None)
+            latent = self.sample(source, larger, self.hires_plan, self.hires_sigmas)
+        image = latent
+        if decode:
+            image = model.decode(latent)
+            if canvas.finish is not None:
+                image = canvas.finish(image)
+        return Made(*seeds, latent, image, canvas.size)
+
+    def enlarge(self, latent: Tensor, canvas: Canvas) -> Canvas:
+        """The second pass's beginning: the first's result, enlarged as latent or as picture."""
+        options, unit = self.options, unit_of(self.model)
+        width, height = (int(s * options.hires_scale) // unit * unit for s in canvas.size)
+        if options.hires_upscaler in LATENT:
+            factor = self.model.factor
+            size = (width // factor, height // factor)
+            larger = enlarged_latent(latent, size, options.hires_upscaler)
+        else:
+            image = self.model.decode(latent)
+            larger = self.model.encode(
+                enlarged_image(image, (width, height), options.hires_upscaler)
+            ).float()
+        return replace(canvas, size=(width, height), latent=larger, mask=None, finish=None)
+
+    def sample(
+        self, source: Draws, canvas: Canvas, plan: Plan, sigmas: Sequence[float]
+    ) -> Tensor:  # [1, z, h, w]
+        options, factor = self.options, self.model.factor
+        channels = self.model.loaded.model.config.vae.latent_channels
+        source.shape = (channels, canvas.size[1] // factor, canvas.size[0] // factor)
+        if len(sigmas) < 2:  # a strength of 0 leaves the picture as it is
+            assert canvas.latent is not None
+            return canvas.latent
+        start = source.start()
+        if canvas.mask is not None and options.mask_content == "latent noise":
+            filled = torch.lerp(canvas.latent, start, canvas.mask)  # type: ignore[arg-type]
+            canvas = replace(canvas, latent=filled)
+        if canvas.latent is None:
+            x = start * self.first_deviation(sigmas[0])
+        else:
+            x = canvas.latent + start * sigmas[0]
+        self.report.index = 0
+        denoise: Any = self.denoiser(canvas, plan, sigmas)
+        if canvas.mask is not None and canvas.latent is not None:
+            held = start if options.follows_diffusers else None
+            denoise = Masked(denoise, canvas.latent, canvas.mask, held)
+        x = run_sampler(
+            options.sampler, denoise, x, sigmas,
+            noise=source.noise(sigmas), callback=self.report.step, **self.settings(),
+        )  # fmt: skip
+        if canvas.mask is not None and canvas.latent is not None:
+            x = torch.where(canvas.mask > 0, x, canvas.latent)
+        return x
+
+    def settings(self) -> dict[str, Any]:
+        """The sampler's own settings that were given and that it has."""
+        takes = inspect.signature(SAMPLERS[self.options.sampler]).parameters
+        if self.options.eta is None:
+            return {}
+        if "eta" not in takes:
+            raise ConfigError(f"{self.options.sampler} puts no noise back, so it takes no eta")
+        return {"eta": self.options.eta}
+
+    def denoiser(self, canvas: Canvas, plan: Plan, sigmas: Sequence[float]) -> Guided[Told]:
+        """What the sampler calls: each prompt at the step that the report has come to."""
+        model, options, report = self.model, self.options, self.report
+        width, height = canvas.size
+        takes_sizes = model.loaded.model.config.size_numbers > 0
+        sizes = model.sizes(height, width) if takes_sizes else None
+        negative_sizes = model.sizes(height, width, negative=True) if takes_sizes else None
+        edits = model.name.endswith("-edit")
+
+        def prompted(call: int) -> Prompted[Told]:
+            step = report.index
+            positive = [
+                (Told(part.at(step), sizes, canvas.extra), part.weight) for part in plan.parts
+            ]
+            negative = Told(plan.negative.at(step), negative_sizes, canvas.extra)
+            if not edits or canvas.extra is None:
+                return Prompted(positive, negative)
+            both, alone = edit_weights(options.cfg, options.image_cfg)
+            positive = [(told, weight * both) for told, weight in positive]
+            blind = replace(negative, extra=torch.zeros_like(canvas.extra))
+            return Prompted([*positive, (negative, alone)], blind)
+
+        guidance = Guidance(
+            scale=1.0 if edits else options.cfg,
+            rescale=options.cfg_rescale,
+            skip_early=options.skip_early,
+            s_min_uncond=options.s_min_uncond,
+        )
+        noise = model.noise
+        if options.follows_diffusers and options.sampler in ROUNDED:
+            noise = replace(noise, rounded=True)
+        network = Network(model.loaded.model, model.dtype)
+        calls = calls_of(options.sampler, len(sigmas) - 1)
+        return guided(network, guidance, prompted, noise, model.loaded.prediction, calls=calls)
+
+    def first_deviation(self, sigma: float) -> float:
+        """What the first noise is multiplied by.
+
+        A1111 by the level, as if the picture beneath were black; diffusers, but for some of its
+        samplers, so that the sum of picture and noise has the variance seen in training.
+        """
+        options = self.options
+        by_level = options.sampler in BY_LEVEL and not options.schedule.endswith("leading")
+        if not options.follows_diffusers or by_level:
+            return sigma
+        return math.sqrt(sigma * sigma + 1)
 
 
-def denoiser(
-    model: Model, options: Options, plan: Plan, size: tuple[int, int], report: Reporter
-) -> Guided[Told]:
-    """What the sampler calls: each prompt at the step that the report has come to."""
-    takes_sizes = model.loaded.model.config.size_numbers > 0
-    sizes = model.sizes(*size) if takes_sizes else None
-    negative_sizes = model.sizes(*size, negative=True) if takes_sizes else None
+class Draws:
+    """The noise of one picture: its seed's, or what the caller gave, in the order of use."""
 
-    def prompted(call: int) -> Prompted[Told]:
-        step = report.index
-        positive = [(Told(part.at(step), sizes), part.weight) for part in plan.parts]
-        return Prompted(positive, Told(plan.negative.at(step), negative_sizes))
+    def __init__(
+        self,
+        model: Model,
+        options: Options,
+        seeds: tuple[int, int | None],
+        index: int,
+        given: Any,
+    ):
+        self.model, self.options, self.seeds = model, options, seeds
+        self.shape: tuple[int, int, int] = (0, 0, 0)
+        draws = [given] if isinstance(given, Tensor) else list(given or ())
+        self.given = [draw[index : index + 1] if draw.ndim == 4 else draw[None] for draw in draws]
+        self._stream: BatchNoise | None = None
 
-    guidance = Guidance(
-        scale=options.cfg,
-        rescale=options.cfg_rescale,
-        skip_early=options.skip_early,
-        s_min_uncond=options.s_min_uncond,
-        pag=options.pag,
-    )
-    network = Network(model.loaded.model, model.dtype)
-    return guided(
-        network, guidance, prompted, model.noise, model.loaded.prediction, calls=options.steps
-    )
+    def stream(self) -> BatchNoise:
+        if self._stream is None:
+            self._stream = BatchNoise(
+                [self.seeds[0]], self.shape, self.options.noise_source, self.model.device
+            )
+        return self._stream
+
+    def start(self) -> Tensor:  # [1, z, h, w]
+        if self.given:
+            return self._next()
+        variation = self.seeds[1]
+        variations = None if variation is None else [variation]
+        return self.stream().start(variations, self.options.variation_strength)
+
+    def noise(self, sigmas: Sequence[float]) -> Callable[[float, float], Tensor]:
+        if self.given:
+            return lambda sigma, following: self._next()
+        if self.options.sampler in BROWNIAN:
+            return BrownianNoise([self.seeds[0]], self.shape, self.model.device)
+        return self.stream()
+
+    def _next(self) -> Tensor:
+        if not self.given:
+            raise ConfigError("noise: must hold a draw for every step that puts noise back")
+        draw = self.given.pop(0)
+        if tuple(draw.shape) != (1, *self.shape):
+            raise ConfigError(f"noise: must be {(1, *self.shape)} a picture, got {draw.shape}")
+        return draw.to(self.model.device, torch.float32)
+
+
+def later(sigmas: Sequence[float], steps: int, strength: float, options: Options) -> list[float]:
+    """The levels from which a picture is repainted.
+
+    A1111 makes int(strength * steps) steps and one more; diffusers just those.
+    """
+    count = int(min(strength, MOST_STRENGTH) * steps) + 1
+    if options.follows_diffusers:
+        count = min(int(steps * strength), steps)
+    return list(sigmas[max(len(sigmas) - 1 - count, 0) :])
 
 
 def seeds_of(options: Options, index: int) -> tuple[int, int | None]:
@@ -144,28 +298,18 @@ def seeds_of(options: Options, index: int) -> tuple[int, int | None]:
     return (options.seed + index) % (1 << 64), None
 
 
-def first_deviation(sigma: float, options: Options) -> float:
-    """What the first noise is multiplied by.
-
-    A1111 by the level, as if the picture beneath were black; diffusers, but for some of its
-    samplers, so that the sum of picture and noise has the variance seen in training.
-    """
-    by_level = options.sampler in BY_LEVEL and options.schedule != "leading"
-    if not options.follows_diffusers or by_level:
-        return sigma
-    return math.sqrt(sigma * sigma + 1)
+def several(source: Any) -> bool:
+    return isinstance(source, (list, tuple)) or (
+        isinstance(source, Tensor) and source.ndim == 4 and len(source) > 1
+    )
 
 
-def size_of(model: Model, options: Options) -> tuple[int, int]:  # height, width
-    height, width = options.height or model.side_px, options.width or model.side_px
-    # The UNet halves the latent's side at every level after its first.
-    unit = model.factor << (len(model.loaded.model.config.unet.channel_mult) - 1)
-    for name, side in (("height", height), ("width", width)):
-        if side % unit:
-            raise ConfigError(
-                f"{name} must be a multiple of {unit} pixels for this model, got {side}"
-            )
-    return height, width
+def one_of(source: Any, index: int) -> Any:
+    """The picture of a list or batch that belongs to a picture of the run, or the one for all."""
+    if not several(source):
+        return source
+    index %= len(source)
+    return source[index : index + 1] if isinstance(source, Tensor) else source[index]
 
 
 class Reporter:
@@ -173,13 +317,12 @@ class Reporter:
 
     def __init__(
         self,
-        total: int,
         progress: ProgressCallback | None,
         cancel: Cancel | None,
         callback: Callback | None,
     ):
-        self.total, self.progress, self.cancel, self.callback = total, progress, cancel, callback
-        self.done, self.began = 0, time.perf_counter()
+        self.progress, self.cancel, self.callback = progress, cancel, callback
+        self.done, self.total, self.began = 0, 0, time.perf_counter()
         self.index = 0  # the step that is being taken, from 0
 
     def step(self, index: int, clean: Tensor) -> None:

@@ -21,7 +21,7 @@ from accel.pipelines.generate.infotext import Facts, compose, normalised
 from accel.pipelines.generate.loras import loras_of
 from accel.pipelines.generate.model import Model, load
 from accel.pipelines.generate.options import Options
-from accel.pipelines.generate.run import Made, runs, size_of
+from accel.pipelines.generate.run import Made, runs
 from accel.weights.assets import manifest
 
 RANDOM_SEEDS = 1 << 32  # as A1111 draws them; fits what its users type
@@ -93,12 +93,11 @@ class Sampler:
                 yield self._finished(prompt, options, one)
 
     def _finished(self, prompt: str, options: Options, made: Made) -> Picture:
-        height, width = size_of(self.model, options)
         text = compose(
             prompt,
             options,
             facts_of(self.model, prompt, options),
-            size=(width, height),
+            size=made.first_size,
             seed=made.seed,
             variation_seed=made.variation_seed,
         )

@@ -1,0 +1,117 @@
+"""Pictures and masks that come in: from files, Pillow or tensors, fitted to a size."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps, UnidentifiedImageError
+from torch import Tensor
+
+from accel.core import ConfigError, InputError, open_file
+
+MAX_PIXELS = 100_000_000
+RESIZES = ("stretch", "crop", "fill")
+
+
+def read_picture(source: Any) -> Image.Image:  # RGB
+    """A file, a Pillow picture, [3, H, W] in -1..1, or [H, W, 3] of uint8; one picture.
+
+    Raises InputError for a file that is no picture, ConfigError for what else cannot be one.
+    """
+    if isinstance(source, (str, Path)):
+        source = open_picture(Path(source))
+    elif isinstance(source, torch.Tensor):
+        source = from_tensor(source)
+    elif isinstance(source, np.ndarray):
+        if source.dtype != np.uint8 or source.ndim != 3 or source.shape[2] != 3:
+            raise ConfigError(f"picture must be uint8 [H, W, 3], got {source.dtype} {source.shape}")
+        source = Image.fromarray(source)
+    if not isinstance(source, Image.Image):
+        raise ConfigError(f"picture must be a file or an array, got {type(source).__name__}")
+    return flattened(source)
+
+
+def read_mask(source: Any) -> Image.Image:  # L
+    """A file or Pillow picture, by its brightness; [H, W] in 0..1, or of uint8 or bool."""
+    if isinstance(source, (str, Path)):
+        source = open_picture(Path(source))
+    elif isinstance(source, (torch.Tensor, np.ndarray)):
+        values = np.asarray(source.cpu() if isinstance(source, torch.Tensor) else source)
+        values = values.squeeze()
+        if values.ndim != 2:
+            raise ConfigError(f"mask must be [H, W], got {values.shape}")
+        if values.dtype != np.uint8:
+            values = (values.astype(np.float32).clip(0, 1) * 255).round().astype(np.uint8)
+        source = Image.fromarray(values)
+    if not isinstance(source, Image.Image):
+        raise ConfigError(f"mask must be a file or an array, got {type(source).__name__}")
+    return flattened(source).convert("L")
+
+
+def open_picture(path: Path) -> Image.Image:
+    with open_file(path, "a picture") as file, warnings.catch_warnings():
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+        try:
+            picture = Image.open(file)
+            if picture.width * picture.height > MAX_PIXELS:
+                raise InputError(
+                    f"{path}: must have at most {MAX_PIXELS} pixels,"
+                    f" got {picture.width}x{picture.height}"
+                )
+            picture.load()
+            return ImageOps.exif_transpose(picture)
+        except (UnidentifiedImageError, Image.DecompressionBombError) as error:
+            raise InputError(f"{path}: must be a picture") from error
+        except (OSError, ValueError, SyntaxError) as error:
+            raise InputError(f"{path}: cannot be read as a picture: {error}") from error
+
+
+def flattened(picture: Image.Image) -> Image.Image:
+    """Transparent parts on white."""
+    if picture.mode in ("RGBA", "LA", "PA") or "transparency" in picture.info:
+        picture = picture.convert("RGBA")
+        ground = Image.new("RGBA", picture.size, (255, 255, 255, 255))
+        picture = Image.alpha_composite(ground, picture)
+    return picture.convert("RGB")
+
+
+def from_tensor(image: Tensor) -> Image.Image:  # [3, H, W] or [1, 3, H, W] in -1..1
+    if image.ndim == 4 and len(image) == 1:
+        image = image[0]
+    if image.ndim != 3 or image.shape[0] != 3:
+        raise ConfigError(f"picture must be [3, H, W] in -1..1, got {tuple(image.shape)}")
+    values = (image.float() * 127.5 + 127.5).round().clamp(0, 255).to(torch.uint8)
+    return Image.fromarray(np.ascontiguousarray(values.permute(1, 2, 0).cpu().numpy()))
+
+
+def to_tensor(picture: Image.Image) -> Tensor:  # [1, 3, H, W] in -1..1
+    values = torch.from_numpy(np.array(picture)).float() / 127.5 - 1
+    return values.permute(2, 0, 1)[None].contiguous()
+
+
+def fitted(picture: Image.Image, size: tuple[int, int], how: str = "stretch") -> Image.Image:
+    """To (width, height): stretched; cropped around the middle; or whole, its edges drawn out."""
+    if picture.size == size:
+        return picture
+    if how == "stretch":
+        return picture.resize(size, Image.Resampling.LANCZOS)
+    by_width, by_height = size[0] / picture.width, size[1] / picture.height
+    share = max(by_width, by_height) if how == "crop" else min(by_width, by_height)
+    inner = (max(1, round(picture.width * share)), max(1, round(picture.height * share)))
+    resized = picture.resize(inner, Image.Resampling.LANCZOS)
+    left, top = (size[0] - inner[0]) // 2, (size[1] - inner[1]) // 2
+    if how == "crop":
+        return resized.crop((-left, -top, size[0] - left, size[1] - top))
+    right, bottom = size[0] - inner[0] - left, size[1] - inner[1] - top
+    return drawn_out(resized, (left, top, right, bottom))
+
+
+def drawn_out(picture: Image.Image, by: tuple[int, int, int, int]) -> Image.Image:
+    """Larger by so many pixels at the left, top, right and bottom, with the edge's colours."""
+    left, top, right, bottom = by
+    values = np.pad(np.asarray(picture), ((top, bottom), (left, right), (0, 0)), mode="edge")
+    return Image.fromarray(values)
