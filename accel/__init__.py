@@ -20,6 +20,7 @@ _HOMES = {
     "Sampler": "accel.pipelines.generate.sampler",
     "generate": "accel.pipelines.generate.job",
     "load": "accel.pipelines.generate.model",
+    "load_onnx": "accel.models.onnx",
     "SAMPLERS": "accel.sampling.samplers",
     "run_sampler": "accel.sampling.samplers",
     "SCHEDULES": "accel.sampling.schedules",
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from accel.core import ConfigError as ConfigError
     from accel.core import InputError as InputError
     from accel.core import Progress as Progress
+    from accel.models.onnx import load_onnx as load_onnx
     from accel.pipelines.generate.job import generate as generate
     from accel.pipelines.generate.model import Model as Model
     from accel.pipelines.generate.model import load as load

@@ -177,6 +177,18 @@ class Network:
         singles = [self._run(self._item(feed, i)) for i in range(count)]
         return [np.concatenate(parts) for parts in zip(*singles)]
 
+    def whole(self, **named: Array | torch.Tensor) -> list[Array]:
+        """Run it once on exactly these arrays; the first axis is whatever the graph says it is.
+
+        Raises ValueError as a call does, and where the graph cannot take the sizes.
+        """
+        try:
+            return self._run(self._feed((), named))
+        except ORT_ERRORS as error:
+            raise ValueError(
+                f"{self.name}: inputs must fit the graph: {_first_line(error)}"
+            ) from None
+
     def _feed(
         self, arrays: Sequence[Array | torch.Tensor], named: dict[str, Array | torch.Tensor]
     ) -> dict[str, Array]:

@@ -1,0 +1,195 @@
+"""`load_onnx`: an ONNX file on our own kernels where they take it, on ONNX Runtime where not."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from onnx import ModelProto, TensorProto, helper, numpy_helper
+from torch import Tensor
+
+from accel.core import ConfigError, InputError, choose_device, read_file
+from accel.nn.onnx.fuse import fuse
+from accel.nn.onnx.ops import TYPES, Unsupported
+from accel.nn.onnx.plan import KEPT_INPUT, Plan, Step, attributes_of
+from accel.weights import onnx_graph
+from accel.weights.onnx import Network, open_onnx
+
+Array = NDArray[Any]
+HALF = (torch.float16, torch.bfloat16)
+RUNTIMES = ("auto", "accel", "onnxruntime")
+
+
+def load_onnx(
+    source: Path | str | bytes, device: str = "cpu", runtime: str = "auto", threads: int = 0
+) -> OnnxModel:
+    """Open an ONNX file, or the bytes of one.
+
+    device: `auto`, `cpu`, `cuda` or `cuda:N`.
+    runtime: `accel` runs the graph on our kernels (CPU); `onnxruntime` on ONNX Runtime; `auto`
+        takes ours on the CPU where every operator is known and most of the arithmetic is in
+        convolutions that our kernels take, ONNX Runtime elsewhere.
+    threads: for ONNX Runtime on the CPU; 0: as many as torch uses.
+
+    Raises InputError for a file that is no ONNX model or reaches outside its own bytes, ConfigError
+    where the runtime or the device cannot be had.
+    """
+    if runtime not in RUNTIMES:
+        raise ConfigError(f"runtime must be one of {', '.join(RUNTIMES)}, got {runtime!r}")
+    name = "ONNX model" if isinstance(source, bytes) else str(source)
+    data = source if isinstance(source, bytes) else _read(Path(source))
+    on_cpu = choose_device(device).type == "cpu"
+    if runtime == "accel" and not on_cpu:
+        raise ConfigError(f"runtime accel runs on the CPU, got device {device}")
+    if runtime != "onnxruntime" and on_cpu:
+        try:
+            model = onnx_graph.parse(data, name)
+            onnx_graph.tidy(model)
+            onnx_graph.fold_storage(model)
+            if runtime == "accel" or pays(model):
+                return OnnxModel(name, plan=_plan(model), types=_types(model))
+        except Unsupported as error:
+            if runtime == "accel":
+                raise ConfigError(f"{name}: runtime accel cannot run it: {error}") from None
+    network = open_onnx(
+        data, device=device, threads=threads or torch.get_num_threads(), dynamic_batch=False
+    )
+    return OnnxModel(name, network=network)
+
+
+class OnnxModel:
+    """A network from an ONNX file; `runtime` says what runs it. Safe to call from many threads."""
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        plan: Plan | None = None,
+        network: Network | None = None,
+        types: Mapping[str, Any] | None = None,  # of the plan's outputs
+    ):
+        self.name = name
+        self.runtime = "accel" if plan else "onnxruntime"
+        self.inputs = plan.inputs if plan else [p.name for p in network.inputs] if network else []
+        self.outputs = (
+            plan.outputs if plan else [p.name for p in network.outputs] if network else []
+        )
+        self._plan, self._network = plan, network
+        self._types = dict(types or {})
+        self._lock = threading.Lock()
+
+    def run(self, feeds: Mapping[str, Array | Tensor]) -> dict[str, Array]:
+        """Map arrays by input name to arrays by output name.
+
+        Raises ValueError when an input is missing, unknown, or does not fit the graph.
+        """
+        if set(feeds) != set(self.inputs):
+            raise ValueError(
+                f"{self.name}: inputs must be {', '.join(self.inputs)}, "
+                f"got {', '.join(sorted(feeds)) or 'none'}"
+            )
+        if self._network is not None:
+            results = self._network.whole(**feeds)
+            return dict(zip(self.outputs, results))
+        assert self._plan is not None
+        tensors = {n: _computable(torch.as_tensor(v)) for n, v in feeds.items()}
+        try:
+            with self._lock:
+                outputs = self._plan.run(tensors)
+        except (RuntimeError, IndexError) as error:
+            first = str(error).strip().splitlines()[0][:200] if str(error) else type(error).__name__
+            raise ValueError(f"{self.name}: inputs must fit the graph: {first}") from None
+        arrays = (t.contiguous().numpy() for t in outputs)
+        return {n: a.astype(self._types.get(n, a.dtype)) for n, a in zip(self.outputs, arrays)}
+
+
+def _computable(tensor: Tensor) -> Tensor:
+    return (tensor.float() if tensor.dtype in HALF else tensor).contiguous()
+
+
+def pays(model: ModelProto) -> bool:
+    """Whether our convolutions would do most of the work: dense ones with many channels.
+
+    Small networks of depthwise convolutions spend their time between operators, where ONNX Runtime
+    has less to do.
+    """
+    shapes = {t.name: list(t.dims) for t in model.graph.initializer}
+    dense = total = 0
+    for node in model.graph.node:
+        if node.op_type not in ("Conv", "ConvTranspose", "MatMul", "Gemm") or len(node.input) < 2:
+            continue
+        dims = shapes.get(node.input[1], [])
+        size = int(np.prod(dims)) if dims else 0
+        total += size
+        if node.op_type == "Conv" and len(dims) == 4 and dims[1] >= 32:
+            dense += size
+    return total > 0 and dense >= 0.6 * total
+
+
+def _read(path: Path) -> bytes:
+    return read_file(path, onnx_graph.MAX_FILE_BYTES, "an ONNX model")
+
+
+def _plan(model: ModelProto) -> Plan:
+    opset = max((o.version for o in model.opset_import if o.domain in ("", "ai.onnx")), default=0)
+    if not 7 <= opset <= 25:
+        raise Unsupported(f"opset {opset}")
+    graph = model.graph
+    constants = {t.name: _tensor(t) for t in graph.initializer}
+    steps = []
+    for node in graph.node:
+        if node.domain not in ("", "ai.onnx"):
+            raise Unsupported(f"operator {node.op_type} of {node.domain}")
+        attributes = attributes_of(node, opset, _tensor)
+        if node.op_type == "Constant":
+            constants[node.output[0]] = _constant(attributes)
+            continue
+        steps.append(Step(node.op_type, attributes, list(node.input), list(node.output), node.name))
+    outputs = [o.name for o in graph.output]
+    inputs = [i.name for i in graph.input if i.name not in constants]
+    small = [i.name for i in graph.input if i.name in inputs and _is_small(i)]
+    return Plan(
+        fuse(steps, constants, outputs),
+        constants,
+        inputs,
+        outputs,
+        small if len(small) < len(inputs) else (),
+    )
+
+
+def _types(model: ModelProto) -> dict[str, Any]:
+    kinds = {o.name: o.type.tensor_type.elem_type for o in model.graph.output}
+    return {
+        name: helper.tensor_dtype_to_np_dtype(kind)
+        for name, kind in kinds.items()
+        if kind in TYPES and kind != TensorProto.BFLOAT16
+    }
+
+
+def _is_small(value: Any) -> bool:
+    dims = [d.dim_value for d in value.type.tensor_type.shape.dim]
+    return len(dims) < 4 and all(dims[1:]) and int(np.prod([max(d, 1) for d in dims])) <= KEPT_INPUT
+
+
+def _constant(attributes: dict[str, Any]) -> Tensor:
+    for name in ("value", "value_float", "value_int", "value_floats", "value_ints"):
+        if name in attributes:
+            return torch.as_tensor(attributes[name])
+    raise Unsupported("a Constant of strings")
+
+
+def _tensor(proto: TensorProto) -> Tensor:
+    if proto.data_type not in TYPES:
+        raise Unsupported(f"tensors of type {proto.data_type}")
+    try:
+        array = numpy_helper.to_array(proto)
+    except (ValueError, TypeError) as error:
+        raise InputError(f"tensor {proto.name[:60]!r} is damaged: {error}") from None
+    if array.dtype.name in ("float16", "bfloat16"):
+        array = array.astype(np.float32)
+    return torch.from_numpy(np.array(array))
