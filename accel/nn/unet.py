@@ -7,7 +7,7 @@ single-file checkpoint, so the numbered `nn.Sequential`s below are part of the f
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -156,14 +156,19 @@ class Unet(Trunk):
         context: Tensor,  # [B, tokens, context_width] prompt
         vector: Tensor | None = None,  # [B, vector_width] exactly for networks that have it
         control: Sequence[Tensor] | None = None,  # what a ControlNet adds: skips, then middle
+        features: Mapping[int, Tensor] | None = None,  # what a T2I-Adapter adds: adapter.placed
     ) -> Tensor:  # [B, out_channels, H, W]
         self.check(x, t, context, vector)
         embedding = self.embed(t, vector, x.dtype)
-        h, skips = x, []
-        for block in self.input_blocks:
+        h, skips, features = x, [], features or {}
+        for i, block in enumerate(self.input_blocks):
             h = block(h, embedding, context)
+            if i in features:
+                h = h + features[i]
             skips.append(h)
         h = self.middle_block(h, embedding, context)
+        if len(skips) in features:
+            h = h + features[len(skips)]
         if control is not None:
             *added, middle = control
             skips = [skip + extra for skip, extra in zip(skips, added, strict=True)]

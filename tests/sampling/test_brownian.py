@@ -12,7 +12,7 @@ from accel.sampling.brownian import BrownianNoise
 from accel.sampling.samplers import BROWNIAN, run_sampler
 from accel.sampling.schedules import NoiseSchedule, karras
 
-SHAPE = (4, 50, 50)
+SHAPE = (4, 30, 30)
 SD = NoiseSchedule.scaled_linear()
 
 
@@ -26,8 +26,8 @@ def test_is_normal(high, low):
     noise = BrownianNoise([5], SHAPE)(high, low)
     assert noise.dtype == torch.float32
     assert noise.shape == (1, *SHAPE)
-    assert noise.std().item() == pytest.approx(1, abs=0.03)
-    assert abs(noise.mean().item()) < 0.04
+    assert noise.std().item() == pytest.approx(1, abs=0.06)
+    assert abs(noise.mean().item()) < 0.06
 
 
 def test_changes_add_up_whatever_the_steps():
@@ -41,9 +41,9 @@ def test_changes_add_up_whatever_the_steps():
 def test_steps_apart_are_independent_and_overlapping_ones_are_not():
     noise = BrownianNoise([5], SHAPE)
     apart = (noise(9.0, 5.0) * noise(5.0, 3.0)).mean().item()
-    assert abs(apart) < 0.04
+    assert abs(apart) < 0.06
     overlap = (noise(9.0, 5.0) * noise(9.0, 3.0)).mean().item()
-    assert overlap == pytest.approx(math.sqrt(4 / 6), abs=0.05)
+    assert overlap == pytest.approx(math.sqrt(4 / 6), abs=0.06)
 
 
 def test_known_values():
@@ -71,8 +71,8 @@ def test_finer_steps_come_to_the_same_sample(name):
         noise = BrownianNoise([seed], SHAPE)
         return run_sampler(name, ideal, start, karras(SD, steps), noise=noise)
 
-    apart = (run(40, 1) - run(80, 1)).std().item()
-    assert apart < 0.25 * (run(40, 1) - run(80, 2)).std().item()
+    apart = (run(24, 1) - run(48, 1)).std().item()
+    assert apart < 0.25 * (run(24, 1) - run(48, 2)).std().item()
 
 
 def test_refuses_levels_beyond_reason():
