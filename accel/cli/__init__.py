@@ -7,7 +7,7 @@ import importlib
 import sys
 from collections.abc import Sequence
 
-from accel.cli.shared import BAD_INPUT, DONE, INTERRUPTED, REFUSED
+from accel.cli.shared import BAD_INPUT, DONE, INTERRUPTED, REFUSED, take_untrusted
 from accel.core import Cancelled, ConfigError, Refused, one_line
 
 # Modules of this package, in the order that `accel --help` lists them.
@@ -24,8 +24,14 @@ COMMANDS = (
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; return the exit status (0 done, 2 bad input, 3 refused, 130 cancelled)."""
-    args = _parser().parse_args(argv)
+    words = sys.argv[1:] if argv is None else list(argv)
     try:
+        words, limits = take_untrusted(words)
+        if limits is not None:
+            from accel.pipelines.untrusted import ChildLimits, run_command
+
+            return run_command(words, ChildLimits(**limits))  # type: ignore[arg-type]
+        args = _parser().parse_args(words)
         return args.run(args) or DONE
     except ConfigError as error:
         return _complain(str(error), BAD_INPUT)

@@ -7,11 +7,11 @@ import json
 import os
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from accel.core import Cancel, Progress
+from accel.core import Cancel, ConfigError, Progress
 
 DONE, BAD_INPUT, REFUSED, INTERRUPTED = 0, 2, 3, 130
 
@@ -27,7 +27,40 @@ def command(commands: Any, name: str, help: str, examples: str) -> argparse.Argu
     parser.add_argument(
         "--json", metavar="FILE", help="write the report as JSON; - for standard output"
     )
+    parser.add_argument(
+        "--untrusted",
+        action="store_true",
+        help="the files come from strangers: work in a child process with limits and no network;"
+        " more: --untrusted-memory-mb N (4096), --untrusted-seconds S (4 hours)",
+    )
     return parser
+
+
+def take_untrusted(argv: Sequence[str]) -> tuple[list[str], dict[str, float] | None]:
+    """Take `--untrusted` and its numbers off a command line; None when it is not asked for.
+
+    The numbers are named as the fields of `accel.pipelines.untrusted.ChildLimits`.
+    """
+    rest: list[str] = []
+    numbers: dict[str, float] = {}
+    is_asked = False
+    words = iter(argv)
+    for word in words:
+        name, _, value = word.partition("=")
+        field = {"--untrusted-memory-mb": "memory_mb", "--untrusted-seconds": "seconds"}.get(name)
+        if word == "--":
+            rest += [word, *words]
+        elif field:
+            value = value or next(words, "")
+            if not value.isdecimal():
+                raise ConfigError(f"{name} must be a whole number, got {value!r}")
+            numbers[field] = int(value)
+            is_asked = True
+        elif word == "--untrusted":
+            is_asked = True
+        else:
+            rest.append(word)
+    return rest, numbers if is_asked else None
 
 
 def deliver(report: dict[str, Any], target: str | None, text: str) -> None:
