@@ -308,11 +308,11 @@ def from_dfl_order(part: nn.Module, tensors: Mapping[str, Tensor]) -> dict[str, 
     return found
 
 
-def to_dfl_order(part: nn.Module) -> dict[str, Tensor]:
-    """The inverse of `from_dfl_order`."""
+def to_dfl_order(part: nn.Module, tensors: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
+    """The inverse of `from_dfl_order`, of the part's weights or of tensors shaped like them."""
     return {
         name: _reorder(tensor, len(tensor) // 4) if _shuffled(part, name) else tensor.clone()
-        for name, tensor in part.state_dict().items()
+        for name, tensor in (tensors or part.state_dict()).items()
     }
 
 

@@ -87,6 +87,17 @@ def gaussian_blur(pictures: Tensor, sigma: float) -> Tensor:  # [B, C, H, W]
     return _blur(F.pad(pictures, [size // 2] * 4), row)
 
 
+def blur_outside(
+    pictures: Tensor,  # [B, 3, R, R]
+    mask: Tensor,  # [B, 1, R, R]
+) -> Tensor:  # [B, 3, R, R]
+    """Blur what lies outside of the mask, of itself alone: the face does not bleed into it."""
+    sigma, outside = pictures.shape[-1] / 128, 1 - mask
+    weight = gaussian_blur(outside, sigma)
+    around = gaussian_blur(pictures * outside, sigma) / weight.where(weight > 0, 1)
+    return pictures * mask + around * outside
+
+
 @lru_cache(maxsize=32)
 def gaussian_row(size: int, sigma: float, centre: float) -> Tensor:  # [size] float32
     """Weights that sum to one even after rounding.

@@ -14,15 +14,18 @@ from accel.kernels.crop import crop
 from accel.kernels.geglu import geglu
 from accel.kernels.group_norm_silu import group_norm_silu
 from accel.kernels.mark import mark
+from accel.kernels.optimise import adabelief_step, rmsprop_step
 from accel.kernels.paste import paste, paste_rectangle
 from accel.kernels.planes import PlaneLayout, Planes, gbr_layout, yuv_layout
 from accel.kernels.planes_rgb import planes_to_rgb, rgb_to_planes
 from accel.kernels.raster import raster
+from accel.kernels.warp import warp
 
 __all__ = [
     "OPS",
     "PlaneLayout",
     "Planes",
+    "adabelief_step",
     "attention",
     "blend_pyramid",
     "color_stats",
@@ -42,5 +45,7 @@ __all__ = [
     "raster",
     "relight",
     "rgb_to_planes",
+    "rmsprop_step",
+    "warp",
     "yuv_layout",
 ]

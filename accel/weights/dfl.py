@@ -47,8 +47,12 @@ def read_weights(path: Path) -> dict[str, Tensor]:
 
 def write_weights(path: Path, weights: Mapping[str, Tensor]) -> None:
     """Write one part's weights; an old file stays until the new one is whole."""
-    arrays = {f"{k.replace('.', '/')}:0": _from_torch(v) for k, v in weights.items()}
-    _write(path, dump_pickle(arrays))
+    _write(path, weights_file(weights))
+
+
+def weights_file(weights: Mapping[str, Tensor]) -> bytes:
+    """What a part's file holds; whole numbers, such as a count of steps, stay whole."""
+    return dump_pickle({f"{k.replace('.', '/')}:0": _from_torch(v) for k, v in weights.items()})
 
 
 def read_data(path: Path) -> dict[str, Any]:
@@ -61,7 +65,12 @@ def read_data(path: Path) -> dict[str, Any]:
 
 def write_data(path: Path, data: Mapping[str, Any]) -> None:
     """Write a model's `_data.dat`."""
-    _write(path, dump_pickle(dict(data)))
+    _write(path, data_file(data))
+
+
+def data_file(data: Mapping[str, Any]) -> bytes:
+    """What a model's `_data.dat` holds."""
+    return dump_pickle(dict(data))
 
 
 def find_models(folder: Path) -> list[tuple[str, str]]:
@@ -104,6 +113,8 @@ def _to_torch(array: np.ndarray[Any, Any]) -> Tensor:
 
 
 def _from_torch(tensor: Tensor) -> np.ndarray[Any, Any]:
+    if not tensor.is_floating_point():
+        return tensor.detach().cpu().numpy()
     array = tensor.detach().cpu().float().numpy()
     if array.ndim == 4:
         array = array.transpose(2, 3, 1, 0)

@@ -9,7 +9,7 @@ from typing import Any
 from accel.cli.shared import BAD_INPUT
 
 # Modules of this package, in the order that `accel dfl --help` lists their commands.
-MODULES = ("workspace",)
+MODULES = ("workspace", "train", "merge")
 
 
 def add(commands: Any) -> None:

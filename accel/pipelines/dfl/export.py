@@ -1,0 +1,122 @@
+"""The export step of the DeepFaceLab workflow: a trained model as one .dfm file."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from accel.core import ConfigError, InputError
+from accel.faces.autoencoder import Autoencoder, from_dfl_order
+from accel.faces.autoencoder_onnx import to_onnx
+from accel.pipelines.dfl.workspace import Workspace, open_workspace
+from accel.training import model_files
+from accel.training.options import MODELS
+from accel.weights import dfl
+from accel.weights.onnx import open_onnx
+
+ALLOWED = 1e-4  # between the file, as it runs, and the model
+
+
+def export(
+    workspace: Workspace | Path | str,
+    to: Path | str,
+    *,
+    model: str | None = None,
+    name: str | None = None,
+    overwrite: bool = False,
+) -> dict[str, Any]:
+    """Write a model of `workspace` to `to`, run it once, and compare; return a report.
+
+    model, name: which; the one that was saved last where they are not given.
+
+    Raises ConfigError if `to` exists or does not end in .dfm, InputError if there is no such model
+    or its files are damaged.
+    """
+    folder, target = open_workspace(workspace).model, Path(to)
+    if target.suffix.lower() not in (".dfm", ".onnx"):
+        raise ConfigError(f"{target}: the name must end in .dfm or .onnx")
+    if target.exists() and not overwrite:
+        raise ConfigError(f"{target} exists; choose another name or give --overwrite")
+    model, name = find_model(folder, model, name)
+    network, iterations = load_autoencoder(folder, name, model)
+    config = network.config
+    about = {
+        "producer": "accel",
+        "model": MODELS[model],
+        "name": name,
+        "archi": config.archi,
+        "face_type": config.face_type.value,
+        "iterations": str(iterations),
+    }
+    content = to_onnx(network, about)
+    error = _difference(network, content)
+    if not error <= ALLOWED:
+        raise InputError(
+            f"{folder}: the file must give what model {name} gives, got a difference of {error:.2g}"
+        )
+    partial = target.with_name(target.name + ".partial")
+    try:
+        partial.write_bytes(content)
+        os.replace(partial, target)
+    finally:
+        partial.unlink(missing_ok=True)
+    return {
+        "output": str(target),
+        "bytes": len(content),
+        "model": model,
+        "name": name,
+        "resolution": config.resolution,
+        "archi": config.archi,
+        "face_type": config.face_type.value,
+        "iterations": iterations,
+        "largest_difference": error,
+    }
+
+
+def find_model(folder: Path, model: str | None, name: str | None) -> tuple[str, str]:
+    """Kind and name of the model that is meant: of those that fit, the one saved last."""
+    kinds = {word: kind for kind, word in MODELS.items()}
+    found = [(kinds[k], n) for n, k in dfl.find_models(folder) if k in kinds]
+    fitting = [(k, n) for k, n in found if model in (None, k) and name in (None, n)]
+    if not fitting:
+        there = ", ".join(f"{n} ({k})" for k, n in found) or "none"
+        raise InputError(f"{folder}: must hold the model that is to be used, found {there}")
+    return fitting[0]
+
+
+def load_autoencoder(folder: Path, name: str, model: str) -> tuple[Autoencoder, int]:
+    """A saved model's network and how many steps it was trained; without what training needs.
+
+    Raises InputError, one line, for files that are missing, damaged or of another shape.
+    """
+    options = model_files.saved_options(folder, name, model)
+    if options is None:
+        raise InputError(f"{folder}: must hold a model {name}, found none")
+    with torch.device("meta"):  # no weights are drawn only to be replaced
+        network = Autoencoder(options.network)
+    network = network.to_empty(device="cpu").eval()
+    for part, module in network.parts.items():
+        file = dfl.part_file(folder, name, options.kind, part)
+        try:
+            module.load_state_dict(from_dfl_order(module, dfl.read_weights(file)))
+        except InputError as error:
+            text = str(error)
+            raise InputError(text if text.startswith(str(file)) else f"{file}: {text}") from None
+    data = dfl.read_data(model_files.data_path(folder, name, model))
+    return network, int(data.get("iter", 0))
+
+
+@torch.no_grad()
+def _difference(network: Autoencoder, content: bytes) -> float:
+    """The largest difference of any output on a picture of noise, channels first and last."""
+    side = network.config.resolution
+    generator = torch.Generator().manual_seed(0)
+    pictures = torch.rand(2, 3, side, side, generator=generator)
+    face, mask, mask_dst = network(pictures)
+    wanted = [t.permute(0, 2, 3, 1).numpy() for t in (mask_dst, face, mask)]
+    given = open_onnx(content)(**{"in_face:0": pictures.permute(0, 2, 3, 1).numpy()})
+    return max(float(np.abs(a - b).max()) for a, b in zip(wanted, given))

@@ -1,0 +1,111 @@
+"""A page on this machine that shows how a training comes along, and keeps itself up to date."""
+
+from __future__ import annotations
+
+import html
+import json
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+from accel.core import ConfigError
+
+HOST = "127.0.0.1"
+PICTURES = ("preview", "loss")
+PAGE = """<!doctype html><html lang="en"><meta charset="utf-8"><title>Training</title>
+<style>body{font:15px system-ui,sans-serif;margin:1.2em;background:#fafafa;color:#222}
+img{display:block;max-width:100%;margin:.8em 0;border:1px solid #ddd;background:#fff}</style>
+<h1>Training</h1><p id="state" role="status">%s</p>
+<img id="preview" alt="Faces so far: source, rebuilt, destination, rebuilt, swapped, masks">
+<img id="loss" alt="Loss of source and destination over iterations">
+<script>
+const seen = {};
+async function look() {
+  try {
+    const now = await (await fetch("/state.json")).json();
+    document.getElementById("state").textContent = now.text;
+    for (const [name, version] of Object.entries(now.pictures))
+      if (seen[name] !== version) {
+        seen[name] = version;
+        document.getElementById(name).src = "/" + name + ".png?" + version;
+      }
+  } catch { document.getElementById("state").textContent = "The training has ended."; }
+  setTimeout(look, 1000);
+}
+look();
+</script></html>"""
+
+
+class LivePage:
+    """Serves what it was last told on 127.0.0.1, from a thread of its own.
+
+    url: where. Raises ConfigError if the port is taken.
+    """
+
+    def __init__(self, port: int) -> None:
+        if not 0 <= port <= 65535:
+            raise ConfigError(f"preview_port must lie in 0..65535, got {port}")
+        self._text = "Starting."
+        self._pictures: dict[str, tuple[int, bytes]] = {}
+        try:
+            self._server = ThreadingHTTPServer((HOST, port), self._handler())
+        except OSError as error:
+            raise ConfigError(
+                f"preview_port {port} must be free, got: {error.strerror}; 0 finds a free one"
+            ) from None
+        self._server.daemon_threads = True
+        self.url = f"http://{HOST}:{self._server.server_address[1]}/"
+        self._thread = threading.Thread(target=self._server.serve_forever, daemon=True)
+        self._thread.start()
+
+    def say(self, text: str) -> None:
+        """Replace the line above the pictures."""
+        self._text = text
+
+    def show(self, name: str, png: bytes) -> None:
+        """Replace a picture, one of PICTURES."""
+        version = self._pictures.get(name, (0, b""))[0] + 1
+        self._pictures[name] = (version, png)
+
+    def close(self) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+        self._thread.join()
+
+    def answer(self, path: str) -> tuple[str, bytes] | None:
+        """Content type and content; None where there is nothing."""
+        path = path.partition("?")[0]
+        if path == "/":
+            return "text/html; charset=utf-8", (PAGE % html.escape(self._text)).encode()
+        if path == "/state.json":
+            versions = {name: version for name, (version, _) in self._pictures.items()}
+            state = {"text": self._text, "pictures": versions}
+            return "application/json", json.dumps(state).encode()
+        name = path.removeprefix("/").removesuffix(".png")
+        if name in self._pictures and path.endswith(".png"):
+            return "image/png", self._pictures[name][1]
+        return None
+
+    def _handler(self) -> type[BaseHTTPRequestHandler]:
+        page = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                # A page of another site that points its name here must not read this one.
+                host = (self.headers.get("Host") or "").rpartition(":")[0]
+                found = page.answer(self.path) if host in (HOST, "localhost") else None
+                if found is None:
+                    self.send_error(404)
+                    return
+                kind, content = found
+                self.send_response(200)
+                self.send_header("Content-Type", kind)
+                self.send_header("Content-Length", str(len(content)))
+                self.send_header("Cache-Control", "no-store")
+                self.end_headers()
+                self.wfile.write(content)
+
+            def log_message(self, *unused: Any) -> None:
+                """Nothing: the progress bar has the terminal."""
+
+        return Handler

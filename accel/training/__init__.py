@@ -1,0 +1,1 @@
+"""Loops that fit weights: samples, optimisers, saved states, trainers."""

@@ -1,0 +1,146 @@
+"""A trained model's files in DeepFaceLab's names and format, the state to go on from included."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from accel.core import ConfigError, InputError
+from accel.faces.autoencoder import from_dfl_order, to_dfl_order
+from accel.training.autoencoder import AutoencoderTrainer
+from accel.training.optim import KINDS
+from accel.training.options import MODELS, TrainOptions, from_dfl, to_dfl
+from accel.training.state import recover, save_together
+from accel.weights import dfl
+
+MAX_HISTORY = 10_000_000
+
+
+def stem_of(name: str, model: str) -> str:
+    """How the names of a model's files begin."""
+    if not name or name != Path(name).name or "_" in name or name.startswith("."):
+        raise ConfigError(f"name must be a plain word without an underscore, got {name!r:.60}")
+    return f"{name}_{MODELS[model]}"
+
+
+def save(trainer: AutoencoderTrainer, folder: Path, name: str) -> None:
+    """Write all files, all or none.
+
+    Raises ConfigError if that cannot be done; the last save is intact then.
+    """
+    stem = stem_of(name, trainer.options.model)
+    files = {
+        f"{stem}_{part}.npy": dfl.weights_file(to_dfl_order(module))
+        for part, module in trainer.parts.items()
+    }
+    for key, optimiser in trainer.optimisers.items():
+        files[f"{stem}_{key}.npy"] = dfl.weights_file(_memory_to_dfl(trainer, optimiser.state()))
+    files[f"{stem}_data.dat"] = dfl.data_file(data_of(trainer))
+    save_together(folder, stem, files)
+
+
+def data_of(trainer: AutoencoderTrainer) -> dict[str, Any]:
+    """What `_data.dat` holds; DeepFaceLab passes over keys that it does not know."""
+    scale = trainer.loss_scale
+    return {
+        "iter": trainer.iteration,
+        "options": to_dfl(trainer.options),
+        "loss_history": trainer.history,
+        "sample_for_preview": None,
+        "choosed_gpu_indexes": None,
+        "accel": {"version": 1, "scale": [scale.factor, scale.good] if scale else None},
+    }
+
+
+def saved_options(folder: Path, name: str, model: str) -> TrainOptions | None:
+    """The options of a saved model; None if there is none."""
+    path = data_path(folder, name, model)
+    if not path.exists():
+        return None
+    options = dfl.read_data(path).get("options")
+    if not isinstance(options, dict):
+        raise InputError(f"{path}: must hold a model's options")
+    return from_dfl(model, options, str(path))
+
+
+def data_path(folder: Path, name: str, model: str) -> Path:
+    """Where a model's data lie, after finishing a save that was cut off."""
+    stem = stem_of(name, model)
+    if folder.is_dir():
+        recover(folder, stem)
+    return folder / f"{stem}_data.dat"
+
+
+def load(trainer: AutoencoderTrainer, folder: Path, name: str) -> list[str]:
+    """Take up a saved model, ours or DeepFaceLab's; return notes on what was not there.
+
+    Raises InputError, one line, for files that are missing, damaged or of another shape.
+    """
+    path = data_path(folder, name, trainer.options.model)
+    data = dfl.read_data(path)
+    kind = trainer.options.kind
+    notes = []
+    for part, module in trainer.parts.items():
+        file = dfl.part_file(folder, name, kind, part)
+        if part == "code_discriminator" and not file.exists():
+            notes.append("true_face begins anew: it was off so far")
+            continue
+        try:
+            module.load_state_dict(from_dfl_order(module, dfl.read_weights(file)))
+        except InputError as error:
+            text = str(error)
+            raise InputError(text if text.startswith(str(file)) else f"{file}: {text}") from None
+    for key, optimiser in trainer.optimisers.items():
+        file = dfl.part_file(folder, name, kind, key)
+        state = _memory_from_dfl(trainer, dfl.read_weights(file)) if file.exists() else {}
+        missing = optimiser.load(state)
+        if missing:
+            notes.append(f"{key}: {len(missing)} of its {len(optimiser.memory)} arrays begin anew")
+    trainer.iteration, trainer.history = _progress(data, path)
+    scale = (data.get("accel") or {}).get("scale")
+    if trainer.loss_scale and scale:
+        trainer.loss_scale.factor, trainer.loss_scale.good = float(scale[0]), int(scale[1])
+    return notes
+
+
+def _progress(data: Mapping[str, Any], path: Path) -> tuple[int, list[list[float]]]:
+    iteration, history = data.get("iter"), data.get("loss_history", [])
+    if not isinstance(iteration, int | np.integer) or iteration < 0:
+        raise InputError(f"{path}: iter must be a count, got {iteration!r:.40}")
+    if not isinstance(history, list) or len(history) > MAX_HISTORY:
+        raise InputError(f"{path}: loss_history must be a list of losses")
+    try:
+        return int(iteration), [[float(v) for v in entry][:2] for entry in history]
+    except (TypeError, ValueError):
+        raise InputError(f"{path}: loss_history must be a list of losses") from None
+
+
+def _memory_to_dfl(trainer: AutoencoderTrainer, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    found = {"iters": torch.as_tensor(state["iters"], dtype=torch.int64)}
+    for prefix in {name.partition("_")[0] for name in state} - {"iters"}:
+        for part, module in trainer.parts.items():
+            head = f"{prefix}_{part}."
+            mine = {k.removeprefix(head): v for k, v in state.items() if k.startswith(head)}
+            ordered = to_dfl_order(module, mine) if mine else {}
+            found |= {f"{head}{k}_0": v for k, v in ordered.items()}
+    return found
+
+
+def _memory_from_dfl(trainer: AutoencoderTrainer, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    found = {"iters": state["iters"]} if "iters" in state else {}
+    for prefix in {prefix for kind in KINDS.values() for prefix in kind}:
+        for part, module in trainer.parts.items():
+            head = f"{prefix}_{part}."
+            mine = {
+                k.removeprefix(head).removesuffix("_0"): v
+                for k, v in state.items()
+                if k.startswith(head)
+            }
+            if set(mine) == set(module.state_dict()):
+                found |= {f"{head}{k}": v for k, v in from_dfl_order(module, mine).items()}
+    return found

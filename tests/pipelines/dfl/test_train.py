@@ -1,0 +1,380 @@
+"""Training a small model on drawn faces: it learns, stops, goes on, and survives what happens."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from accel.cli import main
+from accel.core import Cancel, ConfigError, InputError
+from accel.faces.face_types import FaceType
+from accel.pipelines.dfl.train import TrainConfig, train
+from accel.training import state
+from accel.weights import dfl
+from accel.weights.pickles import load_pickle
+from tests.training.facesets import face_file, workspace
+
+ROOT = Path(__file__).parents[3]
+TINY = {"resolution": 64, "archi": "df-ud", "ae_dims": 8, "e_dims": 4, "d_dims": 4, "seed": 3}
+
+
+@pytest.fixture(scope="module")
+def faces(tmp_path_factory):
+    return workspace(tmp_path_factory.mktemp("train") / "workspace")
+
+
+def another(faces, tmp_path):
+    """A workspace of its own on the same faces."""
+    root = tmp_path / "workspace"
+    root.mkdir(parents=True, exist_ok=True)
+    for side in ("data_src", "data_dst"):
+        if not (root / side).exists():
+            (root / side).symlink_to(faces / side)
+    return root
+
+
+def config(iterations, **changes):
+    options = TINY | {"lr_dropout": True} | changes.pop("options", {})
+    return TrainConfig(
+        model="saehd", iterations=iterations, options=options, threads=1, device="cpu", **changes
+    )
+
+
+def model_bytes(root):
+    """All that a run leaves but pictures and the file that holds options and history."""
+    return {path.name: path.read_bytes() for path in sorted((root / "model").glob("*.npy"))}
+
+
+@pytest.mark.parametrize("optimiser", ["adabelief", "rmsprop"])
+def test_going_on_is_byte_equal_to_never_having_stopped(faces, tmp_path, optimiser):
+    options = {"optimiser": optimiser, "true_face": 0.01, "flip": True, "uniform_yaw": True}
+    whole, parts = another(faces, tmp_path / "a"), another(faces, tmp_path / "b")
+    train(whole, config(6, options=options))
+    train(parts, config(3, options=options, workers=3))
+    # All that is not said again comes from the model's own file.
+    train(parts, TrainConfig(model="saehd", iterations=6, threads=1, device="cpu"))
+    assert model_bytes(whole) == model_bytes(parts)
+    assert len(model_bytes(whole)) == 7
+    data = [(root / "model" / "new_SAEHD_data.dat").read_bytes() for root in (whole, parts)]
+    assert data[0] == data[1]
+
+
+@pytest.mark.slow
+def test_quick96_goes_on_after_being_killed(faces, tmp_path):
+    whole, parts = another(faces, tmp_path / "a"), another(faces, tmp_path / "b")
+    settings = {"threads": 1, "device": "cpu"}
+    train(whole, TrainConfig(iterations=6, **settings))
+    train(parts, TrainConfig(iterations=3, **settings))
+    command = [
+        sys.executable, "-m", "accel", "dfl", "train", str(parts),
+        "--iterations", "1000", "--threads", "1", "--device", "cpu",
+    ]  # fmt: skip
+    with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True) as running:
+        assert running.stderr is not None
+        running.stderr.readline()  # it has done a step
+        running.kill()
+    train(parts, TrainConfig(iterations=6, **settings))
+    assert model_bytes(whole) == model_bytes(parts)
+    assert set(model_bytes(whole)) == {
+        f"new_Quick96_{part}.npy"
+        for part in ("encoder", "inter", "decoder_src", "decoder_dst", "src_dst_opt")
+    }
+
+
+def test_it_learns(faces, tmp_path):
+    root = another(faces, tmp_path)
+    report = train(root, config(60, options={"lr": 2e-3, "lr_dropout": False}))
+    history = np.array(dfl.read_data(root / "model" / "new_SAEHD_data.dat")["loss_history"])
+    assert history.shape == (60, 2)
+    assert (history[-10:].mean(0) < 0.75 * history[:3].mean(0)).all()
+    assert report["iterations"] == report["steps"] == 60
+    assert report["finished"]
+    for name in ("preview", "loss_curve"):
+        picture = cv2.imread(report[name])
+        assert picture is not None
+        assert picture.std() > 10
+
+
+def test_files_are_deepfacelabs(faces, tmp_path):
+    root = another(faces, tmp_path)
+    train(root, config(2, options={"optimiser": "rmsprop"}, name="mine"))
+    folder = root / "model"
+    encoder = load_pickle((folder / "mine_SAEHD_encoder.npy").read_bytes())
+    assert encoder["down1/downs_0/conv1/weight:0"].shape == (5, 5, 3, 4)
+    memory = load_pickle((folder / "mine_SAEHD_src_dst_opt.npy").read_bytes())
+    assert memory["iters:0"] == 2
+    assert memory["iters:0"].dtype == np.int64
+    assert memory["acc_encoder/down1/downs_0/conv1/weight_0:0"].shape == (5, 5, 3, 4)
+    assert len(memory) == 1 + sum(
+        len(load_pickle(path.read_bytes()))
+        for path in folder.glob("mine_SAEHD_*coder*.npy")
+    ) + len(load_pickle((folder / "mine_SAEHD_inter.npy").read_bytes()))  # fmt: skip
+    data = load_pickle((folder / "mine_SAEHD_data.dat").read_bytes())
+    assert data["iter"] == 2
+    assert data["options"]["face_type"] == "f"
+    assert data["options"]["adabelief"] is False
+    assert dfl.find_models(folder) == [("mine", "SAEHD")]
+
+
+def test_a_model_of_deepfacelab_is_taken_up(faces, tmp_path):
+    root = another(faces, tmp_path)
+    train(root, config(2))
+    folder = root / "model"
+    path = folder / "new_SAEHD_data.dat"
+    data = dfl.read_data(path)
+    options = {k: v for k, v in data["options"].items() if not k.startswith("accel")}
+    dfl.write_data(path, {"iter": 2, "options": options, "loss_history": [[1.0, 2.0]] * 2})
+    (folder / "new_SAEHD_src_dst_opt.npy").unlink()
+    report = train(root, TrainConfig(model="saehd", iterations=3, threads=1))
+    assert report["iterations"] == 3
+    assert "begin anew" in report["notes"][0]
+    assert report["options"]["network"]["e_dims"] == 4
+
+
+def test_cancelled_it_saves_and_says_so(faces, tmp_path):
+    root, cancel = another(faces, tmp_path), Cancel()
+
+    def progress(event):
+        if event.stage == "train" and event.done == 2:
+            assert event.loss_src > 0
+            cancel.set()
+
+    report = train(root, config(50), progress=progress, cancel=cancel)
+    assert report["cancelled"]
+    assert not report["finished"]
+    assert dfl.read_data(root / "model" / "new_SAEHD_data.dat")["iter"] == 2
+
+
+def test_ctrl_c_saves(faces, tmp_path):
+    root = another(faces, tmp_path)
+
+    def progress(event):
+        if event.stage == "train" and event.done == 3:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    report = train(root, config(50), progress=progress)
+    assert report["cancelled"]
+    assert report["iterations"] == 3
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_a_full_disk_leaves_the_last_save(faces, tmp_path, monkeypatch):
+    root = another(faces, tmp_path)
+    train(root, config(2))
+    before = model_bytes(root)
+
+    def full(handle):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(state.os, "fsync", full)
+    with pytest.raises(ConfigError, match=r"No space left on device.*the last save is intact"):
+        train(root, config(3))
+    assert model_bytes(root) == before
+    monkeypatch.undo()
+    assert train(root, config(3))["iterations"] == 3
+
+
+def test_a_finished_training_is_left_as_it_is(faces, tmp_path):
+    root = another(faces, tmp_path)
+    train(root, config(2))
+    before = model_bytes(root)
+    report = train(root, config(2))
+    assert (report["steps"], report["saves"]) == (0, 0)
+    assert model_bytes(root) == before
+
+
+@pytest.mark.parametrize(
+    ("options", "why"),
+    [
+        ({"resolution": 96}, "resolution 64, got 96"),
+        ({"archi": "liae-ud"}, "archi df-ud, got liae-ud"),
+        ({"face_type": "whole"}, "face_type full_face, got whole_face"),
+    ],
+)
+def test_a_model_of_another_shape_is_refused(faces, tmp_path, options, why):
+    root = another(faces, tmp_path)
+    train(root, config(1))
+    with pytest.raises(ConfigError, match=why):
+        train(root, TrainConfig(model="saehd", iterations=2, options=options))
+
+
+@pytest.mark.parametrize("archi", ["liae-ud", "df-udt", "liae-udtc"])
+def test_architectures_and_every_option(faces, tmp_path, archi):
+    everything = {
+        "archi": archi, "eyes_mouth": True, "blur_out_mask": True, "uniform_yaw": True,
+        "face_style": 1.0, "background_style": 2.0, "clip": True, "masked": False, "flip": True,
+        "true_face": 0.01 if archi.startswith("df") else 0.0,
+    }  # fmt: skip
+    root = another(faces, tmp_path)
+    report = train(root, config(2, options=everything))
+    assert np.isfinite([report["loss_src"], report["loss_dst"]]).all()
+    report = train(root, config(3, options=everything | {"warp": False}))
+    assert report["iterations"] == 3
+
+
+def test_without_warp_liae_keeps_what_both_share(faces, tmp_path):
+    root = another(faces, tmp_path)
+    train(root, config(1, options={"archi": "liae-ud"}))
+    before = model_bytes(root)
+    train(root, config(2, options={"archi": "liae-ud", "warp": False}))
+    after = model_bytes(root)
+    assert after["new_SAEHD_inter_AB.npy"] == before["new_SAEHD_inter_AB.npy"]
+    assert after["new_SAEHD_inter_B.npy"] != before["new_SAEHD_inter_B.npy"]
+
+
+def test_bfloat16_is_close_and_keeps_weights_exact(faces, tmp_path):
+    exact, half = another(faces, tmp_path / "a"), another(faces, tmp_path / "b")
+    reports = [
+        train(root, config(3, precision=precision, options={"true_face": 0.01}))
+        for root, precision in ((exact, "fp32"), (half, "bf16"))
+    ]
+    assert reports[1]["loss_src"] == pytest.approx(reports[0]["loss_src"], rel=0.03)
+    assert (
+        dfl.read_weights(half / "model" / "new_SAEHD_encoder.npy")[
+            "down1.downs_0.conv1.weight"
+        ].dtype
+        == torch.float32
+    )
+
+
+def test_fp16_needs_a_gpu(faces):
+    with pytest.raises(ConfigError, match="fp16 needs a CUDA device"):
+        train(faces, config(1, precision="fp16"))
+
+
+# --- facesets that are not as they should be ----------------------------------------------------
+
+
+def test_an_empty_aligned_folder(tmp_path):
+    for side in ("src", "dst"):
+        (tmp_path / f"data_{side}" / "aligned").mkdir(parents=True)
+    with pytest.raises(InputError, match="must hold aligned faces, found none"):
+        train(tmp_path, config(1))
+
+
+def test_damaged_faces_are_left_out_and_told(tmp_path):
+    root = workspace(tmp_path / "w", 3)
+    aligned = root / "data_src" / "aligned"
+    whole = (aligned / "00000.jpg").read_bytes()
+    (aligned / "00000.jpg").write_bytes(whole[: len(whole) * 2 // 3])
+    (aligned / "a.jpg").write_bytes(b"no picture")
+    (aligned / "b.jpg").write_bytes(
+        cv2.imencode(".jpg", np.zeros((8, 8, 3), np.uint8))[1].tobytes()
+    )
+    (aligned / "c.jpg").write_bytes(face_file(kind=FaceType.HALF))
+    report = train(root, config(1))
+    assert report["faces"] == {"src": 2, "dst": 3}
+    assert "4 faces" in report["notes"][0]
+
+
+def test_a_faceset_of_too_small_a_type(tmp_path):
+    root = workspace(tmp_path / "w", 2, kind=FaceType.HALF)
+    with pytest.raises(InputError, match="trained on full_face or larger, got half_face"):
+        train(root, config(1))
+
+
+@pytest.mark.parametrize(
+    ("values", "why"),
+    [
+        ({"iterations": 0}, "iterations must be 1 or more"),
+        ({"model": "amp"}, "model must be one of quick96, saehd"),
+        ({"name": "a_b"}, "plain word"),
+        ({"name": "../x"}, "plain word"),
+        ({"save_minutes": 0}, "save_minutes must be above 0"),
+        ({"workers": 0}, "workers must be 1 or more"),
+        ({"backup_hours": -1}, "backup_hours must be 0 or more"),
+    ],
+)
+def test_refuses_settings_that_cannot_be(values, why):
+    with pytest.raises(ConfigError, match=why):
+        TrainConfig(**values)
+
+
+@pytest.mark.parametrize(
+    ("options", "why"),
+    [
+        ({"batch": 0}, "batch must lie in"),
+        ({"resolution": 128}, "quick96 has a fixed shape"),
+        ({"true_face": 0.1}, "quick96 has no true_face"),
+        ({"depth": 3}, "training has no option depth"),
+        ({"lr": 0}, "lr must lie above 0"),
+    ],
+)
+def test_refuses_options_that_cannot_be(faces, options, why):
+    with pytest.raises(ConfigError, match=why):
+        train(faces, TrainConfig(options=options))
+
+
+# --- page and command ---------------------------------------------------------------------------
+
+
+def test_the_page_follows_the_training(faces, tmp_path):
+    root, seen = another(faces, tmp_path), []
+
+    def fetch(url, host=None):
+        request = urllib.request.Request(url, headers={"Host": host} if host else {})
+        with urllib.request.urlopen(request, timeout=5) as answer:
+            return answer.read()
+
+    def progress(event):
+        if event.stage != "train" or seen:
+            return
+        state = json.loads(fetch(event.page + "state.json"))
+        seen.append(state["text"])
+        assert fetch(event.page + "preview.png?1")[:4] == b"\x89PNG"
+        assert b"<img" in fetch(event.page)
+        for bad in ({"url": event.page + "model"}, {"url": event.page, "host": "evil.example:80"}):
+            with pytest.raises(urllib.error.HTTPError, match="404"):
+                fetch(**bad)
+
+    train(root, config(2, preview_port=0), progress=progress)
+    assert seen[0].startswith("iteration 1 of 2 · loss src ")
+
+
+def test_the_command(faces, tmp_path, capsys):
+    root = another(faces, tmp_path)
+    command = [
+        "dfl", "train", str(root), "--model", "saehd", "--iterations", "2", "--resolution", "64",
+        "--archi", "df-ud", "--ae-dims", "8", "--e-dims", "4", "--d-dims", "4", "--threads", "1",
+        "--no-flip", "--device", "cpu",
+    ]  # fmt: skip
+    assert main([*command, "--json", "-"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert report["iterations"] == 2
+    assert report["options"]["flip"] is False
+    assert main(command) == 0
+    assert "model new, 2 iterations (0 now" in capsys.readouterr().out
+    assert main([*command, "--d-dims", "6"]) == 2
+    assert "model new has d_dims 4, got 6" in capsys.readouterr().err
+
+
+def test_sigterm_saves(faces, tmp_path):
+    root = another(faces, tmp_path)
+    command = [
+        sys.executable, "-m", "accel", "dfl", "train", str(root), "--model", "saehd",
+        "--iterations", "100000", "--resolution", "64", "--ae-dims", "8", "--e-dims", "4",
+        "--d-dims", "4", "--threads", "1", "--device", "cpu",
+    ]  # fmt: skip
+    with subprocess.Popen(
+        command, cwd=ROOT, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as running:
+        assert running.stderr is not None
+        running.stderr.readline()
+        time.sleep(0.3)
+        running.terminate()
+        out, _ = running.communicate(timeout=60)
+    assert running.returncode == 130
+    assert "stopped and saved" in out
+    assert dfl.read_data(root / "model" / "new_SAEHD_data.dat")["iter"] > 0
