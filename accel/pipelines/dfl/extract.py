@@ -20,16 +20,16 @@ from typing import Any
 import cv2
 import numpy as np
 import numpy.typing as npt
-import torch
 
 from accel.core import Cancel, ConfigError, Progress, ProgressCallback, light_collector
 from accel.faces import mesh
 from accel.faces.align import Array, transform
+from accel.faces.between import Sparse
+from accel.faces.cut import cut_faces
 from accel.faces.face import Face
 from accel.faces.face_types import FaceType, crop_corners, crop_matrix, face_type
 from accel.faces.faceset import FaceRecord, faces_in, with_face
 from accel.faces.track import Analyser, FaceModels
-from accel.kernels import crop
 from accel.kernels._native import limit_threads
 from accel.kernels.planes import Planes
 from accel.pipelines.dfl.frames import FrameSource, NamedFrame, open_frames
@@ -41,6 +41,7 @@ from accel.video.stages import buffered
 
 JOURNAL = "extract.json"
 LOOKAHEAD = 12  # frames
+STRIDE = 2  # every other frame is looked at, those between where they have to be
 WARM_UP = 24  # frames looked at again when a run goes on, so that tracks are known
 SAVE_EVERY_S = 2.0
 DEBUG_QUALITY = 70
@@ -172,15 +173,20 @@ class _Run:
                 models = self.models or FaceModels(device=self.config.device)
                 analyser = Analyser(
                     models=models,
-                    lookahead=LOOKAHEAD,
-                    redetect_every=LOOKAHEAD,
+                    lookahead=LOOKAHEAD // STRIDE,
+                    redetect_every=LOOKAHEAD // STRIDE,
                     max_faces=self.config.max_faces or 32,
                     iris_every=0,
+                    smoothing=False,
                 )
+                sparse = Sparse(analyser, STRIDE)
                 with light_collector():
-                    self._write_all(source, analyser, progress, cancel, started)
+                    self._write_all(source, sparse, progress, cancel, started)
                 self._save_journal(source, is_complete=True)
-                stats = analyser.stats
+                stats = analyser.stats | {
+                    "placed": sparse.placed,
+                    "measured_between": sparse.measured,
+                }
             return self._report(source, stats, time.perf_counter() - started)
 
     # What was there.
@@ -222,7 +228,7 @@ class _Run:
     def _write_all(
         self,
         source: FrameSource,
-        analyser: Analyser,
+        analyser: Sparse,
         progress: ProgressCallback | None,
         cancel: Cancel,
         started: float,
@@ -256,7 +262,7 @@ class _Run:
             finally:
                 self._checkpoint(source, names, debugs)
 
-    def _cuts(self, source: FrameSource, analyser: Analyser) -> Iterator[Cut]:
+    def _cuts(self, source: FrameSource, analyser: Sparse) -> Iterator[Cut]:
         """Frames with what is to be cut out of them; runs in a thread of its own."""
         limit_threads(1)
         begin = max(0, self.done - WARM_UP)
@@ -304,7 +310,7 @@ class _Run:
         files = []
         if cut.kept:
             matrices = np.array([record.matrix for record in cut.kept], np.float64)
-            pictures = cut_out(cut.planes, matrices, self.config.side_px)
+            pictures = cut_faces(cut.planes, matrices, self.config.side_px)
             for number, (record, picture) in enumerate(zip(cut.kept, pictures)):
                 files.append(f"{stem}_{number}.jpg")
                 jpeg = encode_picture(picture, ".jpg", quality=self.config.jpeg_quality)
@@ -380,15 +386,6 @@ def _difference(before: dict[str, Any], now: dict[str, Any]) -> str:
 
 
 # --- pictures ------------------------------------------------------------------------------------
-
-
-def cut_out(
-    planes: Planes, matrices: npt.NDArray[Any], size: int
-) -> npt.NDArray[np.uint8]:  # [N, size, size, 3] BGR
-    """Read crops out of a frame, prefiltered where they shrink; black outside."""
-    wanted = torch.from_numpy(np.ascontiguousarray(matrices, np.float32))
-    pictures = crop(planes, wanted, size, scale=255.0, layout="NHWC", bgr=True, border="zero")
-    return np.asarray(pictures.add_(0.5).to(torch.uint8).numpy())
 
 
 def bad(face: Face, points: Array, planes: Planes, config: ExtractConfig) -> str:

@@ -1,0 +1,265 @@
+"""Faces in frames that the mesh network need not look at: placed between those it looked at.
+
+Every `stride`-th frame goes through the Analyser. In between, landmarks are interpolated by a cubic
+through the four nearest of those frames, and two tests say whether that can be trusted: the motion
+must be even (the cubic and a straight line agree), and the face under the interpolated landmarks
+must look like a mix of its neighbours (a blink or a hand in front does not). Where a test fails the
+network looks after all, in the place that was foretold. All are smoothed at last, frame by frame.
+
+Landmarks, box and score are of each frame; pose, lids, irises and mouth are those measured last.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field, replace
+from typing import Generic, TypeVar
+
+import cv2
+import numpy as np
+
+from accel.core import ConfigError
+from accel.faces.align import AnyArray, cover, region_matrix, scale_of
+from accel.faces.cut import warp_plane
+from accel.faces.face import Face, Floats
+from accel.faces.find import SAME_FACE, FaceModels
+from accel.faces.follow import MAX_JUMP
+from accel.faces.landmark import face_region
+from accel.faces.smooth import smooth
+from accel.faces.track import Analyser
+from accel.kernels.planes import Planes
+
+T = TypeVar("T")
+
+UNEVEN = 0.006  # of the face's side: how far the cubic may leave the straight line
+UNLIKE = 0.055  # of the luma's range: mean difference in any cell of the patch
+PATCH_PX, CELLS = 48, 6
+REACH = 8  # frames to each side that landmarks are smoothed over
+PLACED_WEIGHT = 0.5  # of an interpolated face, when its neighbours are smoothed
+
+
+@dataclass
+class _Key(Generic[T]):
+    """A frame that was looked at, and those before it that were not."""
+
+    token: T
+    planes: Planes
+    faces: dict[int, Face]
+    order: list[int]  # tracks, the largest face first
+    before: list[tuple[T, Planes]]
+    patches: dict[int, Floats] = field(default_factory=dict)
+
+
+class Placed(Face):
+    """A face that was interpolated."""
+
+
+class Sparse:
+    """An Analyser that looks at every `stride`-th frame, and at others where it has to.
+
+    analyser: one that does not smooth; its `lookahead` and `redetect_every` count the frames that
+        it is shown.
+    placed, measured: faces that were interpolated, and those that were looked at after all.
+    """
+
+    def __init__(self, analyser: Analyser, stride: int = 2) -> None:
+        if stride < 1:
+            raise ConfigError(f"stride must be at least 1, got {stride}")
+        if analyser.smoothing:
+            raise ConfigError("the analyser must not smooth what is interpolated: smoothing=False")
+        self.analyser, self.stride = analyser, stride
+        self.models: FaceModels = analyser.models
+        self.placed = self.measured = 0
+
+    def analyse(self, frames: Iterable[tuple[T, Planes]]) -> Iterator[tuple[T, Planes, list[Face]]]:
+        """Give each frame back with its faces, the largest first; in order, nothing left out."""
+        return smoothed(self._all(frames))
+
+    def _all(self, frames: Iterable[tuple[T, Planes]]) -> Iterator[tuple[T, Planes, list[Face]]]:
+        keys: list[_Key[T]] = []  # up to two that were given out, one that waits for the next
+        for (token, before), planes, faces in self.analyser.analyse(self._keys(frames)):
+            by_track = {face.track: face for face in faces}
+            keys.append(_Key(token, planes, by_track, list(by_track), before))
+            if len(keys) >= 2:
+                yield from self._give(keys, len(keys) - 2)
+            del keys[:-3]
+        if keys:
+            yield from self._give(keys, len(keys) - 1)
+
+    def _keys(
+        self, frames: Iterable[tuple[T, Planes]]
+    ) -> Iterator[tuple[tuple[T, list[tuple[T, Planes]]], Planes]]:
+        waiting: list[tuple[T, Planes]] = []
+        is_first = True
+        for item in frames:
+            waiting.append(item)
+            if is_first or len(waiting) == self.stride:
+                token, planes = waiting.pop()
+                yield (token, waiting), planes
+                waiting, is_first = [], False
+        if waiting:  # the last frame is always looked at
+            token, planes = waiting.pop()
+            yield (token, waiting), planes
+
+    def _give(self, keys: list[_Key[T]], at: int) -> Iterator[tuple[T, Planes, list[Face]]]:
+        """The frames before a key, then the key."""
+        key = keys[at]
+        count = len(key.before) + 1
+        for i, (token, planes) in enumerate(key.before, 1):
+            yield token, planes, self._between(keys, at, i / count, planes)
+        key.before = []
+        yield key.token, key.planes, [key.faces[track] for track in key.order]
+
+    def _between(self, keys: list[_Key[T]], at: int, share: float, planes: Planes) -> list[Face]:
+        a, b = keys[at - 1], keys[at]
+        found: list[Face] = []
+        for track in dict.fromkeys([*a.order, *b.order]):
+            one, other = a.faces.get(track), b.faces.get(track)
+            if one is None or other is None:
+                face = self._look(planes, one or other, None)
+            else:
+                face = self._placed(keys, at, track, share, planes)
+            if face is not None and not any(_same(face, seen) for seen in found):
+                found.append(face)
+        found.sort(key=lambda face: -face.size)
+        return found
+
+    def _placed(
+        self, keys: list[_Key[T]], at: int, track: int, share: float, planes: Planes
+    ) -> Face | None:
+        a, b = keys[at - 1], keys[at]
+        one, other = a.faces[track], b.faces[track]
+        line = one.landmarks + share * (other.landmarks - one.landmarks)
+        points, is_even = line, True
+        outer = keys[at - 2 : at - 1] + keys[at + 1 : at + 2]
+        if len(outer) == 2 and at >= 2 and all(track in key.faces for key in outer):
+            first, last = (key.faces[track].landmarks for key in outer)
+            points = _cubic(first, one.landmarks, other.landmarks, last, share)
+            apart = np.abs(points - line)[:, :2].max()
+            is_even = apart <= UNEVEN * one.size
+        if is_even and self._alike(a, b, track, share, planes, points) <= UNLIKE:
+            self.placed += 1
+            return Placed(**vars(_moved(one, points, min(one.score, other.score))))
+        return self._look(planes, one, points)
+
+    def _alike(
+        self, a: _Key[T], b: _Key[T], track: int, share: float, planes: Planes, points: Floats
+    ) -> float:
+        """How little the face under `points` looks like a mix of its neighbours; 0 if it does."""
+        for key in (a, b):
+            if track not in key.patches:
+                key.patches[track] = patch(key.planes, key.faces[track].landmarks)
+        mix = a.patches[track] + share * (b.patches[track] - a.patches[track])
+        return unlike(patch(planes, points), mix)
+
+    def _look(self, planes: Planes, face: Face | None, points: Floats | None) -> Face | None:
+        """Let the mesh network look where a face should be."""
+        if face is None:
+            return None
+        self.measured += 1
+        where = face.landmarks if points is None else points
+        found = self.models.measure([planes], [face_region(where)])[0]
+        if found is None:
+            return None
+        landmarks, score = found
+        return _moved(face, landmarks, score)
+
+
+@dataclass
+class _Seen:
+    """A face that waits to be smoothed."""
+
+    face: Face
+    centre: Floats
+    size: float
+    before: _Seen | None = None  # the same face in the frame before, unless it jumped
+    after: _Seen | None = None
+
+
+def smoothed(
+    frames: Iterable[tuple[T, Planes, list[Face]]],
+) -> Iterator[tuple[T, Planes, list[Face]]]:
+    """Smooth landmarks over the frames to both sides; frames come `REACH` later than taken."""
+    waiting: deque[tuple[T, Planes, list[_Seen]]] = deque()
+    last: dict[int, _Seen] = {}
+    for token, planes, faces in frames:
+        seen = [_Seen(f, f.raw[:, :2].mean(0), f.size) for f in faces]
+        for one in seen:
+            _join(last.get(one.face.track), one)
+        last = {one.face.track: one for one in seen}
+        waiting.append((token, planes, seen))
+        if len(waiting) > REACH:
+            yield _steady(*waiting.popleft())
+    while waiting:
+        yield _steady(*waiting.popleft())
+
+
+def _join(one: _Seen | None, other: _Seen) -> None:
+    """Link a face to itself in the frame before, if it moved on from there."""
+    if one is None or one.face.scene != other.face.scene:
+        return
+    largest = max(one.size, other.size)
+    shift = float(np.abs(one.centre - other.centre).max())
+    if shift <= MAX_JUMP * largest and largest <= (1 + MAX_JUMP) * min(one.size, other.size):
+        one.after, other.before = other, one
+
+
+def _steady(token: T, planes: Planes, seen: list[_Seen]) -> tuple[T, Planes, list[Face]]:
+    return token, planes, [_smooth(one) for one in seen]
+
+
+def _smooth(seen: _Seen) -> Face:
+    run = [seen]
+    while len(run) <= REACH and run[-1].before is not None:
+        run.append(run[-1].before)
+    at = len(run) - 1
+    run[-1].before = None  # what lies further back is not needed again
+    run.reverse()
+    while len(run) <= at + REACH and run[-1].after is not None:
+        run.append(run[-1].after)
+    weights = np.array([PLACED_WEIGHT if isinstance(one.face, Placed) else 1.0 for one in run])
+    points = np.stack([one.face.raw for one in run]).astype(np.float64)
+    return replace(seen.face, landmarks=smooth(points, at, weights).astype(np.float32))
+
+
+def _moved(one: Face, landmarks: AnyArray, score: float) -> Face:
+    """A face with other landmarks; what follows from them is as in the frame beside."""
+    points = np.asarray(landmarks, np.float32)
+    shift = points.mean(0)[:2] - one.landmarks.mean(0)[:2]
+    return replace(one, landmarks=points, raw=points, iris=one.iris + shift, score=score)
+
+
+def _same(one: Face, other: Face) -> bool:
+    return bool(cover(one.box, other.box) > SAME_FACE)
+
+
+def _cubic(one: Floats, two: Floats, three: Floats, four: Floats, s: float) -> Floats:
+    """Catmull and Rom's curve from the second point (s = 0) to the third (s = 1)."""
+    bend = 2 * one - 5 * two + 4 * three - four + s * (3 * (two - three) + four - one)
+    return np.asarray(two + 0.5 * s * (three - one + s * bend), np.float32)
+
+
+def patch(planes: Planes, landmarks: AnyArray) -> Floats:  # [48, 48] 0..1
+    """The face's luma, small, upright and centred by its landmarks."""
+    region = face_region(landmarks) * [1, 1, 0.75, 1]  # the face without what is around it
+    matrix = region_matrix(region, PATCH_PX)
+    plane = planes.c0.numpy()
+    while scale_of(matrix) < 0.6 and min(plane.shape) >= 8:
+        plane = cv2.resize(
+            plane, (plane.shape[1] // 2, plane.shape[0] // 2), interpolation=cv2.INTER_AREA
+        )
+        matrix = matrix.copy()
+        matrix[:, 2] += matrix[:, :2] @ [0.5, 0.5]
+        matrix[:, :2] *= 2
+    luma = warp_plane(plane, matrix, PATCH_PX, 0.0).astype(np.float32)
+    return np.asarray(luma / planes.layout.max_code, np.float32)
+
+
+def unlike(one: Floats, other: Floats) -> float:
+    """The largest mean difference in any cell of two patches, whatever the light does to all."""
+    apart = one - other
+    cells = cv2.resize(
+        np.abs(apart - np.median(apart)), (CELLS, CELLS), interpolation=cv2.INTER_AREA
+    )
+    return float(np.max(cells))
