@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Mapping
 from pathlib import Path
@@ -113,22 +114,24 @@ def _computable(tensor: Tensor) -> Tensor:
 
 
 def pays(model: ModelProto) -> bool:
-    """Whether our convolutions would do most of the work: dense ones with many channels.
+    """Whether our kernels would do most of the work: wide 3x3 convolutions over maps of some size.
 
-    Small networks of depthwise convolutions spend their time between operators, where ONNX Runtime
-    has less to do.
+    Networks of depthwise and 1x1 convolutions, or of small maps, spend their time between
+    operators, where ONNX Runtime has less to do: benchmarks/results/onnx_networks.json.
     """
-    shapes = {t.name: list(t.dims) for t in model.graph.initializer}
-    dense = total = 0
+    kernels = {t.name: list(t.dims) for t in model.graph.initializer}
+    maps = onnx_graph._shapes(model)
+    wide = total = 0
     for node in model.graph.node:
-        if node.op_type not in ("Conv", "ConvTranspose", "MatMul", "Gemm") or len(node.input) < 2:
+        if node.op_type not in ("Conv", "MatMul", "Gemm") or len(node.input) < 2:
             continue
-        dims = shapes.get(node.input[1], [])
-        size = int(np.prod(dims)) if dims else 0
-        total += size
-        if node.op_type == "Conv" and len(dims) == 4 and dims[1] >= 32:
-            dense += size
-    return total > 0 and dense >= 0.6 * total
+        kernel, made = kernels.get(node.input[1], []), maps.get(node.output[0], [])
+        pixels = math.prod(made[2:]) if node.op_type == "Conv" else 1
+        work = pixels * math.prod(kernel)
+        total += work
+        if kernel[2:] == [3, 3] and min(kernel[:2]) >= 64 and pixels >= 256:
+            wide += work
+    return wide > total / 2
 
 
 def _read(path: Path) -> bytes:

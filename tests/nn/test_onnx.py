@@ -217,7 +217,7 @@ def residual_block(prefix, channels, x, adain, source="s"):
     return nodes, constants, add("Add", [x, h], "out")
 
 
-def swapper(channels=40):
+def swapper(channels=64):
     """The shape of a face swapper of the inswapper kind, made small, with random weights."""
     shared = {
         "eps": np.float32(1e-8), "one": np.float32(1), "axes23": np.array([2, 3]),
