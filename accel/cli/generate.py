@@ -8,20 +8,52 @@ from typing import Any
 
 from accel.cli.shared import command, deliver, with_progress
 from accel.cli.swap import add_marking, marking
+from accel.core import ConfigError
 
-# Options that go on as they are, when given: name, kind, what it is.
-SETTINGS: tuple[tuple[str, Any, str], ...] = (
-    ("negative", str, "what the picture shall not show"),
-    ("sampler", str, "dpmpp_2m (default), euler, euler_a, ... or A1111's titles"),
-    ("schedule", str, "noise levels: karras (default), automatic, exponential, ..."),
-    ("steps", int, "steps of the sampler (default 20)"),
-    ("cfg", float, "guidance scale (default 7); 1 follows the prompt alone, at half the cost"),
-    ("seed", int, "of the first picture, the next has the next (default: drawn at random)"),
-    ("width", int, "pixels (default: what the model was trained on)"),
-    ("height", int, "pixels"),
-    ("count", int, "how many pictures (default 1)"),
-    ("clip-skip", int, "2 takes the text from the last layer but one"),
-)
+# Options that go on as they are, when given: name, kind, what it is. True: a switch.
+SETTINGS: dict[str, tuple[tuple[str, Any, str], ...]] = {
+    "sampling": (
+        ("negative", str, "what the picture shall not show"),
+        ("sampler", str, "dpmpp_2m (default), euler, euler_a, ... or A1111's titles"),
+        ("schedule", str, "noise levels: karras (default), automatic, exponential, ..."),
+        ("steps", int, "steps of the sampler (default 20)"),
+        ("cfg", float, "guidance scale (default 7); 1 follows the prompt alone, at half the cost"),
+        ("seed", int, "of the first picture, the next has the next (default: drawn at random)"),
+        ("width", int, "pixels (default: what the model was trained on, or init's)"),
+        ("height", int, "pixels"),
+        ("count", int, "how many pictures (default 1)"),
+        ("clip-skip", int, "2 takes the text from the last layer but one"),
+        ("emphasis", str, "what (word:1.2) does: original (default), no norm, comfy, ignore, none"),
+        ("eta", float, "share of the noise that ancestral samplers put back"),
+        ("variation-seed", int, "another seed whose noise is mixed in"),
+        ("variation-strength", float, "how much of it, 0 to 1"),
+        ("noise-source", str, "cpu (default), or philox: as CUDA draws"),
+        ("convention", str, "whose arithmetic of strength and first noise: a1111 or diffusers"),
+        ("cfg-rescale", float, "0 to 1, against over-exposure"),
+        ("skip-early", float, "share of the steps, from the first, without guidance"),
+        ("s-min-uncond", float, "below this noise level every other step is without guidance"),
+        ("tiling", True, "edges match, so that the picture can be laid side by side"),
+    ),
+    "from a picture": (
+        ("init", Path, "picture to start from"),
+        ("strength", float, "how much of it is replaced, 0 to 1 (default 0.75)"),
+        ("resize", str, "to another shape by: stretch (default), crop or fill"),
+        ("image-cfg", float, "guidance scale of the picture, for models that edit (default 1.5)"),
+        ("mask", Path, "picture, white where init is to be replaced"),
+        ("mask-blur", int, "softness of the mask's edge, pixels (default 4)"),
+        ("mask-invert", True, "replace where the mask is black"),
+        ("mask-content", str, "under it at first: original, fill, latent noise, latent nothing"),
+        ("only-masked", True, "work on the masked part alone, enlarged to width and height"),
+        ("padding", int, "pixels around that part (default 32)"),
+        ("outpaint", str, "LEFT,TOP,RIGHT,BOTTOM pixels to add around init"),
+    ),
+    "second pass": (
+        ("hires-scale", float, "enlarge by this much and sample again"),
+        ("hires-upscaler", str, "latent (default), latent (bicubic), ..., esrgan, lanczos"),
+        ("hires-steps", int, "steps of the second pass (default: as the first)"),
+        ("hires-strength", float, "how much it replaces, 0 to 1 (default 0.7)"),
+    ),
+}
 
 
 def add(commands: Any) -> None:
@@ -32,16 +64,41 @@ def add(commands: Any) -> None:
         '  accel generate "a red apple" -o apple.png\n'
         '  accel generate "tree, flat style" -o tree.png --seed 3 --count 4\n'
         '  accel generate "(red:1.2) apple <lora:style:0.8>" --negative green -o a.png\n'
-        '  accel generate "a castle" --model model.safetensors --sampler "DPM++ 2M" -o c.png',
+        '  accel generate "a castle" --model model.safetensors --sampler "DPM++ 2M" -o c.png\n'
+        '  accel generate "green apple" --init apple.png --mask mask.png -o half.png\n'
+        "  accel generate --from apple.png -o again.png\n"
+        "  accel generate --list --models models",
     )
-    parser.add_argument("prompt", help="what to show, in A1111's prompt language")
-    parser.add_argument("-o", "--output", type=Path, required=True, help="PNG, JPEG or WebP")
-    parser.add_argument("--model", default="nano", help="nano (default), a file or a folder")
-    parser.add_argument("--vae", type=Path, help="file of another autoencoder")
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
-    for name, kind, help in SETTINGS:
-        parser.add_argument(f"--{name}", type=kind, help=help)
+    parser.add_argument("prompt", nargs="?", help="what to show, in A1111's prompt language")
+    parser.add_argument("-o", "--output", type=Path, help="PNG, JPEG or WebP")
     parser.add_argument("--overwrite", action="store_true", help="replace existing files")
+    parser.add_argument("--no-sheet", action="store_true", help="no sheet of several pictures")
+    parser.add_argument("--preview", type=Path, metavar="PNG", help="the picture as it comes")
+    parser.add_argument(
+        "--from", dest="from_picture", type=Path, metavar="PICTURE", help="repeat a picture"
+    )
+    models = parser.add_argument_group("models")
+    models.add_argument("--model", help="nano (default), a file, folder, name or hash")
+    models.add_argument("--vae", help="another autoencoder: a file or name")
+    models.add_argument(
+        "--lora", action="append", default=[], metavar="NAME[=WEIGHT]", help="file or name"
+    )
+    models.add_argument(
+        "--models",
+        type=Path,
+        metavar="DIR",
+        help="folder with Stable-diffusion, Lora, VAE, embeddings in it (default: models)",
+    )
+    models.add_argument("--list", action="store_true", help="list what is there, with hashes")
+    models.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
+    models.add_argument("--dtype", default="float32", help="float32 (default), float16, bfloat16")
+    for title, settings in SETTINGS.items():
+        group = parser.add_argument_group(title)
+        for name, kind, help in settings:
+            if kind is True:
+                group.add_argument(f"--{name}", action="store_true", help=help)
+            else:
+                group.add_argument(f"--{name}", type=kind, help=help)
     add_marking(parser)
     parser.set_defaults(run=run)
 
@@ -49,26 +106,86 @@ def add(commands: Any) -> None:
 def run(args: argparse.Namespace) -> None:
     from accel.pipelines.generate import generate
 
-    settings: dict[str, Any] = {"seed": args.seed}
-    for name, _, _ in SETTINGS:
-        value = getattr(args, name.replace("-", "_"))
-        if value is not None:
-            settings[name.replace("-", "_")] = value
+    if args.list:
+        list_models(args)
+        return
+    if args.output is None:
+        raise ConfigError("generate: -o must name the file to write")
     report = with_progress(
         lambda progress, cancel: generate(
             args.prompt,
             args.output,
             model=args.model,
+            models=args.models,
+            dtype=dtype_of(args.dtype),
             device=args.device,
             vae=args.vae,
+            from_picture=args.from_picture,
+            preview=args.preview,
             overwrite=args.overwrite,
+            sheet=not args.no_sheet,
             provenance=marking(args),
             progress=progress,
             cancel=cancel,
-            **settings,
+            **settings_of(args),
         )
     )
     deliver(report, args.json, describe(report))
+
+
+def settings_of(args: argparse.Namespace) -> dict[str, Any]:
+    """Options that were given; the others keep the defaults of the engine, or of --from."""
+    settings: dict[str, Any] = {}
+    for name in (n.replace("-", "_") for group in SETTINGS.values() for n, _, _ in group):
+        value = getattr(args, name)
+        if value is not None and value is not False:
+            settings[name] = value
+    if "outpaint" in settings:
+        settings["outpaint"] = four_pixels(settings["outpaint"])
+    if args.lora:
+        settings["loras"] = tuple(weighted(text) for text in args.lora)
+    return settings
+
+
+def weighted(text: str) -> tuple[str, float]:
+    name, separator, weight = text.rpartition("=")
+    if not separator:
+        return text, 1.0
+    try:
+        return name, float(weight)
+    except ValueError:
+        raise ConfigError(f"lora must be NAME or NAME=WEIGHT, got {text!r}") from None
+
+
+def four_pixels(text: str) -> tuple[int, ...]:
+    parts = text.replace(",", " ").split()
+    if len(parts) != 4 or not all(part.isdecimal() for part in parts):
+        raise ConfigError(f"outpaint must be LEFT,TOP,RIGHT,BOTTOM in pixels, got {text!r}")
+    return tuple(int(part) for part in parts)
+
+
+def dtype_of(name: str) -> Any:
+    import torch
+
+    known = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+    if name not in known:
+        raise ConfigError(f"dtype must be one of {', '.join(known)}, got {name!r}")
+    return known[name]
+
+
+def list_models(args: argparse.Namespace) -> None:
+    from accel.pipelines.generate.model_folders import ModelFolders
+
+    folders = ModelFolders(args.models)
+    found = folders.listing()
+    lines = [
+        f"{one['kind']:11} {one['name']}  [{one['autov2']}, {one['autov3']}]"
+        if "autov2" in one
+        else f"{one['kind']:11} {one['name']}  (folder)"
+        for one in found
+    ]
+    nothing = f"{folders.root}: no models found; the embedded one is called nano"
+    deliver({"root": str(folders.root), "models": found}, args.json, "\n".join(lines) or nothing)
 
 
 def describe(report: dict[str, Any]) -> str:
@@ -81,4 +198,4 @@ def describe(report: dict[str, Any]) -> str:
         f" peak memory {report['peak_memory_mb'] or 0:.0f} MB",
         report["marked"]["line"],
     ]
-    return "\n".join(lines)
+    return "\n".join(lines + [f"note: {note}" for note in report["notes"]])

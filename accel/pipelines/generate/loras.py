@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from accel.core import ConfigError
 from accel.pipelines.generate.model import Lora, Model
 from accel.pipelines.generate.options import Options
@@ -13,10 +11,12 @@ from accel.text.prompt import Tag, number, take_tags
 def loras_of(prompt: str, options: Options, model: Model) -> list[Lora]:
     """Standing ones first, then the options', then the prompt's, in order."""
     tagged = [from_tag(tag) for tag in take_tags(prompt)[1] if tag.kind in ("lora", "lyco")]
-    return [*model.standing_loras, *options.loras, *tagged]
+    asked = [(model.folders.find("lora", name), weight) for name, weight in options.loras]
+    asked += [(model.folders.find("lora", name), weight) for name, weight in tagged]
+    return [*model.standing_loras, *asked]
 
 
-def from_tag(tag: Tag) -> Lora:
+def from_tag(tag: Tag) -> tuple[str, float]:
     if not tag.values:
         raise ConfigError("prompt: a <lora:...> tag must name a file")
-    return Path(tag.values[0]), number(tag.values[1]) if len(tag.values) > 1 else 1.0
+    return tag.values[0], number(tag.values[1]) if len(tag.values) > 1 else 1.0

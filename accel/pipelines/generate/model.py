@@ -16,6 +16,7 @@ from accel.models.load import Loaded
 from accel.models.load import load as load_file
 from accel.models.lora import LoraSet
 from accel.models.stable_diffusion import Conditioning
+from accel.pipelines.generate.model_folders import ModelFolders
 from accel.pipelines.generate.options import OUTPUTS, Options
 from accel.pipelines.generate.prompts import TextEncoder, check_length
 from accel.sampling.schedules import NoiseSchedule
@@ -35,20 +36,22 @@ def load(
     vae: str | Path | None = None,
     *,
     prediction: str | None = None,
+    models: str | Path | None = None,
 ) -> Model:
-    """Load a checkpoint: `nano`, a file, or a folder in diffusers' layout.
+    """Load a checkpoint: `nano`, a file, a folder in diffusers' layout, or a name or hash of one.
 
     vae: a file whose autoencoder replaces the checkpoint's own. prediction: "eps" or "v" overrules
-    what the file says of itself. Raises InputError for what cannot be loaded, ConfigError for a
+    what the file says of itself. models: where names are looked up, see ModelFolders.
+    Raises InputError for what cannot be loaded, ConfigError for a name that nothing has and for a
     device that is not there.
     """
+    folders = ModelFolders(Path(models) if models else None)
     embedded = str(path_or_name) == nano.NAME
-    path = asset(NANO_FILE) if embedded else Path(path_or_name)
+    path = asset(NANO_FILE) if embedded else folders.find("checkpoint", path_or_name)
+    own_vae = folders.find("vae", vae) if vae else None
     place = choose_device(str(device))
-    loaded = load_file(
-        path, dtype=dtype, device=place, vae=Path(vae) if vae else None, prediction=prediction
-    )
-    return Model(loaded, path, dtype, place, vae=Path(vae) if vae else None)
+    loaded = load_file(path, dtype=dtype, device=place, vae=own_vae, prediction=prediction)
+    return Model(loaded, path, dtype, place, vae=own_vae, folders=folders)
 
 
 class Model:
@@ -65,10 +68,12 @@ class Model:
         device: torch.device,
         *,
         vae: Path | None = None,
+        folders: ModelFolders | None = None,
     ):
         self.loaded, self.path, self.dtype, self.device, self.vae_path = (
             loaded, path, dtype, device, vae,
         )  # fmt: skip
+        self.folders = folders or ModelFolders()
         self.noise = noise_schedule(loaded)
         rows = nano.row_map(loaded.metadata) if loaded.name == nano.NAME else None
         self.text = TextEncoder(loaded, rows, device)
@@ -162,8 +167,9 @@ class Model:
         Raises InputError, naming the modules, for one of another base model; nothing changes then.
         """
         with self.lock:
-            self.use_loras([*self._standing, (path, float(weight))])
-            self._standing.append((path, float(weight)))
+            lora = (self.folders.find("lora", path), float(weight))
+            self.use_loras([*self._standing, lora])
+            self._standing.append(lora)
 
     def unload_loras(self) -> None:
         """Give back the weights as they were loaded, to the bit."""

@@ -56,8 +56,11 @@ class Sampler:
         dtype: torch.dtype = torch.float32,
         device: str | torch.device = "cpu",
         vae: str | Path | None = None,
+        models: str | Path | None = None,
     ):
-        self.model = model if isinstance(model, Model) else load(model, dtype, device, vae)
+        if not isinstance(model, Model):
+            model = load(model, dtype, device, vae, models=models)
+        self.model = model
 
     def __call__(self, prompt: str, negative: str = "", **options: Any) -> list[Picture]:
         """All pictures of one request; see `pictures`."""
@@ -88,11 +91,19 @@ class Sampler:
             self.model, prompt, options, init=init, mask=mask, callback=callback,
             progress=progress, cancel=cancel,
         )  # fmt: skip
+        init_hash = None if init is None else picture_hash(init)
         with closing(made):
             for one in made:
-                yield self._finished(prompt, options, one)
+                yield self._finished(prompt, options, one, init_hash, mask is not None)
 
-    def _finished(self, prompt: str, options: Options, made: Made) -> Picture:
+    def _finished(
+        self,
+        prompt: str,
+        options: Options,
+        made: Made,
+        init_hash: str | None,
+        has_mask: bool,
+    ) -> Picture:
         text = compose(
             prompt,
             options,
@@ -100,6 +111,8 @@ class Sampler:
             size=made.first_size,
             seed=made.seed,
             variation_seed=made.variation_seed,
+            init_hash=init_hash,
+            has_mask=has_mask,
         )
         return Picture(to_rgb(made.image), made.seed, made.variation_seed, text)
 
@@ -117,6 +130,13 @@ def facts_of(model: Model, prompt: str, options: Options) -> Facts:
         loras=loras,
         zero_terminal_snr=model.loaded.zero_terminal_snr,
     )
+
+
+def picture_hash(source: Any) -> str:
+    """Of a file's bytes, as A1111 has it; "" for what is no file."""
+    if isinstance(source, (str, Path)) and Path(source).is_file():
+        return hashes.sha256(Path(source))[: hashes.MODEL_DIGITS]
+    return ""
 
 
 def model_sha256(model: Model) -> str:

@@ -1,0 +1,74 @@
+"""What a latent looks like so far: without a network, or through a small one."""
+
+from __future__ import annotations
+
+import os
+import secrets
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+
+from accel.pipelines.generate.model import Model
+
+FEW_PIXELS = 32 * 32  # of a latent: decoding one of this size is as quick as a step
+
+
+class Preview:
+    """A callback that keeps a PNG up to date with the picture that is being made."""
+
+    def __init__(self, model: Model, path: Path, then: Callable[[int, Tensor], None] | None = None):
+        self.view, self.path, self.then = Viewer(model), path, then
+
+    def __call__(self, step: int, clean: Tensor) -> None:
+        part = self.path.with_name(f".{self.path.stem}.{secrets.token_hex(4)}.png")
+        Image.fromarray(self.view(clean)).save(part)
+        os.replace(part, self.path)  # a viewer never sees half a file
+        if self.then:
+            self.then(step, clean)
+
+
+class Viewer:
+    """Turns a denoised latent [1, z, h, w] into a rough picture [H, W, 3].
+
+    Small latents are decoded; of others a linear map of the channels to colours is taken. It is
+    fitted to the decoder itself, on blocks of plain latents, when the first picture is wanted.
+    """
+
+    def __init__(self, model: Model):
+        self.model = model
+        self._map: Tensor | None = None  # [z + 1, 3]
+
+    @torch.inference_mode()
+    def __call__(self, clean: Tensor) -> NDArray[np.uint8]:
+        if clean.shape[2] * clean.shape[3] <= FEW_PIXELS:
+            image = self.model.decode(clean[:1])
+        else:
+            image = self.colours(clean[:1])
+        values = (image[0].float() * 127.5 + 127.5).round().clamp(0, 255).to(torch.uint8)
+        return np.ascontiguousarray(values.permute(1, 2, 0).cpu().numpy())
+
+    def colours(self, clean: Tensor) -> Tensor:  # [1, 3, h, w] about -1..1
+        if self._map is None:
+            self._map = fitted_map(self.model)
+        flat = clean[0].float().flatten(1).T  # [h * w, z]
+        rgb = torch.cat([flat, torch.ones_like(flat[:, :1])], dim=1) @ self._map
+        return rgb.T.reshape(1, 3, *clean.shape[2:])
+
+
+def fitted_map(model: Model, blocks: int = 12, block: int = 4) -> Tensor:  # [z + 1, 3]
+    """Least squares from latents to the decoder's mean colours."""
+    channels = model.loaded.model.config.vae.latent_channels
+    random = torch.Generator().manual_seed(0)
+    plain = torch.randn(1, channels, blocks, blocks, generator=random).to(model.device)
+    latent = F.interpolate(plain, scale_factor=block, mode="nearest")
+    colours = F.avg_pool2d(model.decode(latent).float(), block * model.factor)
+    known = plain[0].flatten(1).T
+    known = torch.cat([known, torch.ones_like(known[:, :1])], dim=1)
+    solution: Tensor = torch.linalg.lstsq(known, colours[0].flatten(1).T).solution
+    return solution

@@ -1,0 +1,63 @@
+"""A picture made again from the text that it carries."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from accel.core import ConfigError, InputError
+from accel.models import nano
+from accel.pipelines.generate.infotext import parse, settings_of
+from accel.pipelines.generate.model_folders import ModelFolders
+from accel.pipelines.generate.output import text_of
+from accel.pipelines.generate.pictures import open_picture
+from accel.weights.assets import manifest
+
+
+def settings_from(path: Path, models: str | Path | None = None) -> dict[str, Any]:
+    """Prompt, model and options of a picture, as `accel.generate` takes them.
+
+    The model is looked for by its hash, then by its name. Raises InputError for a picture without
+    such a text, ConfigError for a model that is not there.
+    """
+    open_picture(path).close()  # says in one line what is wrong with a file that is no picture
+    text = text_of(path)
+    info = parse(text) if text else None
+    if info is None or not info.pairs:
+        raise InputError(f"{path}: carries no text of how it was made")
+    settings = settings_of(info)
+    settings["prompt"] = info.prompt
+    settings["model"] = model_of(info.pairs.get("Model hash"), info.pairs.get("Model"), models)
+    if "VAE" in info.pairs:
+        settings["vae"] = info.pairs["VAE"]
+    return settings
+
+
+def model_of(digits: str | None, name: str | None, models: str | Path | None) -> str:
+    own = str(manifest().get("nano.safetensors", {}).get("sha256", ""))
+    if name == nano.NAME and digits is not None and not own.startswith(digits):
+        raise ConfigError(
+            f"the picture was made with another version of nano: {digits}, this one is {own[:10]};"
+            " name a model to go on"
+        )
+    if name == nano.NAME:
+        return nano.NAME
+    folders = ModelFolders(Path(models) if models else None)
+    for wanted in filter(None, (digits, name)):
+        try:
+            return str(folders.find("checkpoint", wanted))
+        except ConfigError:
+            continue
+    raise ConfigError(f"the picture's model is not in {folders.root}: {name}, hash {digits}")
+
+
+def equals(first: Path, second: Path) -> bool:
+    """Whether two pictures have the same pixels."""
+    with Image.open(first) as a, Image.open(second) as b:
+        same_size = a.size == b.size
+        return same_size and np.array_equal(
+            np.asarray(a.convert("RGB")), np.asarray(b.convert("RGB"))
+        )
