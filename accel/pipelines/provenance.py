@@ -18,6 +18,7 @@ from __future__ import annotations
 import hashlib
 import os
 import secrets
+import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -41,7 +42,7 @@ from accel.provenance.verify import Frames
 from accel.provenance.watermark import Detector, Mark, is_rgb, luma_of
 
 WATERMARKS, LABELS = ("frame", "face", "off"), ("auto", "corner", "off")
-LOOKS = 8  # of a film, that the ledger keeps
+LOOKS, FIRST_STRIDE = 8, 8  # of a film, that the ledger keeps; frames between two, at first
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,9 +131,14 @@ class Marker:
         self._hashes: dict[Path, str] = {}
 
     def _identity(self) -> Identity:
-        if self.config.certificate and self.config.key:
-            return own_identity(self.config.certificate, self.config.key)
-        return local_identity()
+        if not (self.config.certificate and self.config.key):
+            return local_identity()
+        own = own_identity(self.config.certificate, self.config.key)
+        with tempfile.TemporaryDirectory() as folder:  # better now than after an hour of work
+            trial = Path(folder) / "trial.png"
+            Image.new("L", (8, 8)).save(trial)
+            c2pa.sign(trial, c2pa.Statement(task="generate"), own)
+        return own
 
     def begin(
         self,
@@ -253,7 +259,7 @@ class Marking:
         self._is_marked = False
         self._ident: str | None = None
         self._looks: list[str] = []
-        self._seen, self._stride = 0, 1
+        self._seen, self._stride = 0, 1 if target is None else FIRST_STRIDE
         self._sidecar: Path | None = None
 
     def mark_frame(self, planes: Planes) -> None:
@@ -368,7 +374,9 @@ class Marking:
     def _remember(self, planes: Planes) -> None:
         """Keep the looks of a few frames, evenly spread over a film of unknown length."""
         if self._seen % self._stride == 0:
-            self._looks.append(look(luma_of(planes)))
+            # Bytes of 8 bits as they lie: turning a large frame into numbers would take longer.
+            plain = planes.c0.dtype == torch.uint8 and not is_rgb(planes)
+            self._looks.append(look(planes.c0.cpu().numpy() if plain else luma_of(planes)))
             if len(self._looks) > LOOKS:
                 self._looks = self._looks[::2]
                 self._stride *= 2

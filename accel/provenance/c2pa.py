@@ -268,7 +268,7 @@ def _sign(
             with open(scratch, "w+b") as out:
                 return bytes(b.sign(signer, kind, media, out))
     except c2pa.C2paError as error:
-        raise CredentialError(f"{path.name}: the credential could not be made: {error}") from error
+        raise CredentialError(f"the credential could not be made: {error}") from error
 
 
 def _describe(one: Input) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 from functools import cache
 from importlib import resources
-from typing import Any
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -20,6 +20,7 @@ from torch import Tensor
 
 from accel.core import ConfigError
 from accel.kernels import Planes, paste
+from accel.kernels.planes import PlaneLayout
 
 LANGUAGES = ("ko", "en")
 WORDS = {  # the rows of the picture
@@ -73,14 +74,17 @@ class Label:
         self.words = WORDS[task, self.language]
         self._row = list(WORDS).index((task, self.language))
         self._quarters, self._mirrored = rotation // 90 % 4, mirrored
-        self._made: dict[tuple[int, int, str], tuple[Tensor, Tensor, Tensor]] = {}
+        self._made: dict[tuple[int, int, str], _Made] = {}
 
     def draw(self, planes: Planes) -> None:
         """Blend the label into a frame, in place."""
-        wanted = (planes.height, planes.width, str(planes.c0.device))
-        if wanted not in self._made:
-            self._made[wanted] = self._make(*wanted)
-        paste(planes, *self._made[wanted])
+        made = self._made.get((planes.height, planes.width, str(planes.c0.device)))
+        if made is None or made.layout != planes.layout:
+            made = self._make(planes)
+            self._made[planes.height, planes.width, str(planes.c0.device)] = made
+        for plane, (top, left, keep, add) in zip((planes.c0, planes.c1, planes.c2), made.parts):
+            under = plane[top : top + keep.shape[0], left : left + keep.shape[1]]
+            under.copy_(torch.addcmul(add, under.to(torch.float32), keep))
 
     def box(self, height: int, width: int) -> tuple[int, int, int, int]:
         """Where in the stored picture it lies: x0, y0, x1, y1 in pixels, ends excluded."""
@@ -106,7 +110,36 @@ class Label:
         small = cv2.resize(words, size, interpolation=cv2.INTER_AREA)
         return np.pad(np.clip(small, 0, 1), ((0, 0), (round(12 * scale),) * 2))
 
-    def _make(self, height: int, width: int, device: str) -> tuple[Tensor, Tensor, Tensor]:
+    def _make(self, planes: Planes) -> _Made:
+        """Find what blending does to each sample, as a factor and a summand.
+
+        `paste` is what defines it; it is asked once, with a frame of the lowest and one of the
+        highest codes, because drawing with it costs several times as much in every frame.
+        """
+        height, width, layout = planes.height, planes.width, planes.layout
+        x0, y0, _, _ = self.box(height, width)
+        across, down = 1 << layout.shift_x, 1 << layout.shift_y
+        left, top = max(0, x0 // across - 1) * across, max(0, y0 // down - 1) * down
+        drawn = self._drawn(height, width, x0 - left, y0 - top)
+        parts = []
+        low, high = (
+            [plane[top // dy :, left // dx :].clone().fill_(code).cpu() for plane, dx, dy in
+             ((planes.c0, 1, 1), (planes.c1, across, down), (planes.c2, across, down))]
+            for code in (0, layout.max_code)
+        )  # fmt: skip
+        for ground in (low, high):
+            paste(Planes(ground[0], ground[1], ground[2], layout), *drawn)
+        for index, (least, most) in enumerate(zip(low, high)):
+            dx, dy = (across, down) if index else (1, 1)
+            add = least.to(torch.float32)
+            keep = (most.to(torch.float32) - add) / layout.max_code
+            device = planes.c0.device
+            # Half a code, as converting to integers cuts off.
+            parts.append((top // dy, left // dx, keep.to(device), (add + 0.5).to(device)))
+        return _Made(layout, parts)
+
+    def _drawn(self, height: int, width: int, x: int, y: int) -> tuple[Tensor, Tensor, Tensor]:
+        """The label as `paste` takes it, with its corner at (x, y)."""
         x0, y0, x1, y1 = self.box(height, width)
         picture = np.rot90(self._picture(min(height, width)), self._quarters)
         if self._mirrored:
@@ -117,12 +150,19 @@ class Label:
         rows, columns = picture.shape
         crop[:rows, :columns] = picture / (picture + _GROUND * (1 - picture))  # undoes the mask's
         mask[:rows, :columns] = picture + _GROUND * (1 - picture)  # letters solid, ground half so
-        matrix = torch.tensor([[[1.0, 0.0, -x0], [0.0, 1.0, -y0]]])
+        matrix = torch.tensor([[[1.0, 0.0, -x], [0.0, 1.0, -y]]])
         return (
-            torch.from_numpy(crop).expand(1, 3, side, side).contiguous().to(device),
-            torch.from_numpy(mask)[None].to(device),
+            torch.from_numpy(crop).expand(1, 3, side, side).contiguous(),
+            torch.from_numpy(mask)[None],
             matrix,
         )
+
+
+class _Made(NamedTuple):
+    """What drawing does in frames of one size: code' = code * keep + add."""
+
+    layout: PlaneLayout
+    parts: list[tuple[int, int, Tensor, Tensor]]  # of each plane: top, left, keep, add
 
 
 @cache

@@ -189,7 +189,7 @@ def look(luma: NDArray[Any]) -> str:  # [H, W] -> 16 hexadecimal digits
 
     The signs of its 8 by 8 lowest frequencies about their median; nothing can be seen in them.
     """
-    small = cv2.resize(luma.astype(np.float32), (32, 32), interpolation=cv2.INTER_AREA)
-    low = cv2.dct(small)[:8, :8].ravel()
+    small = cv2.resize(luma, (32, 32), interpolation=cv2.INTER_AREA)
+    low = cv2.dct(small.astype(np.float32))[:8, :8].ravel()
     bits = low > np.median(low[1:])
     return np.packbits(bits).tobytes().hex()

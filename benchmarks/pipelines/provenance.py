@@ -1,0 +1,88 @@
+"""What marking and the content gate cost a swap: with and without, in turn.
+
+Each run is a fresh process; CPU seconds of the whole process without its start (`prepare`) are
+compared, as wall time on a shared machine says little.
+
+Run: python -m benchmarks.pipelines.provenance
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from benchmarks.harness import conditions, save
+
+SWAP = """
+import json, sys, time
+from accel.pipelines.provenance import ProvenanceConfig
+from accel.pipelines.swap import EncodeConfig, swap_video
+
+class Open:
+    def check(self, frames): pass
+
+clip, out, source, how = sys.argv[1:]
+off = ProvenanceConfig(watermark="off", label="off", credentials=False, ledger=False)
+config = off if how == "plain" else ProvenanceConfig()
+gate = None if how == "all" else Open()
+begun = {}
+def progress(event):
+    begun.setdefault("cpu", time.process_time())  # at the first frame: networks are open
+    begun.setdefault("wall", time.perf_counter())
+report = swap_video(clip, out, sources=[source], provenance=config, gate=gate, progress=progress,
+                    encode=EncodeConfig(codec="libx264", preset="veryfast", crf=18))
+print(json.dumps({
+    "cpu_s": time.process_time() - begun["cpu"], "wall_s": time.perf_counter() - begun["wall"],
+    "stages": report["stage_seconds"], "frames": report["frames"],
+    "bytes": __import__("os").path.getsize(out)}))
+"""
+WAYS = ("plain", "marks", "all")  # nothing; marks without the gate; both, as by default
+
+
+def measure(clip: Path, source: Path, rounds: int) -> dict:
+    found: dict[str, list[dict]] = {way: [] for way in WAYS}
+    with tempfile.TemporaryDirectory() as folder:
+        for i in range(rounds):
+            for way in WAYS:
+                args = [str(clip), f"{folder}/{way}{i}.mp4", str(source), way]
+                done = subprocess.run(
+                    [sys.executable, "-c", SWAP, *args], capture_output=True, text=True, check=True
+                )
+                found[way].append(json.loads(done.stdout.splitlines()[-1]))
+    row = {"clip": clip.name, "frames": found["all"][0]["frames"]}
+    for way, runs in found.items():
+        row[f"{way}_cpu_s"] = round(statistics.median(one["cpu_s"] for one in runs), 3)
+        row[f"{way}_wall_s"] = round(statistics.median(one["wall_s"] for one in runs), 3)
+    for way in WAYS[1:]:
+        ratios = [b["cpu_s"] / a["cpu_s"] for a, b in zip(found["plain"], found[way])]
+        row[f"{way}_ratio"] = round(statistics.median(ratios), 4)
+    last = found["all"][-1]
+    row["stage_seconds"] = last["stages"]
+    row["bytes_growth_crf18"] = round(last["bytes"] / found["plain"][-1]["bytes"] - 1, 4)
+    return row
+
+
+def main() -> None:
+    from accel.pipelines.demo import PORTRAIT, demo_clip, render_clip
+    from accel.weights.assets import asset
+
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("clips", nargs="*", type=Path)
+    parser.add_argument("--rounds", type=int, default=5)
+    args = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        clips = args.clips or [demo_clip(), render_clip(Path(folder) / "rendered.mp4")]
+        rows = [measure(clip, asset(PORTRAIT), args.rounds) for clip in clips]
+    for row in rows:
+        print(f"  {row['clip']}: CPU seconds with marks {row['marks_ratio']:.3f} of without,"
+              f" with the gate too {row['all_ratio']:.3f}")  # fmt: skip
+    save("provenance", {"rows": rows, **conditions(threads=2)})
+
+
+if __name__ == "__main__":
+    main()
