@@ -35,7 +35,10 @@ using Output = nb::ndarray<float, nb::c_contig, nb::device::cpu>;
 constexpr int64_t kAlign = 64, kPad = 16;    // bytes; floats between streams, see Winograd::step
 constexpr int64_t kBlockWinograd = 128;      // input channels whose 36 planes are kept in cache
 constexpr int64_t kBlockProduct = 256;       // length of a chain of multiply-adds elsewhere
-constexpr int64_t kTileBytes = 12 << 20;     // transformed tiles that are worked on together
+constexpr int64_t kSub = 32;                 // input channels whose taps are packed at a time
+constexpr int64_t kMaxT = 144;               // tiles that are worked on together, at most
+constexpr int64_t kTileBytes = 8 << 20;      // transformed tiles that are worked on together
+constexpr int64_t kMaxR = 384;               // rows that are worked on together, at most
 constexpr int64_t kRowBytes = 2 << 20;       // gathered rows that are worked on together
 constexpr int64_t kExpandedBytes = 6 << 20;  // expanded weights small enough to keep for a call
 
@@ -185,7 +188,7 @@ struct Winograd {
         panels(ceil_div(p.outputs, k.panel)),
         zero(blocks.padded) {
     const int64_t fits = kTileBytes / (kPlanes * blocks.padded * 4) / k.rows * k.rows;
-    together = std::min(tiles, std::clamp<int64_t>(fits, 4 * k.rows, 192));
+    together = std::min(tiles, std::clamp<int64_t>(fits, 4 * k.rows, kMaxT));
     together = ceil_div(tiles, ceil_div(tiles, together));
   }
 
@@ -197,7 +200,7 @@ struct Winograd {
   int64_t u_step(int64_t block) const { return blocks.padded_width(block) * k.panel + kPad; }
   int64_t m_step(int64_t n) const { return n * k.panel + kPad; }
   int64_t u_floats() const { return kPlanes * (blocks.size * k.panel + kPad); }
-  int64_t sub() const { return 2 * int64_t(16); }  // channels whose taps are packed at a time
+  int64_t sub() const { return kSub; }  // channels whose taps are packed at a time
 
   void transform(float* v, int64_t first, int64_t n, int64_t i) const {
     const Place at = place(first + i, down, across);
@@ -326,12 +329,14 @@ struct Winograd {
 
 // ---- everything else: rows of [taps, channels] times weights -----------------------------------
 
+constexpr int64_t kGroup = 4;  // calls of `micro` whose sums are written together
 struct Product {
   const ConvKernels& k;
   const Problem& p;
   int64_t taps;
   Blocks blocks;
   int64_t rows, together, panels;
+  bool direct;  // the rows lie in x as they are needed
 
   Product(const ConvKernels& k, const Problem& p)
       : k(k),
@@ -339,9 +344,11 @@ struct Product {
         taps(int64_t(p.kernel_h) * p.kernel_w),
         blocks(p.inputs, std::max<int64_t>(4, kBlockProduct / taps / 4 * 4), 4),
         rows(p.count * p.out_height * p.out_width),
-        panels(ceil_div(p.outputs, k.panel)) {
+        panels(ceil_div(p.outputs, k.panel)),
+        direct(taps == 1 && p.stride == 1 && p.pad == 0 && p.inputs % 4 == 0 &&
+               p.inputs % 1024 != 0) {  // rows 4 KiB apart would fall on one set of the cache
     const int64_t fits = kRowBytes / (taps * blocks.padded * 4) / k.rows * k.rows;
-    together = std::min(rows, std::clamp<int64_t>(fits, 8 * k.rows, 32 * k.rows));
+    together = std::min(rows, std::clamp<int64_t>(fits, 8 * k.rows, kMaxR));
     together = ceil_div(rows, ceil_div(rows, together));
   }
 
@@ -349,6 +356,7 @@ struct Product {
   int64_t a_start(int64_t n, int64_t block) const { return n * taps * blocks.first(block); }
 
   void gather(float* a, int64_t first, int64_t n, int64_t i) const {
+    if (direct) return;
     const Place at = place(first + i, p.out_height, p.out_width);
     for (int64_t b = 0; b < blocks.count; ++b) {
       const int64_t real = blocks.width(b), padded = blocks.padded_width(b);
@@ -366,13 +374,27 @@ struct Product {
   }
 
   void run_panel(const float* a, float* own, int64_t first, int64_t n, int64_t panel) const {
-    float *c = own, *packed = own + together * k.panel;
+    float *c = own, *packed = own + kGroup * k.rows * k.panel;
     const int outs = int(std::min<int64_t>(k.panel, p.outputs - panel * k.panel));
     for (int64_t b = 0; b < blocks.count; ++b) {
       const float* w = p.w + (panel * k.panel * p.inputs + blocks.first(b)) * taps;
-      k.pack(w, p.inputs * taps, outs, blocks.width(b), int(taps), packed, blocks.padded_width(b));
-      multiply(k, a + a_start(n, b), depth(b), packed, c, n, depth(b), b > 0);
+      k.pack(w, p.inputs * taps, outs, blocks.width(b), int(taps),
+             packed + taps * blocks.first(b) * k.panel, blocks.padded_width(b));
     }
+    // A few rows through all blocks, so that their sums are still near when they are written.
+    for (int64_t i = 0; i < n; i += kGroup * k.rows) {
+      const int64_t some = std::min<int64_t>(kGroup * k.rows, n - i);
+      for (int64_t b = 0; b < blocks.count; ++b) {
+        const float* rows = direct ? p.x + (first + i) * p.inputs + blocks.first(b)
+                                   : a + a_start(n, b) + i * depth(b);
+        multiply(k, rows, direct ? p.inputs : depth(b), packed + taps * blocks.first(b) * k.panel,
+                 c, some, depth(b), b > 0);
+      }
+      write(c, first + i, some, panel, outs);
+    }
+  }
+
+  void write(const float* c, int64_t first, int64_t n, int64_t panel, int outs) const {
     const int64_t size = p.out_height * p.out_width;
     for (int64_t i = 0; i < n;) {  // images may have a bias each
       const int64_t image = (first + i) / size;
@@ -387,8 +409,8 @@ struct Product {
 
   void run() {
     run_blocks(
-        p, rows, together, panels, together * taps * blocks.padded,
-        together * k.panel + taps * blocks.size * k.panel,
+        p, rows, together, panels, direct ? 0 : together * taps * blocks.padded,
+        kGroup * k.rows * k.panel + taps * blocks.padded * k.panel,
         [&](float* a, int64_t first, int64_t n, int64_t i) { gather(a, first, n, i); },
         [&](const float* a, float* own, int64_t first, int64_t n, int64_t panel) {
           run_panel(a, own, first, n, panel);

@@ -23,6 +23,18 @@ inline void put(float* to, Vec a, int n) {
     store_some(to, a, n);
 }
 
+#if defined(__GNUC__)
+inline void prefetch(const float* p) { __builtin_prefetch(p, 0, 2); }
+// Keeps gcc from holding 36 addresses at once, for which it has not the registers.
+inline float* opaque(float* p) {
+  asm("" : "+r"(p));
+  return p;
+}
+#else
+inline void prefetch(const float*) {}
+inline float* opaque(float* p) { return p; }
+#endif
+
 inline int at_most_lanes(int64_t n) { return n < kLanes ? int(n) : kLanes; }
 
 void turn(const float* in, int64_t in_step, int64_t rows, int64_t columns, float* out,
@@ -35,13 +47,17 @@ void turn(const float* in, int64_t in_step, int64_t rows, int64_t columns, float
       const float* from = in + r * in_step + c;
       float* to = out + c * out_step + r;
       if (height == kLanes && width == kLanes) {
+        float* rows[kLanes];
         for (int i = 0; i < kLanes; ++i) line[i] = load(from + i * in_step);
-        transpose(line, to, out_step);
+        for (int i = 0; i < kLanes; ++i) rows[i] = to + i * out_step;
+        transpose(line, rows);
       } else {
         float block[kLanes * kLanes];
         for (int i = 0; i < kLanes; ++i)
           line[i] = i < height ? load_some(from + i * in_step, width) : all(0.0f);
-        transpose(line, block, kLanes);
+        float* rows[kLanes];
+        for (int i = 0; i < kLanes; ++i) rows[i] = block + i * kLanes;
+        transpose(line, rows);
         for (int i = 0; i < width; ++i) put(to + i * out_step, load(block + i * kLanes), height);
       }
     }
@@ -59,21 +75,19 @@ void pack(const float* w, int64_t in_step, int outs, int64_t channels, int taps,
       Vec line[kLanes];
       for (int i = 0; i < kLanes; ++i) {
         const float* from = w + (first + i) * in_step + k;
+        if (first + i < outs) prefetch(from + count);  // the next block of these channels
         line[i] = first + i >= outs ? all(0.0f)
                   : width == kLanes ? load(from)
                                     : load_some(from, width);
       }
-      if (taps == 1 && width == kLanes) {
-        transpose(line, to + k * kPanel + first, kPanel);
-        channel += kLanes;
-        continue;
-      }
-      float block[kLanes * kLanes];
-      transpose(line, block, kLanes);
+      float* rows[kLanes];
+      float beyond[kLanes];
+      for (int i = width; i < kLanes; ++i) rows[i] = beyond;
       for (int i = 0; i < width; ++i) {
-        store(to + (tap * channels_padded + channel) * kPanel + first, load(block + i * kLanes));
+        rows[i] = to + (tap * channels_padded + channel) * kPanel + first;
         if (++tap == taps) tap = 0, ++channel;
       }
+      transpose(line, rows);
     }
   }
   for (int tap = 0; tap < taps; ++tap)
@@ -81,17 +95,15 @@ void pack(const float* w, int64_t in_step, int outs, int64_t channels, int taps,
       for (int j = 0; j < kPanel; ++j) to[(tap * channels_padded + c) * kPanel + j] = 0.0f;
 }
 
-// Six values of the polynomial with coefficients g at the points, divided by what Lagrange's
-// formula divides by.
+// Six values of the polynomial with coefficients g at the points. What Lagrange's formula divides
+// them by is taken care of in `line_out`.
 inline void weight_line(const Vec* g, Vec* u) {
-  const Vec low = mul(fma(all(0.5f), g[2], g[0]), all(-2.0f / 3)),
-            odd = mul(g[1], all(-2 * kP / 3)),
-            high = mul(fma(all(2.0f), g[2], g[0]), all(1.0f / 6)), even = mul(g[1], all(kQ / 6));
+  const Vec low = fma(all(0.5f), g[2], g[0]), high = fma(all(2.0f), g[2], g[0]);
   u[0] = g[0];
-  u[1] = add(low, odd);
-  u[2] = sub(low, odd);
-  u[3] = add(high, even);
-  u[4] = sub(high, even);
+  u[1] = fma(all(kP), g[1], low);
+  u[2] = fma(all(-kP), g[1], low);
+  u[3] = fma(all(kQ), g[1], high);
+  u[4] = fma(all(-kQ), g[1], high);
   u[5] = g[2];
 }
 
@@ -108,11 +120,12 @@ inline void line_in(const Vec* d, Vec* o) {
 }
 
 inline void line_out(const Vec* m, Vec* y) {
+  constexpr float kNear = -2.0f / 3, kFar = 1.0f / 6;  // 1 / (2p²(p² - q²)), 1 / (2q²(q² - p²))
   const Vec s = add(m[1], m[2]), d = sub(m[1], m[2]), t = add(m[3], m[4]), e = sub(m[3], m[4]);
-  y[0] = add(m[0], add(s, t));
-  y[1] = fma(all(kP), d, mul(all(kQ), e));
-  y[2] = fma(all(0.5f), s, mul(all(2.0f), t));
-  y[3] = add(m[5], fma(all(0.5f * kP), d, mul(all(2 * kQ), e)));
+  y[0] = fma(all(kNear), s, fma(all(kFar), t, m[0]));
+  y[1] = fma(all(kNear * kP), d, mul(all(kFar * kQ), e));
+  y[2] = fma(all(kNear * 0.5f), s, mul(all(kFar * 2), t));
+  y[3] = fma(all(kNear * 0.5f * kP), d, fma(all(kFar * 2 * kQ), e, m[5]));
 }
 
 void expand(const float* taps, int64_t tap_step, int64_t channels, float* u, int64_t step) {
@@ -127,12 +140,13 @@ void expand(const float* taps, int64_t tap_step, int64_t channels, float* u, int
 #pragma GCC unroll 6
       for (int i = 0; i < 6; ++i) half[i][j] = o[i];
     }
+    float* to = u + at;
 #pragma GCC unroll 6
     for (int i = 0; i < 6; ++i) {
       Vec o[6];
       weight_line(half[i], o);
 #pragma GCC unroll 6
-      for (int j = 0; j < 6; ++j) store(u + (6 * i + j) * step + at, o[j]);
+      for (int j = 0; j < 6; ++j, to = opaque(to + step)) store(to, o[j]);
     }
   }
 }
@@ -150,12 +164,13 @@ inline void tile_in_part(const float* const* pixels, int64_t at, int n, float* v
 #pragma GCC unroll 6
     for (int i = 0; i < 6; ++i) half[i][j] = o[i];
   }
+  float* to = v + at;
 #pragma GCC unroll 6
   for (int i = 0; i < 6; ++i) {
     Vec o[6];
     line_in(half[i], o);
 #pragma GCC unroll 6
-    for (int j = 0; j < 6; ++j) store(v + (6 * i + j) * step + at, o[j]);
+    for (int j = 0; j < 6; ++j, to = opaque(to + step)) store(to, o[j]);
   }
 }
 

@@ -45,6 +45,9 @@ constexpr int kPanel = 32, kRows = 12;
 #define ACCEL_B2 ACCEL_LOAD_B("256", "320")
 #define ACCEL_B3 ACCEL_LOAD_B("384", "448")
 #define ACCEL_NEXT_B "add $512,%[b]\n\t"
+#define ACCEL_AHEAD                                                                  \
+  "prefetcht1 (%[ahead])\n\tprefetcht1 64(%[ahead])\n\tprefetcht1 128(%[ahead])\n\t" \
+  "add $192,%[ahead]\n\t"
 #elif defined(ACCEL_ISA_AVX2)
 constexpr int kPanel = 16, kRows = 6;
 #define ACCEL_LOAD_B(D0, D1) "vmovaps " D0 "(%[b]),%%ymm0\n\tvmovaps " D1 "(%[b]),%%ymm1\n\t"
@@ -72,6 +75,7 @@ constexpr int kPanel = 16, kRows = 6;
 #define ACCEL_B2 ACCEL_LOAD_B("128", "160")
 #define ACCEL_B3 ACCEL_LOAD_B("192", "224")
 #define ACCEL_NEXT_B "add $256,%[b]\n\t"
+#define ACCEL_AHEAD "prefetcht1 (%[ahead])\n\tprefetcht1 64(%[ahead])\n\tadd $96,%[ahead]\n\t"
 #else
 constexpr int kPanel = 16, kRows = 4;
 #endif
@@ -91,16 +95,16 @@ constexpr int kPanel = 16, kRows = 4;
 #define ACCEL_NEXT_A "add $16,%[a]\n\tadd $16,%[a3]\n\t"
 #define ACCEL_A_ROWS [a] "+r"(a), [a3] "+r"(a3)
 #endif
-#define ACCEL_MICRO(N)                                                                     \
-  asm volatile(                                                                            \
-      ACCEL_EACH_##N(ACCEL_CLEAR) ".p2align 5\n1:\n\t" ACCEL_B0 ACCEL_EACH_##N(ACCEL_AT_0) \
-          ACCEL_B1 ACCEL_EACH_##N(ACCEL_AT_4) ACCEL_B2 ACCEL_EACH_##N(ACCEL_AT_8)          \
-              ACCEL_B3 ACCEL_EACH_##N(ACCEL_AT_12) ACCEL_NEXT_B ACCEL_NEXT_A               \
-      "dec %[k]\n\tjnz 1b\n\ttest %[acc],%[acc]\n\tjz 2f\n\t" ACCEL_EACH_##N(              \
-          ACCEL_SUM) "jmp 3f\n2:\n\t" ACCEL_EACH_##N(ACCEL_SET) "3:\n\t"                   \
-      : ACCEL_A_ROWS, [b] "+r"(b), [k] "+r"(steps), [c] "+r"(c)                            \
-      : [l] "r"(l), [lc] "r"(lc), [acc] "r"(acc)                                           \
-      : "memory", "cc", ACCEL_CLOBBERS);                                                   \
+#define ACCEL_MICRO(N)                                                                        \
+  asm volatile(                                                                               \
+      ACCEL_EACH_##N(ACCEL_CLEAR) ".p2align 5\n1:\n\t" ACCEL_AHEAD ACCEL_B0 ACCEL_EACH_##N(   \
+          ACCEL_AT_0) ACCEL_B1 ACCEL_EACH_##N(ACCEL_AT_4) ACCEL_B2 ACCEL_EACH_##N(ACCEL_AT_8) \
+          ACCEL_B3 ACCEL_EACH_##N(ACCEL_AT_12) ACCEL_NEXT_B ACCEL_NEXT_A                      \
+      "dec %[k]\n\tjnz 1b\n\ttest %[acc],%[acc]\n\tjz 2f\n\t" ACCEL_EACH_##N(                 \
+          ACCEL_SUM) "jmp 3f\n2:\n\t" ACCEL_EACH_##N(ACCEL_SET) "3:\n\t"                      \
+      : ACCEL_A_ROWS, [b] "+r"(b), [k] "+r"(steps), [c] "+r"(c), [ahead] "+r"(ahead)          \
+      : [l] "r"(l), [lc] "r"(lc), [acc] "r"(acc)                                              \
+      : "memory", "cc", ACCEL_CLOBBERS);                                                      \
   break;
 
 void micro(int rows, const float* a, int64_t lda, const float* b, float* c, int64_t ldc, int64_t k,
@@ -109,6 +113,7 @@ void micro(int rows, const float* a, int64_t lda, const float* b, float* c, int6
   int64_t steps = k / 4;
   const int64_t l = lda * 4, lc = ldc * 4;
   const int acc = accumulate;
+  const float* ahead = a + rows * lda;  // the rows of the next call, in most cases
 #if defined(ACCEL_ISA_AVX512)
   const float *a6 = a + 6 * lda, *a9 = a + 9 * lda;
 #endif

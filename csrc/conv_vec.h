@@ -82,10 +82,9 @@ inline Vec where_negative(Vec a, Vec yes, Vec no) {
 }
 #endif
 
-// Four vectors' worth of rows are turned at a time: rows of kLanes floats into columns.
-// out[i * step] holds element i of every row.
+// Turns kLanes rows of kLanes floats: out[i] gets element i of every row.
 #if defined(ACCEL_ISA_AVX512)
-inline void transpose(const Vec* in, float* out, int64_t step) {
+inline void transpose(const Vec* in, float* const* out) {
   __m512 a[16], b[16];
   for (int i = 0; i < 8; ++i) {
     a[2 * i] = _mm512_unpacklo_ps(in[2 * i], in[2 * i + 1]);
@@ -106,14 +105,14 @@ inline void transpose(const Vec* in, float* out, int64_t step) {
     a[12 + i] = _mm512_shuffle_f32x4(b[8 + i], b[12 + i], 0xdd);
   }
   for (int i = 0; i < 4; ++i) {
-    store(out + i * step, _mm512_shuffle_f32x4(a[i], a[8 + i], 0x88));
-    store(out + (4 + i) * step, _mm512_shuffle_f32x4(a[4 + i], a[12 + i], 0x88));
-    store(out + (8 + i) * step, _mm512_shuffle_f32x4(a[i], a[8 + i], 0xdd));
-    store(out + (12 + i) * step, _mm512_shuffle_f32x4(a[4 + i], a[12 + i], 0xdd));
+    store(out[i], _mm512_shuffle_f32x4(a[i], a[8 + i], 0x88));
+    store(out[4 + i], _mm512_shuffle_f32x4(a[4 + i], a[12 + i], 0x88));
+    store(out[8 + i], _mm512_shuffle_f32x4(a[i], a[8 + i], 0xdd));
+    store(out[12 + i], _mm512_shuffle_f32x4(a[4 + i], a[12 + i], 0xdd));
   }
 }
 #elif defined(ACCEL_ISA_AVX2)
-inline void transpose(const Vec* in, float* out, int64_t step) {
+inline void transpose(const Vec* in, float* const* out) {
   __m256 a[8], b[8];
   for (int i = 0; i < 4; ++i) {
     a[2 * i] = _mm256_unpacklo_ps(in[2 * i], in[2 * i + 1]);
@@ -126,13 +125,13 @@ inline void transpose(const Vec* in, float* out, int64_t step) {
     b[4 * i + 3] = _mm256_shuffle_ps(a[4 * i + 1], a[4 * i + 3], 0xee);
   }
   for (int i = 0; i < 4; ++i) {
-    store(out + i * step, _mm256_permute2f128_ps(b[i], b[4 + i], 0x20));
-    store(out + (4 + i) * step, _mm256_permute2f128_ps(b[i], b[4 + i], 0x31));
+    store(out[i], _mm256_permute2f128_ps(b[i], b[4 + i], 0x20));
+    store(out[4 + i], _mm256_permute2f128_ps(b[i], b[4 + i], 0x31));
   }
 }
 #else
-inline void transpose(const Vec* in, float* out, int64_t step) {
+inline void transpose(const Vec* in, float* const* out) {
   for (int i = 0; i < kLanes; ++i)
-    for (int j = 0; j < kLanes; ++j) out[i * step + j] = in[j].v[i];
+    for (int j = 0; j < kLanes; ++j) out[i][j] = in[j].v[i];
 }
 #endif
