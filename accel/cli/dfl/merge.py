@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -83,6 +84,7 @@ def add(steps: Any) -> None:
 
 def run(args: argparse.Namespace) -> None:
     from accel.pipelines.dfl.merge import MergeConfig, merge_faces
+    from accel.pipelines.dfl.merge_page import merge_interactively
     from accel.pipelines.swap import EncodeConfig
 
     config = MergeConfig(
@@ -97,12 +99,21 @@ def run(args: argparse.Namespace) -> None:
         overwrite=args.overwrite,
         encode=EncodeConfig(codec=args.codec, crf=args.crf, preset=args.preset),
     )
+    if args.interactive:
+        report = merge_interactively(args.workspace, config, port=args.port, ready=_say)
+        text = describe(report) if report else "nothing was merged; the settings are saved"
+        deliver(report or {"command": "dfl merge", "merged": 0}, args.json, text)
+        return
     report = with_progress(
         lambda progress, cancel: merge_faces(
             args.workspace, config, progress=progress, cancel=cancel
         )
     )
     deliver(report, args.json, describe(report))
+
+
+def _say(url: str) -> None:
+    print(f"open {url}\nesc there, or Ctrl-C here, saves and ends", file=sys.stderr, flush=True)
 
 
 def settings_of(args: argparse.Namespace) -> Any:
