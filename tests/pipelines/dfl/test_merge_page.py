@@ -319,7 +319,8 @@ class Person:
         """The pixels that the browser shows."""
         return self.browser.value(
             "(() => { const i = document.getElementById('frame');"
-            " const c = document.createElement('canvas'); c.width = i.naturalWidth; c.height = i.naturalHeight;"
+            " const c = document.createElement('canvas');"
+            " c.width = i.naturalWidth; c.height = i.naturalHeight;"
             " const x = c.getContext('2d'); x.drawImage(i, 0, 0);"
             " return Array.from(x.getImageData(0, 0, c.width, c.height).data).join(); })()"
         )
