@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
@@ -13,6 +14,7 @@ import pytest
 
 from accel.cli import COMMANDS, main
 from accel.pipelines.demo import PORTRAIT
+from accel.pipelines.verify import Ledger
 from accel.weights.assets import asset
 from tests.pipelines.clips import write_clip
 
@@ -122,3 +124,44 @@ def test_doctor_says_what_works(capsys):
     assert found["onnx runtime", "CPU"]["works"]
     assert any(name == "  crop" for _, name in found)
     assert all(f["detail"] or f["works"] for f in report["findings"])
+
+
+def test_verify_says_what_is_known_and_ends_with_its_status(tmp_path, capsys):
+    clip = write_clip(tmp_path / "clip.mp4", 26, width=640, height=360)
+    status, out, _ = swap(capsys, clip, tmp_path / "out.mp4", "--consent", "fiction")
+    assert status == 0
+    assert sum(line.startswith("marked: invisible mark") for line in out.splitlines()) == 1
+    assert main(["verify", str(tmp_path / "out.mp4"), "--explain", "--language", "en"]) == 0
+    out = capsys.readouterr().out
+    assert out.startswith("out.mp4\nPROVEN")
+    assert "INDICATED" in out
+    assert "Where was it published first" in out
+    assert main(["verify", str(tmp_path / "out.mp4"), "--language", "ko"]) == 0
+    assert "증명됨" in capsys.readouterr().out
+    assert main(["verify", str(tmp_path / "absent.mp4")]) == 4
+    assert main(["verify", str(tmp_path), "--json", "-"]) == 2  # the clip looks like what was made
+    out = capsys.readouterr().out
+    told = json.loads(out[out.index("{") :])
+    assert [one["status"] for one in told["files"]] == [2, 0]
+
+
+def test_ledger_lists_checks_and_exports(tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("ACCEL_HOME", str(tmp_path))
+    assert main(["ledger", "list"]) == 0
+    assert "no entries" in capsys.readouterr().out
+    ledger = Ledger()
+    for number in range(3):
+        ledger.add(task="edit", sha256=f"{number:064}")
+    assert main(["ledger", "list", "--last", "2"]) == 0
+    assert len(capsys.readouterr().out.splitlines()) == 2
+    assert main(["ledger", "verify"]) == 0
+    assert "the chain of 3 entries holds" in capsys.readouterr().out
+    assert main(["ledger", "export"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [json.loads(line)["number"] for line in lines] == [1, 2, 3]
+    with sqlite3.connect(ledger.path) as base:
+        base.execute("UPDATE entries SET consent = 'own' WHERE number = 2")
+    assert main(["ledger", "verify"]) == 1
+    assert "entry 2 was altered" in capsys.readouterr().out
+    (tmp_path / "ledger.sqlite").write_text("not a ledger" * 100)
+    assert main(["ledger", "list"]) == 2
