@@ -135,13 +135,20 @@ class Cut:
     kept: list[FaceRecord]
     dropped: list[tuple[Face, str]]
 
+    @property
+    def files(self) -> list[str]:
+        return [f"{Path(self.name).stem}_{i}.jpg" for i in range(len(self.kept))]
+
+    @property
+    def debug_file(self) -> str:
+        return f"{Path(self.name).stem}.jpg"
+
 
 @dataclass(frozen=True)
 class _Written:
     """What remains of a frame that is done: results wait in a queue, so no planes."""
 
-    name: str
-    files: list[str]
+    faces: int
     dropped: list[str]
 
 
@@ -236,23 +243,21 @@ class _Run:
         if self.config.debug:
             self.debug_folder.mkdir(exist_ok=True)
         workers = os.cpu_count() or 1
+        # Before the first face: whatever stops this run, the next one must know its own files.
+        self._save_journal(source, is_complete=False)
         saved_at = time.perf_counter()
-        names: list[str] = []
-        debugs: list[str] = []
         with (
             ThreadPoolExecutor(workers, initializer=limit_threads, initargs=(1,)) as pool,
             closing(buffered(self._cuts(source, analyser), 4, "analyse")) as cuts,
         ):
             try:
                 for done in in_order(pool, self._write, cuts, 2 * workers, cancel):
-                    names += done.files
-                    debugs += [f"{Path(done.name).stem}.jpg"] if self.config.debug else []
                     self.done += 1
-                    self.counts["frames_with_faces"] += bool(done.files)
-                    self.counts["faces"] += len(done.files)
+                    self.counts["frames_with_faces"] += done.faces > 0
+                    self.counts["faces"] += done.faces
                     self.dropped.update(done.dropped)
                     if time.perf_counter() - saved_at > SAVE_EVERY_S:
-                        self._checkpoint(source, names, debugs)
+                        self._save_journal(source, is_complete=False)
                         saved_at = time.perf_counter()
                     if progress:
                         rate = (self.done - self.first) / (time.perf_counter() - started)
@@ -260,7 +265,7 @@ class _Run:
                             Progress(stage="extract", done=self.done, total=len(source), rate=rate)
                         )
             finally:
-                self._checkpoint(source, names, debugs)
+                self._save_journal(source, is_complete=False)
 
     def _cuts(self, source: FrameSource, analyser: Sparse) -> Iterator[Cut]:
         """Frames with what is to be cut out of them; runs in a thread of its own."""
@@ -282,7 +287,12 @@ class _Run:
                 dropped.append((face, why))
             else:
                 kept.append(self._record(named.name, face, points))
-        return Cut(named.name, planes, kept, dropped)
+        cut = Cut(named.name, planes, kept, dropped)
+        if kept:
+            remember(self.folder, cut.files)
+        if self.config.debug:
+            remember(self.debug_folder, [cut.debug_file])
+        return cut
 
     def _points(self, planes: Planes, face: Face) -> Array:  # [68, 2] in the frame
         if self.landmarker is None:
@@ -306,31 +316,18 @@ class _Run:
 
     def _write(self, cut: Cut) -> _Written:
         """Cut, encode and write the faces of one frame; runs in a pool."""
-        stem = Path(cut.name).stem
-        files = []
         if cut.kept:
             matrices = np.array([record.matrix for record in cut.kept], np.float64)
             pictures = cut_faces(cut.planes, matrices, self.config.side_px)
-            for number, (record, picture) in enumerate(zip(cut.kept, pictures)):
-                files.append(f"{stem}_{number}.jpg")
+            for name, record, picture in zip(cut.files, cut.kept, pictures):
                 jpeg = encode_picture(picture, ".jpg", quality=self.config.jpeg_quality)
-                write_whole(self.folder / files[-1], with_face(jpeg, record, files[-1]))
+                write_whole(self.folder / name, with_face(jpeg, record, name))
         if self.config.debug:
-            picture = debug_picture(cut)
-            data = encode_picture(picture, ".jpg", quality=DEBUG_QUALITY)
-            write_whole(self.debug_folder / f"{stem}.jpg", data)
-        return _Written(cut.name, files, [why for _, why in cut.dropped])
+            data = encode_picture(debug_picture(cut), ".jpg", quality=DEBUG_QUALITY)
+            write_whole(self.debug_folder / cut.debug_file, data)
+        return _Written(len(cut.kept), [why for _, why in cut.dropped])
 
     # The books.
-
-    def _checkpoint(self, source: FrameSource, names: list[str], debugs: list[str]) -> None:
-        """Note what is done; `names` and `debugs` are emptied."""
-        remember(self.folder, [JOURNAL, *names])
-        if debugs:
-            remember(self.debug_folder, debugs)
-        names.clear()
-        debugs.clear()
-        self._save_journal(source, is_complete=False)
 
     def _save_journal(self, source: FrameSource, is_complete: bool) -> None:
         values = {
@@ -340,6 +337,8 @@ class _Run:
             "counts": dict(self.counts),
             "dropped": dict(self.dropped),
         }
+        if not (self.folder / JOURNAL).exists():
+            remember(self.folder, [JOURNAL])
         write_whole(self.folder / JOURNAL, json.dumps(values, indent=1).encode())
 
     def _report(self, source: FrameSource, stats: dict[str, Any], seconds: float) -> dict[str, Any]:
@@ -404,7 +403,8 @@ def bad(face: Face, points: Array, planes: Planes, config: ExtractConfig) -> str
     # Landmarks that fit no face give a square far larger than what was found: DeepFaceLab's rule.
     if config.kind.padding <= FaceType.FULL.padding:
         a, b, c, _ = crop_corners(points, config.kind)
-        area = abs(np.cross(b - a, c - b))
+        (x, y), (u, v) = b - a, c - b
+        area = abs(x * v - y * u)
         if area > 4 * (right - left) * (bottom - top):
             return "landmarks do not fit"
     return ""

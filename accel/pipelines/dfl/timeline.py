@@ -40,7 +40,8 @@ class Timeline:
             return list(range(len(self.pts)))
         chosen, last = [], -1
         for i, pts in enumerate(self.pts):
-            slot = int(float((pts - self.pts[0]) * self.time_base) * fps + 0.5)
+            # A rate that divides the film's must take every n-th frame, rounded times or not.
+            slot = int(float((pts - self.pts[0]) * self.time_base) * fps + 0.01)
             if slot > last:
                 chosen.append(i)
                 last = slot
