@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from accel.nn.layers import attention, geglu
+from accel.nn.conv import Conv2d, Linear
+from accel.nn.layers import attention, geglu, norm_silu
 
 
 class CrossAttention(nn.Module):
@@ -16,21 +17,26 @@ class CrossAttention(nn.Module):
     def __init__(self, width: int, context_width: int, heads: int):
         super().__init__()
         self.heads = heads
-        self.to_q = nn.Linear(width, width, bias=False)
-        self.to_k = nn.Linear(context_width, width, bias=False)
-        self.to_v = nn.Linear(context_width, width, bias=False)
-        self.to_out = nn.Sequential(nn.Linear(width, width))
+        self.to_q = Linear(width, width, bias=False)
+        self.to_k = Linear(context_width, width, bias=False)
+        self.to_v = Linear(context_width, width, bias=False)
+        self.to_out = nn.Sequential(Linear(width, width))
 
-    def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
+    def forward(
+        self,
+        x: Tensor,  # [B, N, width]
+        context: Tensor | None = None,  # [B, M, context_width]
+        residual: Tensor | None = None,  # [B, N, width] added to the result
+    ) -> Tensor:  # [B, N, width]
         source = x if context is None else context
         q, k, v = self.to_q(x), self.to_k(source), self.to_v(source)
-        return self.to_out(attention(q, k, v, self.heads))
+        return self.to_out[0](attention(q, k, v, self.heads), residual)
 
 
 class Geglu(nn.Module):
     def __init__(self, width: int, hidden: int):
         super().__init__()
-        self.proj = nn.Linear(width, 2 * hidden)
+        self.proj = Linear(width, 2 * hidden)
 
     def forward(self, x: Tensor) -> Tensor:
         return geglu(self.proj(x))
@@ -41,11 +47,12 @@ class FeedForward(nn.Module):
         super().__init__()
         # The middle entry was a dropout in training; it keeps the second layer's name.
         self.net = nn.Sequential(
-            Geglu(width, mult * width), nn.Identity(), nn.Linear(mult * width, width)
+            Geglu(width, mult * width), nn.Identity(), Linear(mult * width, width)
         )
 
-    def forward(self, x: Tensor) -> Tensor:
-        return self.net(x)
+    def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
+        up, _, down = self.net
+        return down(up(x), residual)
 
 
 class TransformerBlock(nn.Module):
@@ -59,9 +66,9 @@ class TransformerBlock(nn.Module):
         self.norm3 = nn.LayerNorm(width)
 
     def forward(self, x: Tensor, context: Tensor) -> Tensor:
-        x = x + self.attn1(self.norm1(x))
-        x = x + self.attn2(self.norm2(x), context)
-        return x + self.ff(self.norm3(x))
+        x = self.attn1(self.norm1(x), residual=x)
+        x = self.attn2(self.norm2(x), context, residual=x)
+        return self.ff(self.norm3(x), residual=x)
 
 
 class SpatialTransformer(nn.Module):
@@ -85,7 +92,7 @@ class SpatialTransformer(nn.Module):
         super().__init__()
 
         def projection() -> nn.Module:
-            return nn.Linear(channels, channels) if linear else nn.Conv2d(channels, channels, 1)
+            return Linear(channels, channels) if linear else Conv2d(channels, channels, 1)
 
         self.linear = linear
         self.norm = nn.GroupNorm(groups, channels, eps=1e-6)
@@ -100,7 +107,7 @@ class SpatialTransformer(nn.Module):
         x: Tensor,  # [B, C, H, W]
         context: Tensor,  # [B, tokens, context_width]
     ) -> Tensor:  # [B, C, H, W]
-        h = self.norm(x)
+        h = norm_silu(x, self.norm, silu=False)
         if not self.linear:
             h = self.proj_in(h)
         h = h.flatten(2).transpose(1, 2)  # [B, H * W, C]
@@ -111,6 +118,4 @@ class SpatialTransformer(nn.Module):
         if self.linear:
             h = self.proj_out(h)
         h = h.transpose(1, 2).unflatten(2, x.shape[2:])
-        if not self.linear:
-            h = self.proj_out(h)
-        return x + h
+        return x + h if self.linear else self.proj_out(h, residual=x)

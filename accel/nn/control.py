@@ -10,6 +10,8 @@ from itertools import pairwise
 
 from torch import Tensor, nn
 
+from accel.nn.conv import Conv2d
+from accel.nn.layers import channels_last
 from accel.nn.unet import Trunk, UnetConfig
 
 HINT_WIDTHS = (16, 32, 96, 256)  # channels of the picture's own layers; each after the first halves
@@ -21,10 +23,10 @@ class ControlNet(Trunk):
     def __init__(self, config: UnetConfig, hint_channels: int = 3):
         super().__init__(config)
         self.hint_channels = hint_channels
-        self.zero_convs = nn.ModuleList(nn.Sequential(nn.Conv2d(w, w, 1)) for w in self.skip_widths)
+        self.zero_convs = nn.ModuleList(nn.Sequential(Conv2d(w, w, 1)) for w in self.skip_widths)
         self.input_hint_block = hint_block(hint_channels, config.channels)
         width = self.skip_widths[-1]
-        self.middle_block_out = nn.Sequential(nn.Conv2d(width, width, 1))
+        self.middle_block_out = nn.Sequential(Conv2d(width, width, 1))
 
     def forward(
         self,
@@ -41,11 +43,11 @@ class ControlNet(Trunk):
         if tuple(hint.shape) != wanted:
             raise ValueError(f"ControlNet: hint must be {wanted}, got {tuple(hint.shape)}")
         embedding = self.embed(t, vector, x.dtype)
-        h, control = x, []
+        h, control = channels_last(x), []
         for i, (block, conv) in enumerate(zip(self.input_blocks, self.zero_convs, strict=True)):
             h = block(h, embedding, context)
             if i == 0:
-                h = h + self.input_hint_block(hint)
+                h = h + self.input_hint_block(channels_last(hint))
             control.append(conv(h) * scale)
         h = self.middle_block(h, embedding, context)
         return [*control, self.middle_block_out(h) * scale]
@@ -55,14 +57,14 @@ def hint_block(inputs: int, outputs: int) -> nn.Sequential:
     """Convolutions with SiLU between them, down to an eighth of the side."""
     first = HINT_WIDTHS[0]
     layers: list[nn.Module] = [
-        nn.Conv2d(inputs, first, 3, padding=1),
+        Conv2d(inputs, first, 3, padding=1),
         nn.SiLU(),
-        nn.Conv2d(first, first, 3, padding=1),
+        Conv2d(first, first, 3, padding=1),
         nn.SiLU(),
     ]
     for before, width in pairwise(HINT_WIDTHS):
-        layers += [nn.Conv2d(before, width, 3, stride=2, padding=1), nn.SiLU()]
+        layers += [Conv2d(before, width, 3, stride=2, padding=1), nn.SiLU()]
         if width != HINT_WIDTHS[-1]:
-            layers += [nn.Conv2d(width, width, 3, padding=1), nn.SiLU()]
-    layers.append(nn.Conv2d(HINT_WIDTHS[-1], outputs, 3, padding=1))
+            layers += [Conv2d(width, width, 3, padding=1), nn.SiLU()]
+    layers.append(Conv2d(HINT_WIDTHS[-1], outputs, 3, padding=1))
     return nn.Sequential(*layers)

@@ -6,18 +6,23 @@ The networks call these and not torch directly, so that a faster kernel has one 
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from accel import kernels
+
 
 def norm_silu(
     x: Tensor,  # [B, C, H, W]
     norm: nn.Module,  # an nn.GroupNorm
+    silu: bool = True,  # False: the normalisation alone
 ) -> Tensor:  # [B, C, H, W]
     """Group normalisation and the SiLU that follows it."""
-    return F.silu(norm(x))
+    own: Any = norm
+    return kernels.group_norm_silu(x, own.num_groups, own.weight, own.bias, own.eps, silu)
 
 
 def attention(
@@ -32,7 +37,7 @@ def attention(
     def split(x: Tensor) -> Tensor:  # [B, heads, length, D]
         return x.view(*x.shape[:2], heads, -1).transpose(1, 2)
 
-    out = F.scaled_dot_product_attention(split(q), split(k), split(v), is_causal=causal)
+    out = kernels.attention(split(q), split(k), split(v), causal=causal)
     return out.transpose(1, 2).flatten(2)
 
 
@@ -40,13 +45,19 @@ def geglu(
     x: Tensor,  # [..., 2 * D] values, then gates
 ) -> Tensor:  # [..., D]
     """Values times the exact (erf) GELU of the gates (Shazeer 2020, arXiv:2002.05202)."""
-    value, gate = x.chunk(2, dim=-1)
-    return value * F.gelu(gate)
+    return kernels.geglu(x)
 
 
 def quick_gelu(x: Tensor) -> Tensor:
     """The sigmoid approximation that OpenAI's CLIP was trained with."""
     return x * torch.sigmoid(1.702 * x)
+
+
+def channels_last(
+    x: Tensor,  # [B, C, H, W]
+) -> Tensor:  # the same, in the layout that networks are quickest in from here on
+    """Channels-last on the CPU; as it is elsewhere."""
+    return x.contiguous(memory_format=torch.channels_last) if x.device.type == "cpu" else x
 
 
 def upsample(

@@ -14,6 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from accel.core import ConfigError
+from accel.kernels import linear
+from accel.nn.conv import Linear
 from accel.nn.layers import attention, quick_gelu
 
 
@@ -65,7 +67,7 @@ def at_end(
     end_token: int,
 ) -> Tensor:  # [B, width] at the first end token of each row
     first = (tokens == end_token).int().argmax(dim=-1)
-    return x[torch.arange(len(x), device=x.device), first]
+    return x[torch.arange(x.shape[0], device=x.device), first]
 
 
 class TextTower(nn.Module):
@@ -119,7 +121,7 @@ class ClipText(TextTower):
         super().__init__(config)
         self.text_model = ClipTransformer(config)
         if config.projection:
-            self.text_projection = nn.Linear(config.width, config.projection, bias=False)
+            self.text_projection = Linear(config.width, config.projection, bias=False)
 
     def embed(self, tokens: Tensor) -> Tensor:
         return self.text_model.embeddings(tokens)
@@ -176,8 +178,8 @@ class ClipMlp(nn.Module):
     def __init__(self, config: TextConfig):
         super().__init__()
         self.activation = quick_gelu if config.quick_gelu else F.gelu
-        self.fc1 = nn.Linear(config.width, 4 * config.width)
-        self.fc2 = nn.Linear(4 * config.width, config.width)
+        self.fc1 = Linear(config.width, 4 * config.width)
+        self.fc2 = Linear(4 * config.width, config.width)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.fc2(self.activation(self.fc1(x)))
@@ -187,10 +189,10 @@ class ClipAttention(nn.Module):
     def __init__(self, width: int, heads: int):
         super().__init__()
         self.heads = heads
-        self.q_proj = nn.Linear(width, width)
-        self.k_proj = nn.Linear(width, width)
-        self.v_proj = nn.Linear(width, width)
-        self.out_proj = nn.Linear(width, width)
+        self.q_proj = Linear(width, width)
+        self.k_proj = Linear(width, width)
+        self.v_proj = Linear(width, width)
+        self.out_proj = Linear(width, width)
 
     def forward(self, x: Tensor) -> Tensor:
         q, k, v = self.q_proj(x), self.k_proj(x), self.v_proj(x)
@@ -247,8 +249,8 @@ class OpenClipMlp(nn.Module):
     def __init__(self, config: TextConfig):
         super().__init__()
         self.activation = quick_gelu if config.quick_gelu else F.gelu
-        self.c_fc = nn.Linear(config.width, 4 * config.width)
-        self.c_proj = nn.Linear(4 * config.width, config.width)
+        self.c_fc = Linear(config.width, 4 * config.width)
+        self.c_proj = Linear(4 * config.width, config.width)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.c_proj(self.activation(self.c_fc(x)))
@@ -262,8 +264,8 @@ class OpenClipAttention(nn.Module):
         self.heads = heads
         self.in_proj_weight = nn.Parameter(torch.zeros(3 * width, width))
         self.in_proj_bias = nn.Parameter(torch.zeros(3 * width))
-        self.out_proj = nn.Linear(width, width)
+        self.out_proj = Linear(width, width)
 
     def forward(self, x: Tensor) -> Tensor:
-        q, k, v = F.linear(x, self.in_proj_weight, self.in_proj_bias).chunk(3, dim=-1)
+        q, k, v = linear(x, self.in_proj_weight, self.in_proj_bias).chunk(3, dim=-1)
         return self.out_proj(attention(q, k, v, self.heads, causal=True))

@@ -11,7 +11,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from accel.nn.layers import upsample
+from accel.nn.conv import Conv2d
+from accel.nn.layers import channels_last, upsample
 
 WIDTH = 64
 HALVINGS = 3
@@ -27,7 +28,9 @@ class TinyBlock(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        return torch.relu(self.conv(x) + x)
+        first, _, second, _, third = self.conv
+        h = second(first(x, slope=0.0), slope=0.0)  # with the ReLU of the list, fused
+        return third(h, residual=x, slope=0.0)
 
 
 class Double(nn.Module):
@@ -44,7 +47,7 @@ class TinyEncoder(nn.Sequential):
     def __init__(self, latent_channels: int = 4):
         layers: list[nn.Module] = [conv(3, WIDTH), TinyBlock()]
         for _ in range(HALVINGS):
-            layers.append(nn.Conv2d(WIDTH, WIDTH, 3, stride=2, padding=1, bias=False))
+            layers.append(Conv2d(WIDTH, WIDTH, 3, stride=2, padding=1, bias=False))
             layers += [TinyBlock() for _ in range(BLOCKS)]
         super().__init__(*layers, conv(WIDTH, latent_channels))
 
@@ -52,7 +55,7 @@ class TinyEncoder(nn.Sequential):
         self,
         image: Tensor,  # [B, 3, H, W] in -1..1; H and W multiples of 8
     ) -> Tensor:  # [B, latent_channels, H/8, W/8] scaled, as the diffusion model sees it
-        return super().forward(image * 0.5 + 0.5)
+        return super().forward(channels_last(image) * 0.5 + 0.5)
 
 
 class TinyDecoder(nn.Sequential):
@@ -60,15 +63,15 @@ class TinyDecoder(nn.Sequential):
         layers: list[nn.Module] = [Squash(), conv(latent_channels, WIDTH), nn.ReLU()]
         for _ in range(HALVINGS):
             layers += [TinyBlock() for _ in range(BLOCKS)]
-            layers += [Double(), nn.Conv2d(WIDTH, WIDTH, 3, padding=1, bias=False)]
+            layers += [Double(), Conv2d(WIDTH, WIDTH, 3, padding=1, bias=False)]
         super().__init__(*layers, TinyBlock(), conv(WIDTH, 3))
 
     def forward(
         self,
         latent: Tensor,  # [B, latent_channels, h, w] scaled, as the diffusion model makes it
     ) -> Tensor:  # [B, 3, 8h, 8w] about -1..1, not clamped
-        return super().forward(latent) * 2 - 1
+        return super().forward(channels_last(latent)) * 2 - 1
 
 
-def conv(inputs: int, outputs: int) -> nn.Conv2d:
-    return nn.Conv2d(inputs, outputs, 3, padding=1)
+def conv(inputs: int, outputs: int) -> Conv2d:
+    return Conv2d(inputs, outputs, 3, padding=1)

@@ -15,7 +15,8 @@ from torch import Tensor, nn
 
 from accel.core import ConfigError
 from accel.nn.attention import SpatialTransformer
-from accel.nn.layers import norm_silu, sinusoids, upsample
+from accel.nn.conv import Conv2d, Linear
+from accel.nn.layers import channels_last, norm_silu, sinusoids, upsample
 
 EPS = 1e-5
 
@@ -85,7 +86,7 @@ class Trunk(nn.Module):
         if config.vector_width:
             self.label_emb = nn.Sequential(mlp(config.vector_width, time_width))
 
-        first = nn.Conv2d(config.in_channels, width, 3, padding=1)
+        first = Conv2d(config.in_channels, width, 3, padding=1)
         self.input_blocks = nn.ModuleList([Stage(first)])
         self.skip_widths = [width]  # of each input block's result
         for level, out in enumerate(config.widths):
@@ -146,7 +147,7 @@ class Unet(Trunk):
                     block.append(Upsample(width))
                 self.output_blocks.append(block)
 
-        last = nn.Conv2d(width, config.out_channels, 3, padding=1)
+        last = Conv2d(width, config.out_channels, 3, padding=1)
         self.out = nn.Sequential(nn.GroupNorm(config.norm_groups, width, EPS), nn.SiLU(), last)
 
     def forward(
@@ -160,7 +161,7 @@ class Unet(Trunk):
     ) -> Tensor:  # [B, out_channels, H, W]
         self.check(x, t, context, vector)
         embedding = self.embed(t, vector, x.dtype)
-        h, skips, features = x, [], features or {}
+        h, skips, features = channels_last(x), [], features or {}
         for i, block in enumerate(self.input_blocks):
             h = block(h, embedding, context)
             if i in features:
@@ -180,7 +181,7 @@ class Unet(Trunk):
 
 
 def mlp(inputs: int, outputs: int) -> nn.Sequential:
-    return nn.Sequential(nn.Linear(inputs, outputs), nn.SiLU(), nn.Linear(outputs, outputs))
+    return nn.Sequential(Linear(inputs, outputs), nn.SiLU(), Linear(outputs, outputs))
 
 
 def stage(config: UnetConfig, inputs: int, outputs: int, depth: int) -> Stage:
@@ -221,30 +222,30 @@ class ResBlock(nn.Module):
     def __init__(self, inputs: int, outputs: int, time_width: int, groups: int):
         super().__init__()
         self.in_layers = nn.Sequential(
-            nn.GroupNorm(groups, inputs, EPS), nn.SiLU(), nn.Conv2d(inputs, outputs, 3, padding=1)
+            nn.GroupNorm(groups, inputs, EPS), nn.SiLU(), Conv2d(inputs, outputs, 3, padding=1)
         )
-        self.emb_layers = nn.Sequential(nn.SiLU(), nn.Linear(time_width, outputs))
+        self.emb_layers = nn.Sequential(nn.SiLU(), Linear(time_width, outputs))
         # The third entry was a dropout in training; it keeps the convolution's name.
         self.out_layers = nn.Sequential(
             nn.GroupNorm(groups, outputs, EPS),
             nn.SiLU(),
             nn.Identity(),
-            nn.Conv2d(outputs, outputs, 3, padding=1),
+            Conv2d(outputs, outputs, 3, padding=1),
         )
         same = inputs == outputs
-        self.skip_connection = nn.Identity() if same else nn.Conv2d(inputs, outputs, 1)
+        self.skip_connection = nn.Identity() if same else Conv2d(inputs, outputs, 1)
 
     def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
         norm1, _, conv1 = self.in_layers
         norm2, *_, conv2 = self.out_layers
-        h = conv1(norm_silu(x, norm1)) + self.emb_layers(embedding)[:, :, None, None]
-        return self.skip_connection(x) + conv2(norm_silu(h, norm2))
+        h = conv1(norm_silu(x, norm1), bias=self.emb_layers(embedding))
+        return conv2(norm_silu(h, norm2), residual=self.skip_connection(x))
 
 
 class Downsample(nn.Module):
     def __init__(self, channels: int):
         super().__init__()
-        self.op = nn.Conv2d(channels, channels, 3, stride=2, padding=1)
+        self.op = Conv2d(channels, channels, 3, stride=2, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.op(x)
@@ -253,7 +254,7 @@ class Downsample(nn.Module):
 class Upsample(nn.Module):
     def __init__(self, channels: int):
         super().__init__()
-        self.conv = nn.Conv2d(channels, channels, 3, padding=1)
+        self.conv = Conv2d(channels, channels, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.conv(upsample(x))

@@ -13,7 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from accel.core import ConfigError
-from accel.nn.layers import attention, norm_silu, upsample
+from accel.nn.conv import Conv2d
+from accel.nn.layers import attention, channels_last, norm_silu, upsample
 
 EPS = 1e-6
 
@@ -65,8 +66,8 @@ class Vae(nn.Module):
         self.config = config
         self.encoder = Encoder(config)
         self.decoder = Decoder(config)
-        self.quant_conv = nn.Conv2d(2 * z, 2 * z, 1)
-        self.post_quant_conv = nn.Conv2d(z, z, 1)
+        self.quant_conv = Conv2d(2 * z, 2 * z, 1)
+        self.post_quant_conv = Conv2d(z, z, 1)
 
     def moments(
         self,
@@ -99,16 +100,16 @@ class ResBlock(nn.Module):
     def __init__(self, inputs: int, outputs: int, groups: int):
         super().__init__()
         self.norm1 = nn.GroupNorm(groups, inputs, EPS)
-        self.conv1 = nn.Conv2d(inputs, outputs, 3, padding=1)
+        self.conv1 = Conv2d(inputs, outputs, 3, padding=1)
         self.norm2 = nn.GroupNorm(groups, outputs, EPS)
-        self.conv2 = nn.Conv2d(outputs, outputs, 3, padding=1)
+        self.conv2 = Conv2d(outputs, outputs, 3, padding=1)
         if inputs != outputs:
-            self.nin_shortcut = nn.Conv2d(inputs, outputs, 1)
+            self.nin_shortcut = Conv2d(inputs, outputs, 1)
 
     def forward(self, x: Tensor) -> Tensor:
         h = self.conv1(norm_silu(x, self.norm1))
-        h = self.conv2(norm_silu(h, self.norm2))
-        return h + (self.nin_shortcut(x) if hasattr(self, "nin_shortcut") else x)
+        shortcut = self.nin_shortcut(x) if hasattr(self, "nin_shortcut") else x
+        return self.conv2(norm_silu(h, self.norm2), residual=shortcut)
 
 
 class SelfAttention(nn.Module):
@@ -117,16 +118,16 @@ class SelfAttention(nn.Module):
     def __init__(self, channels: int, groups: int):
         super().__init__()
         self.norm = nn.GroupNorm(groups, channels, EPS)
-        self.q = nn.Conv2d(channels, channels, 1)
-        self.k = nn.Conv2d(channels, channels, 1)
-        self.v = nn.Conv2d(channels, channels, 1)
-        self.proj_out = nn.Conv2d(channels, channels, 1)
+        self.q = Conv2d(channels, channels, 1)
+        self.k = Conv2d(channels, channels, 1)
+        self.v = Conv2d(channels, channels, 1)
+        self.proj_out = Conv2d(channels, channels, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        y = self.norm(x)
+        y = norm_silu(x, self.norm, silu=False)
         q, k, v = (f(y).flatten(2).transpose(1, 2) for f in (self.q, self.k, self.v))
         out = attention(q, k, v, heads=1)  # [B, H * W, C]
-        return x + self.proj_out(out.transpose(1, 2).unflatten(2, x.shape[2:]))
+        return self.proj_out(out.transpose(1, 2).unflatten(2, x.shape[2:]), residual=x)
 
 
 class Middle(nn.Module):
@@ -143,7 +144,7 @@ class Middle(nn.Module):
 class Downsample(nn.Module):
     def __init__(self, channels: int):
         super().__init__()
-        self.conv = nn.Conv2d(channels, channels, 3, stride=2)
+        self.conv = Conv2d(channels, channels, 3, stride=2)
 
     def forward(self, x: Tensor) -> Tensor:
         # One row below and one column to the right, none on the other sides: as it was trained.
@@ -153,7 +154,7 @@ class Downsample(nn.Module):
 class Upsample(nn.Module):
     def __init__(self, channels: int):
         super().__init__()
-        self.conv = nn.Conv2d(channels, channels, 3, padding=1)
+        self.conv = Conv2d(channels, channels, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.conv(upsample(x))
@@ -180,7 +181,7 @@ class Encoder(nn.Module):
     def __init__(self, config: VaeConfig):
         super().__init__()
         widths, groups = config.channels, config.norm_groups
-        self.conv_in = nn.Conv2d(3, widths[0], 3, padding=1)
+        self.conv_in = Conv2d(3, widths[0], 3, padding=1)
         self.down = nn.ModuleList()
         for i, width in enumerate(widths):
             level = Level(widths[max(i - 1, 0)], width, config.res_blocks, groups)
@@ -189,10 +190,10 @@ class Encoder(nn.Module):
             self.down.append(level)
         self.mid = Middle(widths[-1], groups)
         self.norm_out = nn.GroupNorm(groups, widths[-1], EPS)
-        self.conv_out = nn.Conv2d(widths[-1], 2 * config.latent_channels, 3, padding=1)
+        self.conv_out = Conv2d(widths[-1], 2 * config.latent_channels, 3, padding=1)
 
     def forward(self, image: Tensor) -> Tensor:
-        h = self.conv_in(image)
+        h = self.conv_in(channels_last(image))
         for level in self.down:
             h = level(h)
         return self.conv_out(norm_silu(self.mid(h), self.norm_out))
@@ -204,7 +205,7 @@ class Decoder(nn.Module):
     def __init__(self, config: VaeConfig):
         super().__init__()
         widths, groups = config.channels, config.norm_groups
-        self.conv_in = nn.Conv2d(config.latent_channels, widths[-1], 3, padding=1)
+        self.conv_in = Conv2d(config.latent_channels, widths[-1], 3, padding=1)
         self.mid = Middle(widths[-1], groups)
         self.up = nn.ModuleList()
         for i, width in enumerate(widths):
@@ -214,10 +215,10 @@ class Decoder(nn.Module):
                 level.upsample = Upsample(width)
             self.up.append(level)
         self.norm_out = nn.GroupNorm(groups, widths[0], EPS)
-        self.conv_out = nn.Conv2d(widths[0], 3, 3, padding=1)
+        self.conv_out = Conv2d(widths[0], 3, 3, padding=1)
 
     def forward(self, latent: Tensor) -> Tensor:
-        h = self.mid(self.conv_in(latent))
+        h = self.mid(self.conv_in(channels_last(latent)))
         for level in reversed(self.up):
             h = level(h)
         return self.conv_out(norm_silu(h, self.norm_out))
