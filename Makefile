@@ -2,6 +2,7 @@
 # make test    the whole test suite (does all set-up first)
 # make fast    the quick part of the tests
 # make exhaustive  the tests that take many minutes
+# make fuzz MINUTES=60  mutated inputs for every parser; what breaks one is kept and replayed
 # make lint    ruff, mypy, clang-format
 # make bench   kernel and pipeline benchmarks, results under benchmarks/results/
 # make native  rebuild the C++ module in place
@@ -9,7 +10,7 @@ VENV ?= .venv
 PY := $(VENV)/bin/python
 CPP := $(wildcard csrc/*.cpp csrc/*.h)
 
-.PHONY: setup native demo test fast exhaustive lint format bench clean
+.PHONY: setup native demo test fast exhaustive fuzz lint format bench clean
 
 $(VENV)/.stamp: pyproject.toml setup.py constraints.txt
 	test -x $(PY) || python3 -m venv $(VENV)
@@ -38,6 +39,10 @@ fast: setup
 
 exhaustive: setup
 	$(PY) -m pytest -q tests -m exhaustive
+
+MINUTES ?= 60
+fuzz: setup
+	$(PY) -m tests.fuzz.run --minutes $(MINUTES)
 
 lint: setup
 	$(VENV)/bin/ruff check .

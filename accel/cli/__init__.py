@@ -15,6 +15,7 @@ COMMANDS = (
     "swap",
     "generate",
     "dfl",
+    "bench",
     "doctor",
     "demo",
     "verify",
@@ -38,6 +39,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
         return _complain(f"{where}{error.strerror or error}", BAD_INPUT)
+    except MemoryError:
+        return _complain("needs more memory than this process may have", BAD_INPUT)
     except Refused as error:
         return _complain(f"refused: {error}", REFUSED)
     except (Cancelled, KeyboardInterrupt):

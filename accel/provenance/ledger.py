@@ -163,8 +163,8 @@ class Ledger:
             base.row_factory = sqlite3.Row
             rows = [dict(row) for row in base.execute(f"SELECT * FROM entries {where}", values)]
         try:
-            return [Entry(**row | {"looks": tuple(row["looks"].split())}) for row in rows]
-        except (TypeError, AttributeError) as error:
+            return [_entry(row) for row in rows]
+        except (TypeError, AttributeError, ValueError) as error:
             raise InputError(f"{self.path.name}: must be a ledger, has other columns") from error
 
     @contextmanager
@@ -180,8 +180,21 @@ class Ledger:
                 if write:
                     base.executescript(_SCHEMA)
                 yield base
-        except sqlite3.Error as error:
+        except (sqlite3.Error, UnicodeDecodeError) as error:
             raise InputError(f"{self.path.name}: the ledger cannot be used: {error}") from error
+
+
+def _entry(row: dict[str, Any]) -> Entry:
+    """A row as an entry; TypeError or ValueError when it is none."""
+    looks = tuple(row["looks"].split())
+    for one in looks:
+        int(one, 16)
+    texts = {key: value for key, value in row.items() if key not in ("number", "mark", "looks")}
+    if not isinstance(row["number"], int) or not isinstance(row["mark"], str | None):
+        raise TypeError("number and mark")
+    if not all(isinstance(value, str) for value in texts.values()):
+        raise TypeError("a text")
+    return Entry(**row | {"looks": looks})
 
 
 def look(luma: NDArray[Any]) -> str:  # [H, W] -> 16 hexadecimal digits

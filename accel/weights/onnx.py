@@ -117,8 +117,11 @@ def _session(data: bytes, device: str, threads: int, name: str) -> onnxruntime.I
             onnxruntime.preload_dlls()
         providers.insert(0, ("CUDAExecutionProvider", {"device_id": where.index or 0}))
     try:
-        session = onnxruntime.InferenceSession(data, options, providers=providers)
-    except ORT_ERRORS as error:
+        # Without its own fall-back, which prints; with no settings that the model brings along.
+        session = onnxruntime.InferenceSession(
+            data, options, providers=providers, enable_fallback=0, read_config_from_model=0
+        )
+    except (*ORT_ERRORS, ValueError, RuntimeError, MemoryError) as error:
         raise InputError(f"{name}: ONNX Runtime refuses it: {_first_line(error)}") from None
     # Asked for a provider that does not load, ONNX Runtime logs a line and takes the CPU.
     if where.type == "cuda" and session.get_providers()[0] != "CUDAExecutionProvider":

@@ -257,11 +257,26 @@ def test_nesting_is_bounded():
         open_onnx(message(7, graph))
 
 
-def test_honest_functions_loops_and_branches_run():
-    body = function([helper.make_node("Relu", ["a"], ["b"])])
-    x = np.float32([[-1, 2, -3, 4]])
-    assert open_onnx(calling([body]).SerializeToString())(x)[0].tolist() == [[0, 2, 0, 4]]
+def relu():
+    return function([helper.make_node("Relu", ["a"], ["b"])])
+
+
+def bounded():
     loop = endless()
     loop.graph.node[0].input[0] = "n"
     loop.graph.initializer.append(numpy_helper.from_array(np.array(3), "n"))
-    assert open_onnx(loop.SerializeToString())(x)[0].tolist() == x.tolist()
+    return loop
+
+
+def branches():
+    constant = numpy_helper.from_array(np.ones((1, 4), np.float32))
+    sides = {side: graph_with(constant) for side in ("then_branch", "else_branch")}
+    nodes = [helper.make_node("If", ["c"], ["k"], **sides), node("Add", "x k")]
+    return model(nodes, [("x", F, SHAPE)], [("y", F, SHAPE)], {"c": np.array(True)})
+
+
+def test_honest_functions_loops_and_branches_run():
+    x = np.float32([[-1, 2, -3, 4]])
+    assert open_onnx(calling([relu()]).SerializeToString())(x)[0].tolist() == [[0, 2, 0, 4]]
+    assert open_onnx(bounded().SerializeToString())(x)[0].tolist() == x.tolist()
+    assert open_onnx(branches().SerializeToString())(x)[0].tolist() == (x + 1).tolist()
