@@ -1,0 +1,198 @@
+"""A checkpoint that was exported to ONNX, run by ONNX Runtime in the networks' place.
+
+    loaded = open_onnx(Path("folder"))     # a Loaded, as accel.models.load.load gives
+
+`loaded.model` answers to what pipelines use of StableDiffusion: `config`, `encode_text`,
+`unet(...)`, `vae.encode`, `vae.decode`, `vector`. Weights are inside the graphs, so there is no
+LoRA, and no textual inversion: export the model with LoRAs in effect.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from accel.core import ConfigError, InputError
+from accel.models import stable_diffusion as sd
+from accel.models.export import GRAPH, PAGE
+from accel.models.load import Loaded
+from accel.nn.text import TextConfig
+from accel.nn.unet import UnetConfig
+from accel.nn.vae import VaeConfig
+
+KINDS = {"tensor(float16)": torch.float16, "tensor(int64)": torch.int64}  # others are float32
+
+
+class Session:
+    """One graph: tensors in by name, tensors out in order; on the CPU, in the graph's kinds."""
+
+    def __init__(self, path: Path, providers: Sequence[str], threads: int):
+        import onnxruntime as ort
+
+        if not path.is_file():
+            raise InputError(f"{path}: must be an ONNX file, found none")
+        options = ort.SessionOptions()
+        options.intra_op_num_threads = threads
+        options.log_severity_level = 3
+        try:
+            self._session = ort.InferenceSession(str(path), options, providers=list(providers))
+        except Exception as error:  # its classes are not public; the file is the user's
+            raise InputError(f"{path}: ONNX Runtime cannot load it: {error}") from error
+        self.kinds = {i.name: KINDS.get(i.type, torch.float32) for i in self._session.get_inputs()}
+        self.shapes = {i.name: i.shape for i in self._session.get_inputs()}
+
+    def __call__(self, **inputs: Tensor) -> list[Tensor]:
+        given = {
+            name: np.asarray(x.detach().cpu().to(self.kinds[name])) for name, x in inputs.items()
+        }
+        return [torch.from_numpy(out) for out in self._session.run(None, given)]
+
+
+class OnnxUnet:
+    """Called as accel.nn.unet.Unet."""
+
+    def __init__(self, session: Session, config: UnetConfig):
+        self.session, self.config = session, config
+        self.controls = [name for name in session.kinds if name.startswith("control_")]
+
+    def __call__(
+        self,
+        x: Tensor,
+        t: Tensor,
+        context: Tensor,
+        vector: Tensor | None = None,
+        control: Sequence[Tensor] | None = None,
+    ) -> Tensor:
+        inputs = {"x": x, "t": t, "context": context}
+        if vector is not None:
+            inputs["vector"] = vector
+        if control is not None:
+            if len(control) != len(self.controls):
+                raise ConfigError(
+                    f"this UNet was exported for {len(self.controls)} inputs of a ControlNet,"
+                    f" got {len(control)}"
+                )
+            inputs |= dict(zip(self.controls, control, strict=True))
+        else:
+            inputs |= dict(zip(self.controls, self._nothing(x), strict=True))
+        (out,) = self.session(**inputs)
+        return out.to(x.device, x.dtype)
+
+    def _nothing(self, x: Tensor) -> list[Tensor]:
+        shapes = [self.session.shapes[name] for name in self.controls]
+        height, width = x.shape[2:]
+        zeros = []
+        for i, shape in enumerate(shapes):
+            if i and i % (self.config.res_blocks + 1) == 0 and i < len(shapes) - 1:
+                height, width = height // 2, width // 2
+            zeros.append(torch.zeros(x.shape[0], shape[1], height, width))
+        return zeros
+
+
+class OnnxVae:
+    """encode and decode as accel.nn.vae.Vae."""
+
+    def __init__(self, encoder: Session, decoder: Session, config: VaeConfig):
+        self.encoder, self.decoder, self.config = encoder, decoder, config
+
+    def encode(self, image: Tensor) -> Tensor:
+        return self.encoder(image=image)[0].to(image.device, image.dtype)
+
+    def decode(self, latent: Tensor) -> Tensor:
+        return self.decoder(latent=latent)[0].to(latent.device, latent.dtype)
+
+
+class OnnxModel:
+    """What pipelines use of StableDiffusion."""
+
+    def __init__(
+        self,
+        folder: Path,
+        config: sd.Config,
+        providers: Sequence[str],
+        threads: int,
+    ):
+        def session(name: str) -> Session:
+            return Session(folder / name / GRAPH, providers, threads)
+
+        self.config = config
+        self.towers = [session(f"text_{i}") for i in range(len(config.towers))]
+        self.unet = OnnxUnet(session("unet"), config.unet)
+        self.vae = OnnxVae(session("vae_encoder"), session("vae_decoder"), config.vae)
+
+    vector = sd.StableDiffusion.vector
+
+    def encode_text(
+        self,
+        tokens: Sequence[Tensor],
+        clip_skip: int = 1,
+        weigh: Callable[[Tensor], Tensor] | None = None,
+        insert: Callable[[int, Tensor], Tensor] | None = None,
+    ) -> sd.Conditioning:
+        """As StableDiffusion.encode_text, without `insert`."""
+        if insert is not None:
+            raise ConfigError(
+                "an exported model cannot take embeddings: its tokens are looked up inside"
+            )
+        context, pooled = [], None
+        for tower, session, ids in zip(self.config.towers, self.towers, tokens, strict=True):
+            from_last = tower.from_last + clip_skip - 1
+            if not 1 <= from_last <= tower.config.layers:
+                raise ValueError(
+                    f"encode_text: clip_skip must lie in 1..{tower.config.layers}, got {clip_skip}"
+                )
+            hidden, normed, pooled = session(tokens=ids)
+            chosen = (normed if tower.final_norm else hidden)[-from_last]
+            context.append(chosen if weigh is None else weigh(chosen))
+        has_vector = self.config.unet.vector_width > 0
+        return sd.Conditioning(torch.cat(context, dim=-1), pooled if has_vector else None)
+
+
+def open_onnx(
+    folder: Path, *, providers: Sequence[str] = ("CPUExecutionProvider",), threads: int = 0
+) -> Loaded:
+    """Open what export_model wrote. threads: of each network; 0 is ONNX Runtime's choice.
+
+    Raises InputError where the page or a graph is missing or damaged.
+    """
+    page = folder / PAGE
+    if not page.is_file():
+        raise InputError(f"{folder}: must be a folder that accel exported, found no {PAGE}")
+    try:
+        about = json.loads(page.read_text(encoding="utf-8"))
+        config = config_of(about["config"])
+        told = about["name"], about["prediction"], about["zero_terminal_snr"], about["metadata"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{page}: must say what was exported: {error!r}") from error
+    model = OnnxModel(folder, config, providers, threads)
+    name, prediction, zero_snr, metadata = told
+    return Loaded(name, model, prediction, zero_snr, metadata)  # type: ignore[arg-type]
+
+
+def config_of(about: dict[str, Any]) -> sd.Config:
+    towers = tuple(
+        sd.Tower(**(tower | {"config": made(TextConfig, tower["config"])}))
+        for tower in about["towers"]
+    )
+    parts = {
+        "towers": towers,
+        "unet": made(UnetConfig, about["unet"]),
+        "vae": made(VaeConfig, about["vae"]),
+    }
+    return sd.Config(**(about | parts))
+
+
+def made(kind: type[Any], about: dict[str, Any]) -> Any:
+    """A config from JSON, whose lists were tuples."""
+    known = {field.name for field in fields(kind)}
+    unknown = sorted(set(about) - known)
+    if unknown:
+        raise ValueError(f"{kind.__name__} has no {unknown[0]}")
+    return kind(**{k: tuple(v) if isinstance(v, list) else v for k, v in about.items()})
