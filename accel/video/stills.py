@@ -348,7 +348,7 @@ def _turn(image: Image.Image, info: VideoInfo) -> Image.Image:
 def _header(path: Path, limits: Limits) -> tuple[int, bool, dict[str, Any]]:
     """Read orientation, EXIF and colour profile, and check the size, without decoding."""
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+        warnings.simplefilter("ignore")  # of damaged EXIF, and of sizes that are checked below
         try:
             with Image.open(path) as image:
                 width, height = image.size
