@@ -32,6 +32,7 @@ SETTINGS: dict[str, tuple[tuple[str, Any, str], ...]] = {
         ("cfg-rescale", float, "0 to 1, against over-exposure"),
         ("skip-early", float, "share of the steps, from the first, without guidance"),
         ("s-min-uncond", float, "below this noise level every other step is without guidance"),
+        ("pag", float, "strength of perturbed-attention guidance (default 0: off)"),
         ("tiling", True, "edges match, so that the picture can be laid side by side"),
     ),
     "from a picture": (

@@ -76,7 +76,8 @@ class Model:
         self.folders = folders or ModelFolders()
         self.noise = noise_schedule(loaded)
         rows = nano.row_map(loaded.metadata) if loaded.name == nano.NAME else None
-        self.text = TextEncoder(loaded, rows, device)
+        embeddings = {one.stem: one.path for one in self.folders.of("embedding")}
+        self.text = TextEncoder(loaded, rows, device, embeddings)
         self.lock = threading.RLock()
         self._loras = LoraSet(loaded.model)
         self._standing: list[Lora] = []  # what `load_lora` asked for

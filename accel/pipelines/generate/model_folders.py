@@ -91,7 +91,7 @@ class ModelFolders:
         if not named and kind == "lora":
             named = [one for one in self.of(kind) if _trained_as(one.path) == wanted]
         if not named and HASH.fullmatch(wanted):
-            named = [one for one in self.of(kind) if _has_hash(one, wanted.lower())]
+            named = [one for one in self.of(kind) if _has_hash(one, wanted.lower())][:1]
         if len(named) == 1:
             return named[0].path
         if named:

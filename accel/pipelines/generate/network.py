@@ -6,13 +6,15 @@ may round otherwise, and a picture must not depend on its neighbours.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from accel.models.stable_diffusion import Conditioning, StableDiffusion
+from accel.nn.unet import Unet
 from accel.sampling.guidance import Guided
 
 
@@ -30,8 +32,9 @@ class Told:
 
 
 class Network:
-    def __init__(self, model: StableDiffusion, dtype: torch.dtype):
-        self.model, self.dtype = model, dtype
+    def __init__(self, model: StableDiffusion, dtype: torch.dtype, unet: Unet | None = None):
+        """unet: one that stands in for the model's own."""
+        self.model, self.dtype, self.unet = model, dtype, unet or model.unet
 
     def __call__(
         self,
@@ -57,7 +60,7 @@ class Network:
         vector = None
         if sizes:
             vector = self.model.vector(torch.cat(pooled), torch.cat(sizes)).to(self.dtype)
-        out: Tensor = self.model.unet(x.to(self.dtype), t, context, vector)
+        out: Tensor = self.unet(x.to(self.dtype), t, context, vector)
         return out
 
 
@@ -91,3 +94,17 @@ class Masked:
 
     def _kept(self, clean: Tensor) -> Tensor:
         return torch.where(self.mask > 0, clean, self.latent)
+
+
+@contextmanager
+def seamless(model: nn.Module, wanted: bool = True) -> Iterator[None]:
+    """Inside, every convolution sees the opposite edge beyond an edge: results can be tiled."""
+    convolutions = [m for m in model.modules() if isinstance(m, nn.Conv2d)] if wanted else []
+    before = [c.padding_mode for c in convolutions]
+    try:
+        for convolution in convolutions:
+            convolution.padding_mode = "circular"
+        yield
+    finally:
+        for convolution, mode in zip(convolutions, before, strict=True):
+            convolution.padding_mode = mode

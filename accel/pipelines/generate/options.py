@@ -47,6 +47,7 @@ class Options:
         the distance to the empty prompt, "ignore" nothing; with "none", brackets are text.
     skip_early: share of the steps, from the first, without guidance.
     s_min_uncond: below this noise level every other step is without guidance.
+    pag: strength of perturbed-attention guidance; 0 is off.
     tiling: edges match, so that the picture can be laid side by side.
     resize: how a picture is brought to another shape: "stretch", "crop" or "fill".
     mask_blur: pixels; mask_invert: black is replaced instead of white; mask_content: what lies
@@ -80,6 +81,7 @@ class Options:
     emphasis: str = "original"
     skip_early: float = 0.0
     s_min_uncond: float = 0.0
+    pag: float = 0.0
     tiling: bool = False
     resize: str = "stretch"
     mask_blur: int = 4
@@ -126,6 +128,7 @@ class Options:
             ("variation_strength", 0, 1),
             ("cfg_rescale", 0, 1),
             ("skip_early", 0, 1),
+            ("pag", 0, 100),
             ("s_min_uncond", 0, 100),
             ("mask_blur", 0, 256),
             ("padding", 0, 1024),

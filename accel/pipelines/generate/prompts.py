@@ -6,13 +6,15 @@ step is cut into chunks, each chunk encoded alone, and the results joined along 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from accel.core import ConfigError
+from accel.models.embedding import EmbeddingSet, Insert
 from accel.models.load import Loaded
 from accel.models.stable_diffusion import Conditioning
 from accel.text.bpe import END, START, clip_tokenizer
@@ -20,6 +22,7 @@ from accel.text.chunks import Chunk, chunk, padded
 from accel.text.emphasis import emphasised, pieces
 from accel.text.prompt import schedule, split_and, take_tags
 from accel.text.rows import RowMap
+from accel.weights.embedding import Embedding, open_embedding
 
 MAX_CHARACTERS = 100_000
 MAX_TOKENS = 75 * 100  # a longer prompt is a mistake, and would take the memory of many
@@ -53,8 +56,17 @@ class TextEncoder:
     Call `forget` when the towers' weights change.
     """
 
-    def __init__(self, loaded: Loaded, rows: RowMap | None, device: torch.device):
+    def __init__(
+        self,
+        loaded: Loaded,
+        rows: RowMap | None,
+        device: torch.device,
+        embeddings: Mapping[str, Path] | None = None,
+    ):
+        """embeddings: files of textual inversion, by the word that stands for each."""
         self.loaded, self.rows, self.device = loaded, rows, device
+        self._files = dict(embeddings or {})
+        self._opened: dict[str, Embedding | None] = {}
         self._known: dict[tuple[str, int, str], Conditioning] = {}
 
     def forget(self) -> None:
@@ -95,23 +107,52 @@ class TextEncoder:
 
     def _encode(self, text: str, clip_skip: int, style: str) -> Conditioning:
         size = self.loaded.model.config.towers[0].config.length - 2
-        chunks = chunk(pieces(text, style), clip_tokenizer().encode, size=size)
+        known = self.embeddings_for(text)
+        chunks = chunk(
+            pieces(text, style), clip_tokenizer().encode, size=size, embeddings=known.words
+        )
         if len(chunks) * size > MAX_TOKENS:
             raise ConfigError(
                 f"prompt: must have at most {MAX_TOKENS} tokens, got about {len(chunks) * size}"
             )
-        encoded = [self._encode_chunk(one, clip_skip, style) for one in chunks]
+        encoded = [self._encode_chunk(one, clip_skip, style, known.insert([one])) for one in chunks]
         return Conditioning(torch.cat([e.context for e in encoded], dim=1), encoded[0].pooled)
 
-    def _encode_chunk(self, one: Chunk, clip_skip: int, style: str) -> Conditioning:
+    def embeddings_for(self, text: str) -> EmbeddingSet:
+        """The embeddings that a text may name; those of other base models are passed over."""
+        widths = [tower.config.width for tower in self.loaded.model.config.towers]
+        fitting = []
+        for word, path in self._files.items():
+            if word.lower() not in text.lower():
+                continue
+            if word not in self._opened:
+                opened = open_embedding(path)
+                fits = [vectors.shape[1] for vectors in opened.vectors] == widths
+                self._opened[word] = opened if fits else None
+            embedding = self._opened[word]
+            if embedding is not None:
+                fitting.append(embedding)
+        return EmbeddingSet(self.loaded.model, fitting, clip_tokenizer().encode)
+
+    def embeddings_in(self, text: str) -> dict[str, Path]:
+        """The files whose words a prompt really holds, by word."""
+        known = self.embeddings_for(text)
+        encode = clip_tokenizer().encode
+        chunks = chunk(pieces(take_tags(text)[0]), encode, embeddings=known.words)
+        found = {words for one in chunks for _, words in one.inserted}
+        return {word: path for word, path in self._files.items() if tuple(encode(word)) in found}
+
+    def _encode_chunk(
+        self, one: Chunk, clip_skip: int, style: str, insert: Insert | None
+    ) -> Conditioning:
         if all(weight == 1.0 for weight in one.weights):
-            return self.loaded.model.encode_text(self.tokens(one.tokens), clip_skip)
+            return self.loaded.model.encode_text(self.tokens(one.tokens), clip_skip, insert=insert)
         empties = iter(self._empty(len(one.tokens), clip_skip) if style == "comfy" else ())
 
         def weigh(hidden: Tensor) -> Tensor:  # called once a tower, in their order
             return emphasised(hidden, [one.weights], style, next(empties, None))
 
-        return self.loaded.model.encode_text(self.tokens(one.tokens), clip_skip, weigh)
+        return self.loaded.model.encode_text(self.tokens(one.tokens), clip_skip, weigh, insert)
 
     def _empty(self, length: int, clip_skip: int) -> list[Tensor]:
         """What each tower makes of a prompt without words."""

@@ -13,10 +13,11 @@ import torch
 from torch import Tensor
 
 from accel.core import Cancel, ConfigError, Progress, ProgressCallback
+from accel.nn.perturb import perturbed
 from accel.pipelines.generate.canvas import Canvas, Size, prepare, unit_of
 from accel.pipelines.generate.loras import loras_of
 from accel.pipelines.generate.model import Model
-from accel.pipelines.generate.network import Masked, Network, Told
+from accel.pipelines.generate.network import Masked, Network, Told, seamless
 from accel.pipelines.generate.options import Options
 from accel.pipelines.generate.prompts import Plan
 from accel.pipelines.generate.upscale import LATENT, enlarged_image, enlarged_latent
@@ -69,10 +70,12 @@ def runs(
         maker = Maker(model, prompt, options, Reporter(progress, cancel, callback), noise)
         canvas = None
         for index in range(options.count):
-            if canvas is None or several(init):
-                canvas = prepare(model, options, one_of(init, index), one_of(mask, index))
-                maker.expect(canvas)
-            yield maker.make(index, canvas, decode)
+            with seamless(model.loaded.model, options.tiling):
+                if canvas is None or several(init):
+                    canvas = prepare(model, options, one_of(init, index), one_of(mask, index))
+                    maker.expect(canvas)
+                made = maker.make(index, canvas, decode)
+            yield made
 
 
 class Maker:
@@ -211,13 +214,21 @@ class Maker:
             rescale=options.cfg_rescale,
             skip_early=options.skip_early,
             s_min_uncond=options.s_min_uncond,
+            pag=options.pag,
         )
         noise = model.noise
         if options.follows_diffusers and options.sampler in ROUNDED:
             noise = replace(noise, rounded=True)
-        network = Network(model.loaded.model, model.dtype)
-        calls = calls_of(options.sampler, len(sigmas) - 1)
-        return guided(network, guidance, prompted, noise, model.loaded.prediction, calls=calls)
+        whole = model.loaded.model
+        return guided(
+            Network(whole, model.dtype),
+            guidance,
+            prompted,
+            noise,
+            model.loaded.prediction,
+            calls=calls_of(options.sampler, len(sigmas) - 1),
+            perturbed=Network(whole, model.dtype, perturbed(whole.unet)) if options.pag else None,
+        )
 
     def first_deviation(self, sigma: float) -> float:
         """What the first noise is multiplied by.

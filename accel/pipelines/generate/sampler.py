@@ -128,6 +128,11 @@ def facts_of(model: Model, prompt: str, options: Options) -> Facts:
         vae=vae.name if vae else "",
         vae_hash=hashes.sha256(vae)[: hashes.MODEL_DIGITS] if vae else "",
         loras=loras,
+        embeddings={
+            word: hashes.sha256(path)[: hashes.LORA_DIGITS]
+            for text in (prompt, options.negative)
+            for word, path in model.text.embeddings_in(text).items()
+        },
         zero_terminal_snr=model.loaded.zero_terminal_snr,
     )
 
