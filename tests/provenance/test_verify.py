@@ -13,10 +13,12 @@ import torch
 from PIL import Image
 
 from accel.core import InputError
+from accel.provenance import verify
 from accel.provenance.c2pa import Statement, sha256_of, sign
+from accel.provenance.keys import local_identity
 from accel.provenance.ledger import Ledger, look
 from accel.provenance.verify import BROKEN, INDICATED, NOTHING, PROVEN, UNREADABLE, clean, examine
-from accel.provenance.watermark import Mark
+from accel.provenance.watermark import KEY, Mark
 from accel.provenance.words import CONCLUSIONS, EXPLANATION, LEVELS, PAGE, WORDS
 from accel.provenance.xmp import declare
 from tests.provenance.film import gray, portrait
@@ -172,3 +174,92 @@ def test_both_languages_say_the_same_facts_and_no_verdict(key):
     assert not re.search(r"진짜|가짜|진본", said["ko"])
     used = [{name for _, name, *_ in Formatter().parse(text) if name} for text in said.values()]
     assert used[0] - {"turned"} == used[1] - {"turned"}
+
+
+# --- every combination of layers --------------------------------------------------------------
+
+CREDENTIALS = ("own", "foreign", "broken", "unreadable", "other tool's", "none")
+MARKS = ("same", "other", "other key's", "none")
+
+
+@pytest.fixture(scope="module")
+def pictures() -> dict[str, np.ndarray]:  # [H, W, 3] uint8 RGB
+    found = {}
+    for which in MARKS:
+        rgb = torch.from_numpy(portrait()[:300, :300].copy())
+        if which != "none":
+            key = b"another key" if which == "other key's" else KEY
+            Mark("0badc0de0001" if which == "other" else MARK, key=key, strength=2.5).add_rgb(rgb)
+        found[which] = rgb.numpy()
+    return found
+
+
+@pytest.fixture(scope="module")
+def watched(pictures):
+    """What the detector says of each picture; it is asked once."""
+    return {which: verify._watch([[(gray(rgb), 1.0)]]) for which, rgb in pictures.items()}
+
+
+def with_credential(path: Path, which: str, identity, foreign, rgb) -> None:
+    if which == "none":
+        return
+    signer = foreign if which == "foreign" else identity
+    if which == "other tool's":  # signed by someone we do not know, without a word on a mark
+        sign(path, Statement(task="generate"), foreign)
+        return
+    sign(path, Statement(task="generate", mark=MARK), signer)
+    data = bytearray(path.read_bytes())
+    if which == "broken":  # a pixel was changed after signing
+        at = data.index(b"IDAT") + 20
+        data[at] ^= 1
+    if which == "unreadable":
+        at = data.index(b"jumb") + 8
+        data[at : at + 400] = bytes(400)
+    path.write_bytes(data)
+
+
+def expected(credential: str, mark: str, declared: bool, listed: bool) -> int:
+    if credential in ("broken", "unreadable"):
+        return BROKEN
+    if credential in ("own", "foreign"):
+        return BROKEN if mark == "other" else PROVEN
+    if credential == "other tool's":
+        return PROVEN
+    return INDICATED if mark in ("same", "other") or declared or listed else NOTHING
+
+
+@pytest.mark.parametrize("mark", MARKS)
+@pytest.mark.parametrize("credential", CREDENTIALS)
+def test_every_combination(
+    credential, mark, tmp_path, identity, foreign, pictures, watched, monkeypatch
+):
+    monkeypatch.setattr(verify, "_watch", lambda windows: watched[mark])
+    for declares in (False, True):
+        path = tmp_path / f"{declares}.png"
+        Image.fromarray(pictures[mark]).save(path)
+        if declares:
+            declare(path, "generate")
+        with_credential(path, credential, identity, foreign, pictures[mark])
+        for is_listed in (False, True):
+            ledger = Ledger(tmp_path / f"{declares}{is_listed}.sqlite")
+            if is_listed:
+                ledger.add(task="generate", sha256=sha256_of(path), mark=MARK)
+            report = examine(path, [[]], anchors=[identity.root], ledger=ledger)
+            told = (credential, mark, declares, is_listed, report.text())
+            assert report.status == expected(credential, mark, declares, is_listed), told
+            found = [one.what for one in report.findings]
+            assert ("declared type" in found) == declares, told
+            assert ("ledger file" in found) == is_listed, told
+            named = {"own": "credential trusted", "foreign": "credential valid"}
+            if credential in named:
+                assert named[credential] in found
+            if mark in ("same", "other"):
+                assert any(what.startswith("mark ") for what in found), told
+            else:
+                assert not {"mark read", "mark same", "mark present"} & set(found), told
+            assert set(levels(report)) <= set(LEVELS)
+
+
+@pytest.fixture(scope="module")
+def foreign(tmp_path_factory):
+    return local_identity(tmp_path_factory.mktemp("foreign"))

@@ -1,0 +1,111 @@
+"""How often a mark is seen where none is: a thousand unmarked pictures, sixty other keys.
+
+Pictures are frames of the clips given (JPEG at random qualities, random crops and sizes), crops of
+the embedded portrait, coloured noise, gratings and flat fields. Each gets the whole search: crops,
+enlargements, turns, mirrorings, squeezes. Other keys look at a marked film of three seconds.
+
+Run: python -m benchmarks.pipelines.mark_false_alarms CLIP ...     takes half an hour
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from accel.provenance.watermark import KEY, PRESENT, Detector, Found, Mark, detect
+from accel.video.read import open_video
+from benchmarks.harness import conditions, save
+from tests.provenance.film import encode, film, jpeg, lumas
+from tests.provenance.test_watermark import unmarked
+
+IDENT = "c0ffee123456"
+
+
+def frames_of(clips: list[Path]) -> list[np.ndarray]:
+    found = []
+    for clip in clips:
+        with open_video(clip) as reader:
+            step = max(1, (reader.info.frames or 200) // 25)
+            found += [f.planes.c0.numpy().copy() for f in reader if f.index % step == 0]
+    return found
+
+
+def pictures(clips: list[Path], count: int) -> Iterator[tuple[str, np.ndarray]]:
+    """Half of them pieces of real frames, half synthetic."""
+    draw, frames = np.random.default_rng(2), frames_of(clips)
+    synthetic = unmarked(count)
+    for index in range(count):
+        if index % 2 or not frames:
+            yield "synthetic", next(synthetic)
+            continue
+        frame = frames[int(draw.integers(len(frames)))]
+        share = draw.uniform(0.5, 1)
+        height, width = (max(64, int(n * share)) for n in frame.shape)
+        top, left = (int(draw.integers(0, a - b + 1)) for a, b in zip(frame.shape, (height, width)))
+        part = frame[top : top + height, left : left + width]
+        scale = min(1.0, draw.uniform(256, 512) / min(part.shape))
+        small = cv2.resize(part, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
+        yield "real frames", jpeg(small, int(draw.integers(50, 96)))
+
+
+def of_unmarked(clips: list[Path], count: int) -> dict:
+    scores: dict[str, list[float]] = {}
+    idents = 0
+    for done, (kind, picture) in enumerate(pictures(clips, count), 1):
+        found = detect([picture])
+        scores.setdefault(kind, []).append(found.score)
+        idents += found.ident is not None
+        if done % 100 == 0:
+            print(
+                f"  {done}: highest {max(map(max, scores.values())):.2f}, ids {idents}", flush=True
+            )
+    return {
+        "pictures": {kind: len(some) for kind, some in scores.items()},
+        "highest_score": {kind: round(max(some), 2) for kind, some in scores.items()},
+        "median_score": {kind: round(float(np.median(some)), 2) for kind, some in scores.items()},
+        "reported_present": sum(score >= PRESENT for some in scores.values() for score in some),
+        "ids_read": idents,
+    }
+
+
+def of_other_keys(count: int) -> dict:
+    mark, marked = Mark(IDENT), film(75)
+    for planes in marked:
+        mark.add(planes)
+    seen = lumas(encode(marked))
+
+    def look(key: bytes) -> Found:
+        detector = Detector(key=key)
+        for luma, weight in seen[::3]:
+            detector.add(luma, weight)
+        return detector.find()
+
+    others = [look(b"other key %d" % k) for k in range(count)]
+    right = look(KEY)
+    return {
+        "keys": count,
+        "highest_score": round(max(one.score for one in others), 2),
+        "reported_present": sum(one.present for one in others),
+        "ids_read": sum(one.ident is not None for one in others),
+        "score_of_the_right_key": round(right.score, 2),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("clips", nargs="*", type=Path)
+    parser.add_argument("--pictures", type=int, default=1000)
+    parser.add_argument("--keys", type=int, default=60)
+    args = parser.parse_args()
+    cv2.setNumThreads(1)
+    result = {"unmarked": of_unmarked(args.clips, args.pictures), "keys": of_other_keys(args.keys)}
+    print(result)
+    save("mark_false_alarms", {"threshold": PRESENT, **result, **conditions(threads=1)})
+
+
+if __name__ == "__main__":
+    main()
