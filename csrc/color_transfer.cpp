@@ -164,6 +164,102 @@ void sliced_transport(Output source, Floats target, Floats directions, int threa
   }
 }
 
+// --- transfer of the distribution, one axis after another ----------------------------------------
+
+// Where a value of the source goes so that as many of the target's lie below it: at the upper edges
+// of `bins` steps between the ends of both, straight lines between.
+struct Curve {
+  float low, per_step;  // of the bins: position of v is (v - low) * per_step
+  std::vector<float> at;
+};
+
+void count_below(const float* __restrict__ v, int64_t n, float low, float per_step, int64_t bins,
+                 std::vector<uint32_t>& counts, std::vector<double>& share) {
+  counts.assign(bins, 0u);
+  const float top = float(bins - 1);
+  for (int64_t i = 0; i < n; ++i) {
+    float q = (v[i] - low) * per_step;
+    q = q > 0.0f ? q : 0.0f;  // NaN becomes an end: neither comparison holds
+    ++counts[int64_t(q < top ? q : top)];
+  }
+  share.resize(bins);
+  uint64_t total = 0;
+  for (int64_t b = 0; b < bins; ++b) share[b] = double(total += counts[b]) / double(n);
+}
+
+Curve match_curve(const float* source, int64_t n, const float* target, int64_t m, int64_t bins) {
+  const Range a = ends(source, n), b = ends(target, m);
+  const float low = std::min(a.low, b.low), high = std::max(a.high, b.high);
+  const float step = std::max((high - low), 1e-12f) / float(bins);
+  Curve curve{low, 1.0f / step, std::vector<float>(bins)};
+  std::vector<uint32_t> counts;
+  std::vector<double> share, wanted;
+  count_below(source, n, low, curve.per_step, bins, counts, share);
+  count_below(target, m, low, curve.per_step, bins, counts, wanted);
+  int64_t k = 1;
+  for (int64_t i = 0; i < bins; ++i) {
+    while (k < bins - 1 && wanted[k] < share[i]) ++k;  // shares rise, so k never turns back
+    const double gap = wanted[k] - wanted[k - 1];
+    const double part = gap > 0 ? (share[i] - wanted[k - 1]) / gap : 1.0;
+    curve.at[i] = low + step * float(double(k) + std::min(std::max(part, 0.0), 1.0));
+  }
+  return curve;
+}
+
+ACCEL_CLONES
+void displace_by(const Curve& curve, const float* __restrict__ v, int64_t n,
+                 float* __restrict__ away) {
+  const float* at = curve.at.data();
+  const float low = curve.low, per_step = curve.per_step, top = float(curve.at.size() - 1);
+  const int32_t last = int32_t(curve.at.size()) - 2;
+  for (int64_t i = 0; i < n; ++i) {
+    float q = (v[i] - low) * per_step - 1.0f;
+    q = q > 0.0f ? q : 0.0f;
+    q = q < top ? q : top;
+    const int32_t k = int32_t(q) < last ? int32_t(q) : last;
+    away[i] = at[k] + (q - float(k)) * (at[k + 1] - at[k]) - v[i];
+  }
+}
+
+ACCEL_CLONES
+void move_back(float* __restrict__ p, const float* __restrict__ away, int64_t n, const float* turn,
+               float share) {
+  float *p0 = p, *p1 = p + n, *p2 = p + 2 * n;
+  const float *a0 = away, *a1 = away + n, *a2 = away + 2 * n;
+#pragma omp simd
+  for (int64_t i = 0; i < n; ++i) {
+    p0[i] += (turn[0] * a0[i] + turn[3] * a1[i] + turn[6] * a2[i]) * share;
+    p1[i] += (turn[1] * a0[i] + turn[4] * a1[i] + turn[7] * a2[i]) * share;
+    p2[i] += (turn[2] * a0[i] + turn[5] * a1[i] + turn[8] * a2[i]) * share;
+  }
+}
+
+void match_axes(Output source, Floats target, Floats turns, int64_t bins, int threads) {
+  if (source.ndim() != 2 || source.shape(0) != 3 || target.ndim() != 2 || target.shape(0) != 3 ||
+      turns.ndim() != 3 || turns.shape(1) != 3 || turns.shape(2) != 3)
+    throw std::invalid_argument(
+        "match_axes: source must be [3, n], target [3, m], rotations [steps, 3, 3]");
+  const int64_t n = source.shape(1), m = target.shape(1), steps = turns.shape(0);
+  if (n < 1 || m < 1 || n > INT32_MAX || m > INT32_MAX || bins < 2 || bins > 1 << 20)
+    throw std::invalid_argument("match_axes: there must be points, and 2 to 2^20 bins");
+  float* from = source.data();
+  const float *to = target.data(), *turn = turns.data();
+  nb::gil_scoped_release unlocked;
+  std::vector<float> along(3 * n), wanted(3 * m), away(3 * n);
+  for (int64_t step = 0; step < steps; ++step) {
+    const float* axes = turn + 9 * step;
+#pragma omp parallel for num_threads(threads) if (threads > 1)
+    for (int axis = 0; axis < 3; ++axis) {
+      project(from, n, axes + 3 * axis, along.data() + axis * n);
+      project(to, m, axes + 3 * axis, wanted.data() + axis * m);
+      const Curve curve =
+          match_curve(along.data() + axis * n, n, wanted.data() + axis * m, m, bins);
+      displace_by(curve, along.data() + axis * n, n, away.data() + axis * n);
+    }
+    move_back(from, away.data(), n, axes, 1.0f / float(steps));
+  }
+}
+
 // --- bilateral ----------------------------------------------------------------------------------
 
 // e^-z for z of 0 and above, within 3e-7 of itself; below e^-60 it is zero for all purposes.
@@ -296,6 +392,8 @@ void bilateral(Floats wide, Floats masks, Output out, int radius, float color, f
 
 ACCEL_BIND(color_transfer) {
   m.def("sliced_transport", &accel::sliced_transport, "source"_a, "target"_a, "directions"_a,
+        "threads"_a);
+  m.def("match_axes", &accel::match_axes, "source"_a, "target"_a, "rotations"_a, "bins"_a,
         "threads"_a);
   m.def("bilateral", &accel::bilateral, "wide"_a, "masks"_a, "out"_a, "radius"_a, "color"_a,
         "space"_a, "threads"_a);

@@ -188,24 +188,31 @@ def _interpolate(at: Tensor, x: Tensor, y: Tensor) -> Tensor:
 
 def _distribution(source: Tensor, wanted: Tensor, make: torch.Generator) -> Tensor:
     """idt: match the three marginals, a twentieth of the way, after each of twenty rotations."""
-    source, wanted = source.double(), wanted.double()
-    for _ in range(IDT_ROTATIONS):
-        rotation = random_rotation(make).to(source.device)
-        turned, turned_wanted = rotation @ source, rotation @ wanted
-        matched = torch.stack([_match_bins(a, b) for a, b in zip(turned, turned_wanted)])
-        source = source + rotation.T @ (matched - turned) / IDT_ROTATIONS
+    turns = torch.stack([random_rotation(make) for _ in range(IDT_ROTATIONS)])
+    return torch.ops.accel.match_axes(
+        source.contiguous(), wanted.contiguous(), turns.float().to(source.device), IDT_BINS
+    )
+
+
+def _axes_reference(source, target, rotations, bins):
+    """Match the points' three marginals after each rotation, one share of the way each time."""
+    source, target = source.double(), target.double()
+    for rotation in rotations.double():
+        turned, turned_wanted = rotation @ source, rotation @ target
+        matched = torch.stack([_match_bins(a, b, bins) for a, b in zip(turned, turned_wanted)])
+        source = source + rotation.T @ (matched - turned) / len(rotations)
     return source.float()
 
 
-def _match_bins(values: Tensor, wanted: Tensor) -> Tensor:
+def _match_bins(values: Tensor, wanted: Tensor, bins: int) -> Tensor:
     low = torch.minimum(values.min(), wanted.min())
     high = torch.maximum(values.max(), wanted.max())
-    width = (high - low).clamp(min=1e-12) / IDT_BINS
-    edges = low + width * torch.arange(1, IDT_BINS + 1, dtype=low.dtype, device=low.device)
+    width = (high - low).clamp(min=1e-12) / bins
+    edges = low + width * torch.arange(1, bins + 1, dtype=low.dtype, device=low.device)
 
     def ranks(of: Tensor) -> Tensor:
-        bins = ((of - low) / width).long().clamp(0, IDT_BINS - 1)
-        counts = torch.bincount(bins, minlength=IDT_BINS).double()
+        places = ((of - low) / width).long().clamp(0, bins - 1)
+        counts = torch.bincount(places, minlength=bins).double()
         return counts.cumsum(0) / of.numel()
 
     return _interpolate(values, edges, _interpolate(ranks(values), ranks(wanted), edges))
@@ -297,6 +304,12 @@ transport_op = Op(
     fake=lambda source, target, directions: torch.empty_like(source),
     gradient=False,
 )
+axes_op = Op(
+    "match_axes(Tensor source, Tensor target, Tensor rotations, int bins) -> Tensor",
+    _axes_reference,
+    fake=lambda source, target, rotations, bins: torch.empty_like(source),
+    gradient=False,
+)
 bilateral_op = Op(
     "bilateral(Tensor pictures, Tensor masks, float color, float space) -> Tensor",
     _bilateral_reference,
@@ -340,5 +353,19 @@ def _widened(pictures: Tensor, radius: int) -> Tensor:
     return pictures[:, :, rows][..., columns].contiguous()
 
 
+def _why_not_axes(source, target, rotations, bins) -> str:
+    if bins < 2 or min(source.shape[1], target.shape[1]) < 1:
+        return f"takes some points and 2 bins at least, got {bins} bins"
+    return _why_not_transport(source, target, rotations)
+
+
+def _axes_native(source, target, rotations, bins):
+    out = source.clone()
+    threads = max(1, min(torch.get_num_threads(), source.shape[1] >> 14))
+    native.match_axes(out, target, rotations.contiguous(), bins, threads)
+    return out
+
+
+axes_op.implement("native", _axes_native, _why_not_axes)
 transport_op.implement("native", _transport_native, _why_not_transport)
 bilateral_op.implement("native", _bilateral_native, _why_not_bilateral)

@@ -14,6 +14,7 @@ from accel.kernels.color_transfer import (
     IDT_ROTATIONS,
     MODES,
     SOT_STEPS,
+    axes_op,
     bilateral_op,
     color_transfer,
     random_rotation,
@@ -253,6 +254,17 @@ def test_many_points_of_one_colour():
     check_kernel(transport_op, args, atol=5e-3, rtol=0)
 
 
+@pytest.mark.parametrize("counts", [(1, 1), (300, 7), (5000, 70_001), (70_001, 5000)], ids=str)
+def test_matching_axes_agrees_with_reference(counts):
+    source, target = cloud(counts[0])[0], cloud(counts[1], seed=1)[1] ** 2
+    make = torch.Generator().manual_seed(2)
+    turns = torch.stack([random_rotation(make) for _ in range(IDT_ROTATIONS)]).float()
+    args = (source, target, turns, 256)
+    # A value on the border of two bins may be counted in either.
+    assert "reference" in check_kernel(axes_op, args, atol=3e-3, rtol=0)
+    assert psnr(torch.ops.accel.match_axes(*args), axes_op.reference(*args)) > 60
+
+
 def test_transport_reaches_the_targets_distribution():
     source, target, _ = cloud(2000)
     ways = torch.eye(3)[None].expand(30, 3, 3).contiguous()
@@ -269,7 +281,9 @@ def test_threads_do_not_change_a_bit():
         torch.set_num_threads(threads)
         moved = torch.ops.accel.sliced_transport(*args)
         smooth = torch.ops.accel.bilateral(CROP, FULL, 0.1, 3.0)
-        results.append((moved, smooth))
+        turns = torch.linalg.qr(cloud(9)[2][0, :3])[0].expand(4, 3, 3).contiguous()
+        matched = torch.ops.accel.match_axes(args[0], args[1], turns, 64)
+        results.append((moved, smooth, matched))
     torch.set_num_threads(before)
     assert all(torch.equal(a, b) for a, b in zip(*results))
 
@@ -281,6 +295,8 @@ def test_what_is_not_finite_does_no_harm(bad):
     source[1, 7] = target[2, 9] = bad
     native = next(i for i in transport_op.implementations if i.name == "native")
     assert native.run(source, target, ways).shape == source.shape
+    native = next(i for i in axes_op.implementations if i.name == "native")
+    assert native.run(source, target, torch.eye(3)[None], 256).shape == source.shape
     broken = CROP.clone()
     broken[0, 0, 5, 5] = bad
     native = next(i for i in bilateral_op.implementations if i.name == "native")
