@@ -20,7 +20,7 @@ import cv2
 import numpy as np
 
 from accel.core import ConfigError
-from accel.faces.align import AnyArray, cover, region_matrix, scale_of
+from accel.faces.align import AnyArray, cover, region_matrix
 from accel.faces.cut import warp_plane
 from accel.faces.face import Face, Floats
 from accel.faces.find import SAME_FACE, FaceModels
@@ -244,15 +244,7 @@ def patch(planes: Planes, landmarks: AnyArray) -> Floats:  # [48, 48] 0..1
     """The face's luma, small, upright and centred by its landmarks."""
     region = face_region(landmarks) * [1, 1, 0.75, 1]  # the face without what is around it
     matrix = region_matrix(region, PATCH_PX)
-    plane = planes.c0.numpy()
-    while scale_of(matrix) < 0.6 and min(plane.shape) >= 8:
-        plane = cv2.resize(
-            plane, (plane.shape[1] // 2, plane.shape[0] // 2), interpolation=cv2.INTER_AREA
-        )
-        matrix = matrix.copy()
-        matrix[:, 2] += matrix[:, :2] @ [0.5, 0.5]
-        matrix[:, :2] *= 2
-    luma = warp_plane(plane, matrix, PATCH_PX, 0.0).astype(np.float32)
+    luma = warp_plane(planes.c0.numpy(), matrix, PATCH_PX).astype(np.float32)
     return np.asarray(luma / planes.layout.max_code, np.float32)
 
 

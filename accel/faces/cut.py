@@ -15,7 +15,6 @@ import numpy.typing as npt
 import torch
 
 from accel.faces.align import AnyArray, Array, invert, scale_of, transform
-from accel.faces.crops import halved
 from accel.kernels.crop import crop
 from accel.kernels.planes import Planes
 
@@ -38,12 +37,11 @@ def cut_faces(
 
 
 def _cut(planes: Planes, matrix: Array, size: int) -> Bytes:
-    part, moved = halved(planes, matrix, size)
-    matrix, layout = moved[0], part.layout
+    layout = planes.layout
     color = np.array(layout.to_rgb).reshape(3, 4)[::-1]  # rows blue, green, red
     black = np.array(layout.from_rgb).reshape(3, 4)[:, 3]
     crops = []
-    for channel, plane in enumerate(part[:3]):
+    for channel, plane in enumerate(planes[:3]):
         own = matrix
         if channel and (layout.shift_x or layout.shift_y):
             # Chroma sample q lies at site + q 2^shift of the frame.
@@ -56,29 +54,45 @@ def _cut(planes: Planes, matrix: Array, size: int) -> Bytes:
     return np.asarray(cv2.transform(cv2.merge(crops), color * 255), np.uint8)
 
 
-def warp_plane(plane: Any, matrix: Array, size: int, outside: float) -> Bytes:
-    """Warp one plane into a square, averaged where it shrinks; `outside` is the border's code."""
+def warp_plane(
+    plane: Any,  # [H, W] uint8 or uint16
+    matrix: Array,  # [2, 3] plane to crop
+    size: int,
+    outside: float = 0.0,  # the border's code
+) -> Any:  # [size, size] as plane
+    """Warp one plane into a square, averaged where it shrinks."""
+    shrink = 1 / float(scale_of(matrix))
+    # Not all of it: what is interpolated between coarse samples is blurred once more.
+    whole = int(np.clip(shrink / 1.5, 1, min(plane.shape)))
+    plane, low = _seen(plane, matrix, size, MARGIN_PX * whole, whole)
+    own = matrix.copy()
+    own[:, 2] += matrix[:, :2] @ (low + (whole - 1) / 2)
+    own[:, :2] *= whole
+    if whole > 1:  # whole squares of samples, which OpenCV averages fast
+        height, width = plane.shape
+        plane = cv2.resize(plane, (width // whole, height // whole), interpolation=cv2.INTER_AREA)
+    rest = shrink / whole
+    if rest > 1.1:
+        # As wide as the mean over the area under a pixel: its variance is (rest^2 - 1) / 12.
+        sigma = float(np.sqrt((rest**2 - 1) / 12))
+        side = 3 if sigma < 0.5 else 5
+        plane = cv2.GaussianBlur(plane, (side, side), sigma, borderType=cv2.BORDER_REPLICATE)
+    return cv2.warpAffine(
+        plane,
+        own,
+        (size, size),
+        flags=cv2.INTER_LINEAR,
+        borderMode=cv2.BORDER_CONSTANT,
+        borderValue=outside,
+    )
+
+
+def _seen(plane: Any, matrix: Array, size: int, margin: int, unit: int) -> tuple[Any, Array]:
+    """The part of a plane that a crop shows, whole squares of `unit`, and where it begins."""
     corners = np.array([[0, 0], [size, 0], [0, size], [size, size]], np.float64)
     reach = transform(invert(matrix), corners)
-    height, width = plane.shape
-    low = np.clip(np.floor(reach.min(0)) - MARGIN_PX, 0, [width - 1, height - 1]).astype(int)
-    high = np.clip(np.ceil(reach.max(0)) + MARGIN_PX, low + 1, [width, height]).astype(int)
-    plane = plane[low[1] : high[1], low[0] : high[0]]
-    own = matrix.copy()
-    own[:, 2] += matrix[:, :2] @ low
-    shrink = 1 / float(scale_of(matrix))
-    if shrink > 1.1:
-        # As wide as the mean over the area under a pixel: its variance is (shrink^2 - 1) / 12.
-        sigma = float(np.sqrt((shrink**2 - 1) / 12))
-        plane = cv2.GaussianBlur(plane, (3, 3), sigma, borderType=cv2.BORDER_REPLICATE)
-    return np.asarray(
-        cv2.warpAffine(
-            plane,
-            own,
-            (size, size),
-            flags=cv2.INTER_LINEAR,
-            borderMode=cv2.BORDER_CONSTANT,
-            borderValue=outside,
-        ),
-        np.uint8,
-    )
+    ends = np.array(plane.shape[::-1])
+    low = np.clip(np.floor(reach.min(0)) - margin, 0, ends - unit).astype(int)
+    high = np.clip(np.ceil(reach.max(0)) + margin, low + unit, ends).astype(int)
+    count = (high - low) // unit * unit
+    return plane[low[1] : low[1] + count[1], low[0] : low[0] + count[0]], low.astype(np.float64)

@@ -64,7 +64,9 @@ def turned_picture(picture: av.VideoFrame, rotation: int, mirrored: bool) -> av.
         rows = np.rot90(rows, -rotation // 90)
         np.frombuffer(target, kind).reshape(target.height, -1)[:, : target.width] = rows
     out.colorspace, out.color_range = picture.colorspace, picture.color_range
-    out.pts, out.time_base = picture.pts, picture.time_base
+    out.pts = picture.pts
+    if picture.time_base is not None:
+        out.time_base = picture.time_base
     return out
 
 
