@@ -1,0 +1,197 @@
+"""Convolutions of diffusion networks and swappers, beside torch's layouts and other engines.
+
+`reference` is torch with contiguous tensors. Peers that are not installed are left out. A network's
+activations lie channels-last here and contiguous in torch's default, so both are timed.
+"""
+
+from __future__ import annotations
+
+import importlib
+import struct
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from accel.kernels.conv2d import op
+from benchmarks.harness import Call, bench_kernel
+
+LAST = torch.channels_last
+# batch, inputs, outputs, height, width, kernel, stride
+SHAPES = {
+    "3x3 320, 64x64": (1, 320, 320, 64, 64, 3, 1),
+    "3x3 640, 32x32 x2": (2, 640, 640, 32, 32, 3, 1),
+    "3x3 1280, 16x16": (1, 1280, 1280, 16, 16, 3, 1),
+    "3x3 1280, 8x8 x2": (2, 1280, 1280, 8, 8, 3, 1),
+    "3x3 2560 to 1280, 16x16 x2": (2, 2560, 1280, 16, 16, 3, 1),
+    "3x3 512, 64x64": (1, 512, 512, 64, 64, 3, 1),
+    "3x3 256, 128x128": (1, 256, 256, 128, 128, 3, 1),
+    "3x3 128, 256x256": (1, 128, 128, 256, 256, 3, 1),
+    "3x3 96 to 200, 45x77": (1, 96, 200, 45, 77, 3, 1),
+    "3x3 64, 112x112": (1, 64, 64, 112, 112, 3, 1),
+    "3x3 3 to 64, 256x256": (1, 3, 64, 256, 256, 3, 1),
+    "3x3 128 to 3, 256x256": (1, 128, 3, 256, 256, 3, 1),
+    "3x3 stride 2 320, 64x64": (1, 320, 320, 64, 64, 3, 2),
+    "5x5 stride 2 128 to 256, 64x64": (1, 128, 256, 64, 64, 5, 2),
+    "1x1 320, 64x64 x2": (2, 320, 320, 64, 64, 1, 1),
+    "1x1 1280 to 640, 32x32 x2": (2, 1280, 640, 32, 32, 1, 1),
+}
+
+
+def case(batch, inputs, outputs, height, width, kernel, stride, layout=torch.contiguous_format):
+    make = torch.Generator().manual_seed(0)
+    x = torch.randn(batch, inputs, height, width, generator=make).contiguous(memory_format=layout)
+    weight = torch.randn(outputs, inputs, kernel, kernel, generator=make)
+    bias = torch.randn(outputs, generator=make)
+    weight /= (inputs * kernel * kernel) ** 0.5
+    return x, weight, bias, None, stride, kernel // 2, 1, 1.0
+
+
+def peers(x, weight, bias, residual, stride, padding, groups, slope) -> dict[str, Call]:
+    found: dict[str, Call] = {}
+    last, weight_last = x.contiguous(memory_format=LAST), weight.contiguous(memory_format=LAST)
+    args = x, weight, bias, residual, stride, padding, groups, slope
+    native = [i for i in op.implementations if i.name == "native" and not i.why_not(*args)]
+    if native:
+        found["native, channels-last"] = lambda: native[0].run(last, *args[1:])
+    found["torch, channels-last"] = lambda: F.conv2d(last, weight_last, bias, stride, padding)
+    pairs = [padding] * 2, [stride] * 2, [1, 1]
+    try:
+        packed = torch._C._nn.mkldnn_reorder_conv2d_weight(
+            weight_last.to_mkldnn(), *pairs, 1, list(x.shape)
+        )
+        found["torch, packed weights"] = lambda: torch.ops.mkldnn._convolution_pointwise(
+            last, packed, bias, *pairs, 1, "none", [], ""
+        )
+    except (AttributeError, RuntimeError) as error:
+        print(f"torch has no packed convolution here: {error}")
+    for name, make in (
+        ("ONNX Runtime", onnxruntime),
+        ("OpenVINO", openvino),
+        ("ncnn", ncnn),
+        ("MNN", mnn),
+    ):
+        try:
+            found[name] = make(x, weight, bias, stride, padding)
+        except ImportError:
+            continue
+    expected = F.conv2d(x, weight, bias, stride, padding)
+    for name, call in found.items():
+        got = call()
+        got = got if torch.is_tensor(got) else torch.from_numpy(np.array(got)).view_as(expected)
+        error = float((got - expected).abs().max() / expected.abs().max())
+        if not error < 1e-2:
+            raise SystemExit(f"{name} differs from torch by {error}")
+    return found
+
+
+def as_onnx(x, weight, bias, stride, padding) -> bytes:
+    from onnx import TensorProto, helper, numpy_helper
+
+    node = helper.make_node(
+        "Conv", ["x", "w", "b"], ["y"], pads=[padding] * 4, strides=[stride] * 2
+    )
+    shape = F.conv2d(x[:, :, :, :], weight, bias, stride, padding).shape
+    graph = helper.make_graph(
+        [node],
+        "conv",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, list(x.shape))],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, list(shape))],
+        [numpy_helper.from_array(t.numpy(), n) for t, n in ((weight, "w"), (bias, "b"))],
+    )
+    opset = [helper.make_opsetid("", 13)]
+    return helper.make_model(graph, opset_imports=opset, ir_version=8).SerializeToString()
+
+
+def onnxruntime(x, weight, bias, stride, padding) -> Call:
+    runtime = importlib.import_module("onnxruntime")
+    options = runtime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    model = as_onnx(x, weight, bias, stride, padding)
+    session = runtime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    feed = {"x": x.numpy()}
+    return lambda: session.run(None, feed)[0]
+
+
+def openvino(x, weight, bias, stride, padding) -> Call:
+    core = importlib.import_module("openvino").Core()
+    settings = {
+        "INFERENCE_NUM_THREADS": torch.get_num_threads(),
+        "NUM_STREAMS": 1,
+        "INFERENCE_PRECISION_HINT": "f32",
+    }
+    model = core.read_model(as_onnx(x, weight, bias, stride, padding))
+    request = core.compile_model(model, "CPU", settings).create_infer_request()
+    feed = {"x": x.numpy()}
+    return lambda: next(iter(request.infer(feed, share_inputs=True).values()))
+
+
+def ncnn(x, weight, bias, stride, padding) -> Call:
+    library = importlib.import_module("ncnn")
+    outputs, _, kernel, _ = weight.shape
+    text = (
+        "7767517\n2 2\nInput in 0 1 in\nConvolution conv 1 1 in out"
+        f" 0={outputs} 1={kernel} 11={kernel} 3={stride} 13={stride} 4={padding} 14={padding}"
+        f" 5=1 6={weight.numel()}\n"
+    )
+    network = library.Net()
+    network.opt.num_threads = torch.get_num_threads()
+    with tempfile.TemporaryDirectory() as folder:
+        param, binary = Path(folder, "conv.param"), Path(folder, "conv.bin")
+        param.write_text(text)
+        binary.write_bytes(struct.pack("I", 0) + weight.numpy().tobytes() + bias.numpy().tobytes())
+        network.load_param(str(param))
+        network.load_model(str(binary))
+    mats = [library.Mat(image.numpy()) for image in x]
+
+    def run():
+        results = []
+        for mat in mats:
+            extractor = network.create_extractor()
+            extractor.input("in", mat)
+            results.append(np.array(extractor.extract("out")[1]))
+        return np.stack(results)
+
+    return run
+
+
+def mnn(x, weight, bias, stride, padding) -> Call:
+    library = importlib.import_module("MNN")
+    tools = importlib.import_module("_tools")  # its console command installs telemetry
+    with tempfile.TemporaryDirectory() as folder:
+        source, target = Path(folder, "conv.onnx"), Path(folder, "conv.mnn")
+        source.write_bytes(as_onnx(x, weight, bias, stride, padding))
+        tools.mnnconvert(
+            ["mnnconvert", "-f", "ONNX", "--modelFile", str(source)]
+            + ["--MNNModel", str(target), "--bizCode", "x"]
+        )
+        settings = {
+            "backend": "CPU",
+            "numThread": torch.get_num_threads(),
+            "precision": "high",
+        }
+        manager = library.nn.create_runtime_manager((settings,))
+        module = library.nn.load_module_from_file(
+            str(target), ["x"], ["y"], runtime_manager=manager
+        )
+    expr = importlib.import_module("MNN.expr")
+    given = expr.convert(expr.const(x.numpy(), list(x.shape), expr.NCHW), expr.NC4HW4)
+    given.read()
+
+    def run():
+        return expr.convert(module.onForward([given])[0], expr.NCHW).read()
+
+    return run
+
+
+def main() -> None:
+    torch.set_num_threads(1)
+    torch.set_grad_enabled(False)
+    cases = [(label, case(*shape)) for label, shape in SHAPES.items()]
+    bench_kernel(op, cases, peers=peers, rounds=7)
+
+
+if __name__ == "__main__":
+    main()
