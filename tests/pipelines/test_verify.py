@@ -5,9 +5,12 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 
-from accel.pipelines.verify import verify_file, verify_files
+from accel.kernels import Planes, yuv_layout
+from accel.pipelines.verify import verify_file, verify_files, windows
 from accel.provenance.c2pa import Input, Statement, sha256_of, sign
 from accel.provenance.keys import local_identity
 from accel.provenance.ledger import Ledger
@@ -64,3 +67,39 @@ def test_a_damaged_film_is_one_clear_answer(marked, tmp_path, keep):
     report = verify_file(path)
     assert report.status in (2, 4)
     assert report.text("ko")
+
+
+def flat(codes) -> list[Planes]:
+    """Tiny frames, each of one brightness."""
+    return [
+        Planes(
+            torch.full((32, 32), int(code), dtype=torch.uint8),
+            *(torch.full((16, 16), 128, dtype=torch.uint8) for _ in range(2)),
+            yuv_layout(),
+        )
+        for code in codes
+    ]
+
+
+@pytest.mark.parametrize("container", ["mp4", "matroska", "mpegts"])
+def test_a_film_is_looked_at_over_its_whole_length(tmp_path, container):
+    path = tmp_path / "long"
+    path.write_bytes(encode(flat(np.linspace(20, 230, 500)), container=container))
+    seen = [[float(luma.mean()) for luma, _ in window] for window in windows(path)]
+    assert len(seen[0]) == 75
+    assert max(map(len, seen[1:])) <= 25
+    places = np.array([window[0] for window in seen])
+    assert (np.diff(places) >= 0).all()
+    assert places[0] < 25
+    assert places[-1] > 150  # the last key frame before nine tenths of the film
+
+
+@pytest.mark.slow
+def test_a_mark_in_the_last_third_is_found(tmp_path):
+    mark, frames = Mark(MARK), film(300)
+    for planes in frames[180:]:
+        mark.add(planes)
+    (tmp_path / "a.mp4").write_bytes(encode(frames))
+    report = verify_file(tmp_path / "a.mp4")
+    assert [one.what for one in report.findings] == ["mark read"]
+    assert MARK in report.text()
