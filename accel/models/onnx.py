@@ -19,7 +19,7 @@ from accel.nn.onnx.fuse import fuse
 from accel.nn.onnx.ops import TYPES, Unsupported
 from accel.nn.onnx.plan import KEPT_INPUT, Plan, Step, attributes_of
 from accel.weights import onnx_graph
-from accel.weights.onnx import Network, open_onnx
+from accel.weights.onnx import Network, Port, open_onnx
 
 Array = NDArray[Any]
 HALF = (torch.float16, torch.bfloat16)
@@ -83,6 +83,11 @@ class OnnxModel:
         self._plan, self._network = plan, network
         self._types = dict(types or {})
         self._lock = threading.Lock()
+
+    @property
+    def ports(self) -> list[Port]:
+        """What goes in, with shapes and types; only of a network that ONNX Runtime runs."""
+        return self._network.inputs if self._network else []
 
     def run(self, feeds: Mapping[str, Array | Tensor]) -> dict[str, Array]:
         """Map arrays by input name to arrays by output name.

@@ -1,0 +1,100 @@
+"""`accel bench`."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Any
+
+from accel.cli.shared import BAD_INPUT, command, deliver, with_progress
+
+
+def add(commands: Any) -> None:
+    parser = command(
+        commands,
+        "bench",
+        "measure this machine and what the engine makes of it, each figure as a share of the limit",
+        "  accel bench\n  accel bench kernels swap --quick\n"
+        "  accel bench --json mine.json --html mine.html\n"
+        "  accel bench --compare before.json after.json\n"
+        "  accel bench --gate before.json after.json",
+    )
+    parser.add_argument(
+        "groups", nargs="*", metavar="GROUP", help="kernels, networks, swap, generate; default all"
+    )
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
+    parser.add_argument("--quick", action="store_true", help="fewer and smaller cases")
+    parser.add_argument("--html", type=Path, metavar="FILE", help="write a page with plots")
+    parser.add_argument(
+        "--compare", nargs=2, type=Path, metavar=("BEFORE", "AFTER"),
+        help="compare two JSON reports and measure nothing",
+    )  # fmt: skip
+    parser.add_argument(
+        "--gate", nargs=2, type=Path, metavar=("BEFORE", "AFTER"),
+        help="fail when a lead over a peer shrank by more than a quarter",
+    )  # fmt: skip
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int | None:
+    from accel.pipelines.bench.compare import compare, slower
+    from accel.pipelines.bench.page import page
+    from accel.pipelines.bench.run import GROUPS, read_report, run_bench
+
+    if args.compare or args.gate:
+        before, after = (read_report(path) for path in args.compare or args.gate)
+        if args.compare:
+            rows = compare(before, after)
+            deliver({"rows": rows}, args.json, "\n".join(map(_describe_pair, rows)))
+            return None
+        worse = slower(before, after)
+        lines = [
+            f"{w['name']} {w['case']}: was {w['before']:.2f} x {w['peer']}, is {w['after']:.2f} x"
+            for w in worse
+        ]
+        deliver({"slower": worse}, args.json, "\n".join(lines) or "no lead shrank")
+        return BAD_INPUT if worse else None
+    quiet = args.json == "-"
+    report = with_progress(
+        lambda progress, cancel: run_bench(
+            tuple(args.groups) or GROUPS,
+            device=args.device, quick=args.quick, progress=progress, cancel=cancel,
+            found=None if quiet else lambda row: print(_describe(row.json()), flush=True),
+        )
+    )  # fmt: skip
+    if args.html:
+        args.html.write_text(page(report))
+        print(f"look at {args.html}", file=sys.stderr)
+    deliver(report, args.json, _summary(report))
+    return None
+
+
+def _describe(row: dict[str, Any]) -> str:
+    share = f"{row['share']:7.0%} of {row['limit']}" if row["share"] is not None else ""
+    peers = ", ".join(f"{ratio:.2f} x {name}" for name, ratio in row["peers"].items())
+    return (
+        f"{row['name']:22} {row['case']:28} {row['seconds'] * 1e3:10.3f} ms ±{row['spread']:4.0%}"
+        f" {row['rate']:10.2f} {row['unit']:9}{share}  {peers}"
+    )
+
+
+def _describe_pair(row: dict[str, Any]) -> str:
+    return (
+        f"{row['name']:22} {row['case']:28} {row['before']:10.2f} -> {row['after']:10.2f}"
+        f" {row['unit']:9} {row['ratio'] or 0:6.2f} x"
+    )
+
+
+def _summary(report: dict[str, Any]) -> str:
+    ceilings, score = report["ceilings"], report["score"]
+    lines = [f"{report['conditions']['device']}, {ceilings['threads']} threads"]
+    if ceilings["gflops"]:
+        lines.append(f"multiply-adds {ceilings['gflops']:.0f} GFLOP/s")
+    lines.append(f"memory copied {ceilings['gbytes']:.1f} GB/s")
+    if ceilings["transcode_fps"]:
+        lines.append(f"bare transcode at 1080p {ceilings['transcode_fps']:.1f} frames/s")
+    if score["all"]:
+        groups = ", ".join(f"{name} {value:.0f}" for name, value in score["groups"].items())
+        lines.append(f"score {score['all']:.0f} ({groups}); the reference machine has 100")
+    return "\n".join(lines)

@@ -1,0 +1,1 @@
+"""`accel bench`: what this machine can do, and what the engine makes of it."""

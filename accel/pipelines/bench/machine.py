@@ -1,0 +1,146 @@
+"""The machine's own ceilings: arithmetic, memory, codec. Everything else is a share of these."""
+
+from __future__ import annotations
+
+import os
+import platform
+import tempfile
+import threading
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import accel
+from accel.kernels import _native
+from accel.pipelines.bench.measure import interleaved
+from accel.pipelines.demo import render_clip
+from accel.video.encode import EncodeConfig
+from accel.video.read import open_video
+from accel.video.write import open_writer
+
+COPY_BYTES = 256 << 20  # far more than any cache
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ceilings:
+    """What the hardware gives to code that does nothing else.
+
+    gflops_one, gflops: float32 multiply-adds of one thread, and of all (of the GPU's tensor cores
+        in float16 on CUDA). None without the native module.
+    gbytes: memory copied a second by one thread, read and written bytes added.
+    transcode_fps: bare decoding and x264 veryfast at 1080p, frames a second; None when not run.
+    """
+
+    device: str
+    threads: int
+    gflops_one: float | None
+    gflops: float | None
+    gbytes: float
+    transcode_fps: float | None
+
+    def json(self) -> dict[str, Any]:
+        return {k: round(v, 3) if isinstance(v, float) else v for k, v in asdict(self).items()}
+
+
+def measure_ceilings(device: torch.device, *, codec: bool = True) -> Ceilings:
+    """Measure them; about five seconds, and ten more for the codec."""
+    threads = torch.get_num_threads()
+    if device.type == "cuda":
+        every: float | None = _tensor_peak(device)
+        one: float | None = None
+    else:
+        one, every = _multiply_adds(1), _multiply_adds(threads)
+    return Ceilings(
+        device=device_name(device),
+        threads=threads,
+        gflops_one=one,
+        gflops=every,
+        gbytes=_copy(device),
+        transcode_fps=transcode_fps() if codec else None,
+    )
+
+
+def device_name(device: torch.device) -> str:
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    named = (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    return next(named, platform.processor() or platform.machine())
+
+
+def conditions(device: torch.device) -> dict[str, Any]:
+    """What a reader needs to judge a figure."""
+    native: Any = _native.module
+    return {
+        "device": device_name(device),
+        "kind": device.type,
+        "cores": os.cpu_count(),
+        "vector_lanes": native.simd_lanes() if native else None,
+        "system": f"{platform.system()} {platform.machine()}",
+        "accel": accel.__version__,
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "date": time.strftime("%Y-%m-%d"),
+        "load": round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None,
+    }
+
+
+def _multiply_adds(threads: int, rounds: int = 12_000_000) -> float | None:
+    """GFLOP/s of float32 multiply-adds in registers, best of three.
+
+    Each thread's operations over its own CPU time: what others run meanwhile does not count.
+    """
+    native: Any = _native.module
+    if native is None:
+        return None
+    best = 0.0
+    for _ in range(3):
+        done = [0.0] * threads
+
+        def work(i: int, done: list[float] = done) -> None:
+            start = time.thread_time()
+            operations = native.multiply_adds(rounds)
+            done[i] = operations / (time.thread_time() - start)
+
+        team = [threading.Thread(target=work, args=(i,)) for i in range(threads)]
+        for thread in team:
+            thread.start()
+        for thread in team:
+            thread.join()
+        best = max(best, sum(done) / 1e9)
+    return best
+
+
+def _tensor_peak(device: torch.device, size: int = 8192) -> float:
+    a, b = (torch.randn(size, size, device=device, dtype=torch.float16) for _ in range(2))
+    took = interleaved({"mm": lambda: a @ b}, rounds=9, device=device, threads=1)["mm"]
+    return 2 * size**3 / took.seconds / 1e9
+
+
+def _copy(device: torch.device) -> float:
+    source = torch.zeros(COPY_BYTES // 4, device=device)
+    target = torch.ones_like(source)
+    call = {"copy": lambda: target.copy_(source)}
+    took = interleaved(call, rounds=7, device=device)["copy"]
+    return 2 * COPY_BYTES / took.seconds / 1e9
+
+
+def transcode_fps(frames: int = 96) -> float:
+    """Frames a second of decoding and encoding with nothing in between, at 1080p."""
+    with tempfile.TemporaryDirectory() as folder:
+        clip = render_clip(Path(folder) / "clip.mp4", frames, 1920, 1080)
+        start = time.perf_counter()
+        with open_video(clip) as reader:
+            encode = EncodeConfig(codec="libx264", preset="veryfast")
+            with open_writer(Path(folder) / "out.mp4", reader, encode) as writer:
+                count = 0
+                for frame in reader:
+                    writer.write(frame)
+                    count += 1
+        return count / (time.perf_counter() - start)
