@@ -62,8 +62,8 @@ def warp_plane(
 ) -> Any:  # [size, size] as plane
     """Warp one plane into a square, averaged where it shrinks."""
     shrink = 1 / float(scale_of(matrix))
-    # Not all of it: what is interpolated between coarse samples is blurred once more.
-    whole = int(np.clip(shrink / 1.5, 1, min(plane.shape)))
+    # Not all of it: a box lets patterns through that a blur stops, and bilinear blurs once more.
+    whole = int(np.clip(shrink / 2.5, 1, min(plane.shape)))
     plane, low = _seen(plane, matrix, size, MARGIN_PX * whole, whole)
     own = matrix.copy()
     own[:, 2] += matrix[:, :2] @ (low + (whole - 1) / 2)
