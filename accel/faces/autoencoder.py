@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from accel.core import ConfigError, InputError
 from accel.faces.face_types import FaceType
+from accel.nn.conv import Conv2d
 
 FLAGS = "udtc"
 NORM_EPS = 1e-6
@@ -206,13 +207,14 @@ class Decoder(nn.Module):
             self.add_module(f"res{i}", Residual(config, width * d))
             self.add_module(f"upscalem{i}", Upscale(config, before_mask, width * m))
             before, before_mask = width * d, width * m
-        self.out_conv = nn.Conv2d(before, 3, 1)
+        self.out_conv = Conv2d(before, 3, 1)
         if config.has("d"):
-            for i in (1, 2, 3):
-                self.add_module(f"out_conv{i}", nn.Conv2d(before, 3, 3, padding=1))
+            self.out_conv1, self.out_conv2, self.out_conv3 = (
+                Conv2d(before, 3, 3, padding=1) for _ in range(3)
+            )
             self.add_module(f"upscalem{self.steps}", Upscale(config, before_mask, m))
             before_mask = m
-        self.out_convm = nn.Conv2d(before_mask, 1, 1)
+        self.out_convm = Conv2d(before_mask, 1, 1)
 
     def forward(self, code: Tensor) -> tuple[Tensor, Tensor]:  # -> [B, 3, R, R], [B, 1, R, R]
         return self.face(code), self.mask(code)
@@ -222,53 +224,65 @@ class Decoder(nn.Module):
         for i in range(self.steps):
             x = self.get_submodule(f"res{i}")(self.get_submodule(f"upscale{i}")(x))
         if not self.config.has("d"):
-            return _one(self.out_conv(x)).sigmoid()
+            return convolve(self.out_conv, x).sigmoid()
         # One convolution for each of the four pixels that a place becomes.
-        convs = [self.out_conv, *(self.get_submodule(f"out_conv{i}") for i in (1, 2, 3))]
-        pixels = torch.stack([conv(x) for conv in convs], 2).flatten(1, 2)
+        convs = [self.out_conv, self.out_conv1, self.out_conv2, self.out_conv3]
+        pixels = torch.stack([convolve(conv, x) for conv in convs], 2).flatten(1, 2)
         return F.pixel_shuffle(pixels, 2).sigmoid()
 
     def mask(self, code: Tensor) -> Tensor:
         x = code
         for i in range(self.steps + self.config.has("d")):
             x = self.get_submodule(f"upscalem{i}")(x)
-        return _one(self.out_convm(x)).sigmoid()
+        return convolve(self.out_convm, x).sigmoid()
 
 
 class Downscale(nn.Module):
     def __init__(self, config: AutoencoderConfig, in_channels: int, out_channels: int):
         super().__init__()
         self.curved = config.has("c")
-        self.conv1 = nn.Conv2d(in_channels, out_channels, 5, stride=2, padding=2)
+        self.conv1 = Conv2d(in_channels, out_channels, 5, stride=2, padding=2)
 
     def forward(self, x: Tensor) -> Tensor:
-        return activate(self.conv1(x), 0.1, self.curved)
+        return convolve(self.conv1, x, 0.1, self.curved)
 
 
 class Upscale(nn.Module):
     def __init__(self, config: AutoencoderConfig, in_channels: int, out_channels: int):
         super().__init__()
         self.curved = config.has("c")
-        self.conv1 = nn.Conv2d(in_channels, 4 * out_channels, 3, padding=1)
+        self.conv1 = Conv2d(in_channels, 4 * out_channels, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.pixel_shuffle(activate(self.conv1(x), 0.1, self.curved), 2)
+        return F.pixel_shuffle(convolve(self.conv1, x, 0.1, self.curved), 2)
 
 
 class Residual(nn.Module):
     def __init__(self, config: AutoencoderConfig, channels: int):
         super().__init__()
         self.curved = config.has("c")
-        self.conv1 = nn.Conv2d(channels, channels, 3, padding=1)
-        self.conv2 = nn.Conv2d(channels, channels, 3, padding=1)
+        self.conv1 = Conv2d(channels, channels, 3, padding=1)
+        self.conv2 = Conv2d(channels, channels, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
-        inner = activate(self.conv1(x), 0.2, self.curved)
-        return activate(x + self.conv2(inner), 0.2, self.curved)
+        inner = convolve(self.conv1, x, 0.2, self.curved)
+        return convolve(self.conv2, inner, 0.2, self.curved, x)
 
 
-def activate(x: Tensor, slope: float, curved: bool) -> Tensor:
-    return x * x.cos() if curved else F.leaky_relu(x, slope)
+def convolve(
+    conv: Conv2d,
+    x: Tensor,
+    slope: float = 1.0,  # of the leaky ReLU behind it
+    curved: bool = False,  # x·cos x in its place
+    residual: Tensor | None = None,  # added before it
+) -> Tensor:
+    # Our kernel has float32 on the CPU alone.
+    if x.device.type != "cpu" or torch.is_autocast_enabled("cpu"):
+        x = nn.Conv2d.forward(conv, x)
+        x = x if residual is None else x + residual
+        return x * x.cos() if curved else F.leaky_relu(x, slope) if slope != 1 else x
+    x = conv(x, residual=residual, slope=1.0 if curved else slope)
+    return x * x.cos() if curved else x
 
 
 def initialise(model: nn.Module, generator: torch.Generator | None = None) -> None:

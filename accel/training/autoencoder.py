@@ -49,7 +49,10 @@ class AutoencoderTrainer:
         self.options, self.device, self.precision = options, device, precision
         generator = torch.Generator().manual_seed(options.seed)
         made = Autoencoder(options.network, generator)
-        self.model = made.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        # Our own convolutions, of float32 on a CPU, have it otherwise than oneDNN and cuDNN.
+        plain = device.type == "cpu" and precision == "fp32"
+        self.layout = torch.contiguous_format if plain else torch.channels_last
+        self.model = made.to(device, memory_format=self.layout)  # type: ignore[call-overload]
         self.optimiser = self._optimiser(self._trained())
         self.critic: CodeCritic | None = None
         if options.true_face:
@@ -129,7 +132,7 @@ class AutoencoderTrainer:
     ) -> tuple[tuple[Tensor, Tensor], list[tuple[Tensor, Tensor]]]:
         """Codes and reconstructions of both. What they share runs once over both batches."""
         model, n = self.model, len(src)
-        both = torch.cat([src, dst]).contiguous(memory_format=torch.channels_last)
+        both = torch.cat([src, dst]).contiguous(memory_format=self.layout)
         code = model.encoder(both)
         if model.config.kind == "df":
             code = model.inter(code)

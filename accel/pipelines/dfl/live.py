@@ -15,7 +15,7 @@ PICTURES = ("preview", "loss")
 PAGE = """<!doctype html><html lang="en"><meta charset="utf-8"><title>Training</title>
 <style>body{font:15px system-ui,sans-serif;margin:1.2em;background:#fafafa;color:#222}
 img{display:block;max-width:100%;margin:.8em 0;border:1px solid #ddd;background:#fff}</style>
-<h1>Training</h1><p id="state" role="status">%s</p>
+<h1>Training</h1><p id="state" role="status">STATE</p>
 <img id="preview" alt="Faces so far: source, rebuilt, destination, rebuilt, swapped, masks">
 <img id="loss" alt="Loss of source and destination over iterations">
 <script>
@@ -76,7 +76,7 @@ class LivePage:
         """Content type and content; None where there is nothing."""
         path = path.partition("?")[0]
         if path == "/":
-            return "text/html; charset=utf-8", (PAGE % html.escape(self._text)).encode()
+            return "text/html; charset=utf-8", PAGE.replace("STATE", html.escape(self._text)).encode()
         if path == "/state.json":
             versions = {name: version for name, (version, _) in self._pictures.items()}
             state = {"text": self._text, "pictures": versions}
