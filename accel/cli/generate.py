@@ -67,6 +67,7 @@ def add(commands: Any) -> None:
         '  accel generate "(red:1.2) apple <lora:style:0.8>" --negative green -o a.png\n'
         '  accel generate "a castle" --model model.safetensors --sampler "DPM++ 2M" -o c.png\n'
         '  accel generate "green apple" --init apple.png --mask mask.png -o half.png\n'
+        '  accel generate "a cat" --x steps=8,16 --y sampler=euler,dpmpp_2m -o grid.png\n'
         "  accel generate --from apple.png -o again.png\n"
         "  accel generate --list --models models",
     )
@@ -78,6 +79,10 @@ def add(commands: Any) -> None:
     parser.add_argument(
         "--from", dest="from_picture", type=Path, metavar="PICTURE", help="repeat a picture"
     )
+    for axis in "xyz":
+        parser.add_argument(
+            f"--{axis}", metavar="NAME=VALUES", help="vary on a sheet: cfg=1,3,7 or prompt=cat,dog"
+        )
     models = parser.add_argument_group("models")
     models.add_argument("--model", help="nano (default), a file, folder, name or hash")
     models.add_argument("--vae", help="another autoencoder: a file or name")
@@ -123,6 +128,9 @@ def run(args: argparse.Namespace) -> None:
             vae=args.vae,
             from_picture=args.from_picture,
             preview=args.preview,
+            x=args.x,
+            y=args.y,
+            z=args.z,
             overwrite=args.overwrite,
             sheet=not args.no_sheet,
             provenance=marking(args),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import platform
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from torch import Tensor
 import accel
 from accel.core import Cancel, ConfigError, ProgressCallback
 from accel.pipelines.gate import ContentGate
+from accel.pipelines.generate.grid import Axis, Grid, axis_of, grid
 from accel.pipelines.generate.output import OutputConfig, PictureGate, write
 from accel.pipelines.generate.preview import Preview
 from accel.pipelines.generate.repeat import equals, settings_from
@@ -33,6 +34,9 @@ def generate(
     vae: str | Path | None = None,
     from_picture: str | Path | None = None,
     preview: str | Path | None = None,
+    x: str | Axis | None = None,
+    y: str | Axis | None = None,
+    z: str | Axis | None = None,
     overwrite: bool = False,
     sheet: bool = True,
     gate: PictureGate | None = None,
@@ -47,6 +51,7 @@ def generate(
     model: see `accel.load`; None is `nano`, or what `from_picture` names. A `Sampler` is reused.
     from_picture: a picture with A1111's text in it: its prompt and settings are taken, and those
         given here go before. preview: a PNG that shows the picture as it comes.
+    x, y, z: settings to be varied on one sheet, such as "cfg=1,3,7": see `axis_of`.
     gate: your own content gate, in place of `accel.pipelines.gate.ContentGate`.
     options: those of `Model.sample` (with `init` and `mask`), named as on the command line; a seed
         of None is drawn.
@@ -76,13 +81,17 @@ def generate(
     )  # fmt: skip
     loaded = time.perf_counter()
     watch = Preview(sampler.model, Path(preview), callback) if preview else callback
-    pictures = list(
-        sampler.pictures(prompt, progress=progress, cancel=cancel, callback=watch, **options)
-    )
+    asked: dict[str, Any] = {"progress": progress, "cancel": cancel, "callback": watch}
+    table: Grid | None = None
+    if x is not None:
+        table = grid_of(sampler, prompt, options, (x, y, z), asked)
+        pictures = list(table.cells)
+    else:
+        pictures = list(sampler.pictures(prompt, **asked, **options))
     sampled = time.perf_counter()
     target = options.get("init")
     made_from = Path(target) if isinstance(target, (str, Path)) else None
-    files, marked = write(pictures, config, sampler.model, gate or ContentGate(), made_from)
+    files, marked = write(pictures, config, sampler.model, gate or ContentGate(), made_from, table)
     if from_picture is not None and equals(Path(from_picture), files[0]):
         notes.append(f"the same picture as {from_picture}, to the bit")
     done = time.perf_counter()
@@ -108,6 +117,21 @@ def generate(
         "marked": marked,
         "notes": notes,
     }
+
+
+def grid_of(
+    sampler: Sampler,
+    prompt: str,
+    options: Mapping[str, Any],
+    axes: Sequence[str | Axis | None],
+    asked: Mapping[str, Any],
+) -> Grid:
+    settings = dict(options)
+    inputs = {name: settings.pop(name) for name in ("init", "mask") if name in settings}
+    negative = settings.pop("negative", "")
+    x, y, z = (axis_of(axis) if isinstance(axis, str) else axis for axis in axes)
+    assert x is not None
+    return grid(sampler, prompt, negative, x=x, y=y, z=z, settings=settings, **inputs, **asked)
 
 
 def described(picture: Picture) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import secrets
 from collections.abc import Mapping, Sequence
@@ -15,6 +16,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from accel.core import ConfigError
+from accel.pipelines.generate.grid import Grid
 from accel.pipelines.generate.infotext import CHUNK
 from accel.pipelines.generate.model import Model
 from accel.pipelines.generate.sampler import Picture, model_sha256
@@ -74,6 +76,7 @@ def write(
     model: Model,
     gate: PictureGate,
     target: Path | None = None,  # the picture that was altered, if one was
+    table: Grid | None = None,  # of these pictures; then it alone is saved
 ) -> tuple[list[Path], dict[str, Any]]:
     """Save pictures and, of several, their sheet, all or none; give files and what was marked."""
     for i, picture in enumerate(pictures):
@@ -84,7 +87,10 @@ def write(
     earlier = earlier_mark(first_lumas(decoded(target))) if target else None
     paths = config.paths(len(pictures))
     images = [(path, p.rgb, p.infotext, p.ident) for path, p in zip(paths, pictures)]
-    if len(pictures) > 1 and config.sheet:
+    if table is not None:
+        ident = hashlib.sha256(table.infotext.encode()).hexdigest()[:12]
+        images = [(config.output, table.rgb, table.infotext, ident)]
+    elif len(pictures) > 1 and config.sheet:
         sheet = contact_sheet([p.rgb for p in pictures])
         images.append((config.output, sheet, pictures[0].infotext, pictures[0].ident))
     written: list[Path] = []
