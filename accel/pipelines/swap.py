@@ -6,13 +6,11 @@ read -> analyse -> swap -> paste -> write, each an iterator; memory does not gro
 from __future__ import annotations
 
 import os
-import platform
-import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
@@ -20,7 +18,6 @@ from typing import Any, TypeVar
 import numpy as np
 import torch
 
-import accel
 from accel.core import (
     Cancel,
     ConfigError,
@@ -43,12 +40,16 @@ from accel.pipelines.preview import ContactSheet
 from accel.pipelines.provenance import (
     Marker,
     Marking,
-    ProvenanceConfig,
     content_hash,
     earlier_mark,
     first_lumas,
 )
+from accel.pipelines.run_report import device_name
+from accel.pipelines.run_report import peak_memory_mb as peak_memory_mb
+from accel.pipelines.run_report import versions as versions
 from accel.pipelines.select import Selection
+from accel.pipelines.swap_config import SwapConfig as SwapConfig
+from accel.pipelines.swap_config import swap_config
 from accel.pipelines.verify import decoded
 from accel.provenance.c2pa import sidecar_of
 from accel.video.encode import EncodeConfig as EncodeConfig
@@ -59,54 +60,6 @@ from accel.video.write import open_writer
 
 BATCH = 4  # frames whose faces are swapped in one call
 T = TypeVar("T")
-
-
-@dataclass(frozen=True, kw_only=True)
-class SwapConfig:
-    """Settings of one swap run.
-
-    sources: pictures of the face to put in, one or several of the same person; the largest face
-        of each is taken, and the best picture for each pose and expression is used.
-    swapper: `mesh` (needs no weights), or a file: an ONNX network or a `.dfm`.
-    recogniser: ONNX file of the identity network that an inswapper-type swapper was trained with.
-    converter: ONNX file that turns the recogniser's embedding into the swapper's (simswap, ghost).
-    kind: which family the swapper file is of, when its inputs and outputs do not tell.
-    select: which faces: `all`, `largest`, `reference`, or N, the N-th face to appear.
-    reference: picture of the person to be replaced, with select `reference`.
-    max_distance: how far apart two embeddings of one person may lie (0 to 2).
-    min_score: faces that the detector is less sure of are left as they are (0 to 1).
-    device: `auto`, `cpu`, `cuda` or `cuda:N`.
-    preview: PNG to write a contact sheet to.
-    overwrite: replace an output that exists.
-    encode: codec and quality of the output; the default matches the input.
-    provenance: what marks the output gets; all are on by default.
-    """
-
-    sources: tuple[Path, ...]
-    swapper: str = "mesh"
-    recogniser: Path | None = None
-    converter: Path | None = None
-    kind: str | None = None
-    select: str = "all"
-    reference: Path | None = None
-    max_distance: float = 0.6
-    min_score: float = 0.5
-    device: str = "auto"
-    preview: Path | None = None
-    overwrite: bool = False
-    encode: EncodeConfig = field(default_factory=EncodeConfig)
-    provenance: ProvenanceConfig = field(default_factory=ProvenanceConfig)
-
-    def __post_init__(self) -> None:
-        if not self.sources:
-            raise ConfigError("sources must name at least one picture of the face to put in")
-        if not 0 < self.max_distance <= 2:
-            raise ConfigError(f"max_distance must lie in 0..2, got {self.max_distance}")
-        if not 0 <= self.min_score <= 1:
-            raise ConfigError(f"min_score must lie in 0..1, got {self.min_score}")
-        if self.select == "reference" and self.reference is None:
-            raise ConfigError("select reference needs a reference picture")
-        Selection("all" if self.select == "reference" else self.select)  # checks the rule
 
 
 def swap_video(
@@ -132,7 +85,7 @@ def swap_video(
     gate says no, Cancelled.
     Nothing is left under the output's name unless the run completes.
     """
-    config = _config(config, settings)
+    config = swap_config(config, settings)
     job = _Run(Path(input), Path(output), config, progress, cancel or Cancel(), swapper, gate)
     return job.run()
 
@@ -151,21 +104,6 @@ def load_source(path: Path, *, device: str = "cpu", models: FaceModels | None = 
         raise InputError(f"{path}: a source must show a face, but none was found")
     picture = planes_to_rgb(frame.planes, dtype=torch.float32).permute(2, 0, 1).contiguous()
     return SourceFace(picture, faces[0].landmarks, faces[0].identity)
-
-
-def _config(config: SwapConfig | None, settings: dict[str, Any]) -> SwapConfig:
-    if config is not None and settings:
-        raise ConfigError(f"give a config or settings, not both; got {', '.join(settings)} too")
-    if config is not None:
-        return config
-    unknown = set(settings) - set(SwapConfig.__dataclass_fields__)
-    if unknown:
-        known = ", ".join(SwapConfig.__dataclass_fields__)
-        raise ConfigError(f"SwapConfig has no {', '.join(sorted(unknown))}; it has {known}")
-    if isinstance(settings.get("sources"), str | Path):
-        settings["sources"] = (settings["sources"],)
-    settings["sources"] = tuple(Path(p) for p in settings.get("sources", ()))
-    return SwapConfig(**settings)
 
 
 @dataclass
@@ -451,7 +389,7 @@ class _Run:
             # Stages run side by side, so these add up to more than the whole.
             "stage_seconds": {name: round(value, 3) for name, value in self.seconds.items()},
             "peak_memory_mb": peak_memory_mb(),
-            "device": _device_name(self.device),
+            "device": device_name(self.device),
             "kernels": {name: sorted(op.used) for name, op in OPS.items() if op.used},
             "codec": codec,
             "notes": list(notes),
@@ -462,35 +400,3 @@ class _Run:
 def _threads_a_stage() -> int:
     """Four stages run side by side, so each may use a quarter of the cores."""
     return max(1, (os.cpu_count() or 1) // 4)
-
-
-def peak_memory_mb() -> float | None:
-    """The largest resident set this process has had; None where the system does not tell."""
-    status = Path("/proc/self/status")
-    if status.exists():  # Linux; what getrusage says there counts the process that started this one
-        for line in status.read_text().splitlines():
-            if line.startswith("VmHWM:"):
-                return round(int(line.split()[1]) / 2**10, 1)
-    try:
-        import resource
-    except ImportError:  # Windows
-        return None
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return round(peak / (2**20 if sys.platform == "darwin" else 2**10), 1)
-
-
-def versions() -> dict[str, str]:
-    """Versions that a report needs to be repeated."""
-    packages = ("torch", "onnxruntime", "av", "numpy")
-    found = {"accel": accel.__version__, "python": platform.python_version()}
-    for name in packages:
-        module = sys.modules.get(name)
-        if module is not None:
-            found[name] = str(getattr(module, "__version__", "?"))
-    return found
-
-
-def _device_name(device: torch.device) -> str:
-    if device.type == "cuda":
-        return f"cuda: {torch.cuda.get_device_name(device)}"
-    return f"cpu: {torch.get_num_threads()} threads"

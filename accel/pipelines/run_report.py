@@ -1,0 +1,43 @@
+"""What every run's report tells of the machine: memory, device, versions."""
+
+from __future__ import annotations
+
+import platform
+import sys
+from pathlib import Path
+
+import torch
+
+import accel
+
+
+def peak_memory_mb() -> float | None:
+    """The largest resident set this process has had; None where the system does not tell."""
+    status = Path("/proc/self/status")
+    if status.exists():  # Linux; what getrusage says there counts the process that started this one
+        for line in status.read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return round(int(line.split()[1]) / 2**10, 1)
+    try:
+        import resource
+    except ImportError:  # Windows
+        return None
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return round(peak / (2**20 if sys.platform == "darwin" else 2**10), 1)
+
+
+def versions() -> dict[str, str]:
+    """Versions that a report needs to be repeated."""
+    packages = ("torch", "onnxruntime", "av", "numpy")
+    found = {"accel": accel.__version__, "python": platform.python_version()}
+    for name in packages:
+        module = sys.modules.get(name)
+        if module is not None:
+            found[name] = str(getattr(module, "__version__", "?"))
+    return found
+
+
+def device_name(device: torch.device) -> str:
+    if device.type == "cuda":
+        return f"cuda: {torch.cuda.get_device_name(device)}"
+    return f"cpu: {torch.get_num_threads()} threads"
