@@ -6,7 +6,7 @@ import torch
 import triton
 import triton.language as tl
 
-BLOCK = 256
+BLOCK = 128
 
 
 @triton.jit

@@ -17,6 +17,7 @@ import torch
 
 from accel.core import Cancel, ConfigError, Progress, ProgressCallback, choose_device
 from accel.pipelines.dfl.live import LivePage
+from accel.pipelines.dfl.made import remember
 from accel.pipelines.dfl.workspace import Workspace, open_workspace
 from accel.pipelines.swap import peak_memory_mb
 from accel.training import model_files
@@ -180,6 +181,7 @@ class _Run:
         self.stem = model_files.stem_of(config.name, config.model)
         self.samples = [chosen(side) for side in faces]
         self.page: LivePage | None = None
+        self.known = self._files()  # a model that was brought along is not ours to clear
         self.saves = 0
         self.save_seconds = 0.0
 
@@ -237,10 +239,22 @@ class _Run:
         model_files.save(self.trainer, self.folder, self.config.name)
         self.saves += 1
         self.save_seconds += time.perf_counter() - start
+        self._remember()
 
     def back_up(self) -> None:
         self.save()
-        back_up(self.folder, self.stem, self.config.backups)
+        copy = back_up(self.folder, self.stem, self.config.backups)
+        remember(copy, sorted(path.name for path in copy.iterdir()))
+
+    def _files(self) -> set[str]:
+        return {path.name for path in self.folder.glob(f"{self.stem}_*") if path.is_file()}
+
+    def _remember(self) -> None:
+        """So that clearing the workspace finds what was made here."""
+        new = self._files() - self.known
+        if new:
+            remember(self.folder, sorted(new))
+            self.known |= new
 
     def preview(self) -> None:
         pictures = {
@@ -255,6 +269,7 @@ class _Run:
             os.replace(partial, path)
             if self.page:
                 self.page.show(name, data)
+        self._remember()
 
     def picture(self, name: str) -> Path:
         return self.folder / f"{self.stem}_{name}.png"

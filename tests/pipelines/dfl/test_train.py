@@ -20,6 +20,7 @@ import torch
 from accel.cli import main
 from accel.core import Cancel, ConfigError, InputError
 from accel.faces.face_types import FaceType
+from accel.pipelines.dfl.clear import clear_workspace
 from accel.pipelines.dfl.train import TrainConfig, train
 from accel.training import state
 from accel.weights import dfl
@@ -141,6 +142,17 @@ def test_a_model_of_deepfacelab_is_taken_up(faces, tmp_path):
     assert report["iterations"] == 3
     assert "begin anew" in report["notes"][0]
     assert report["options"]["network"]["e_dims"] == 4
+
+
+def test_clearing_takes_what_was_made_and_leaves_what_was_brought(faces, tmp_path):
+    root = another(faces, tmp_path)
+    (root / "model").mkdir()
+    (root / "model" / "old_SAEHD_encoder.npy").write_bytes(b"brought along")
+    train(root, config(2, backup_hours=1e-9))
+    assert (root / "model" / "new_SAEHD_autobackups" / "01" / "new_SAEHD_inter.npy").is_file()
+    clear_workspace(root, parts=("model",), really=True)
+    left = [path.name for path in (root / "model").rglob("*") if path.is_file()]
+    assert left == ["old_SAEHD_encoder.npy"]
 
 
 def test_cancelled_it_saves_and_says_so(faces, tmp_path):
