@@ -17,7 +17,7 @@ from torch import Tensor
 
 from accel.core import ConfigError
 from accel.faces.merge import merge_face, zoomed
-from accel.faces.merge_effects import bicubic_degrade, degrade_colors, denoise
+from accel.faces.merge_effects import bicubic_degrade, degrade_colors, denoise, median
 from accel.faces.merge_mask import Pixels, Prediction
 from accel.faces.merge_place import Place
 from accel.faces.merge_settings import MergeSettings
@@ -33,17 +33,30 @@ class Background:
     """The frame as `denoise` and `bicubic` leave it; kept, because sliders come back to it."""
 
     def __init__(self) -> None:
-        self._key: tuple[int, int] | None = None
-        self._picture: Pixels | None = None
+        self._passes: tuple[int, np.ndarray] | None = None
+        self._made: tuple[tuple[int, int], Pixels] | None = None
 
-    def picture(self, whole: Pixels, settings: MergeSettings) -> Pixels:
+    def picture(self, planes: Planes, settings: MergeSettings) -> Pixels:  # [H, W, 3] 0..1
         key = (settings.denoise, settings.bicubic)
-        if self._picture is None or self._key != key:
-            picture = denoise(whole, settings.denoise)
+        if self._made is None or self._made[0] != key:
+            picture = self._denoised(planes, settings.denoise)
             if settings.bicubic:
-                picture = bicubic_degrade(picture, settings.bicubic).clip(0, 1)
-            self._key, self._picture = key, picture
-        return self._picture
+                picture = bicubic_degrade(picture, settings.bicubic)
+            most = np.iinfo(picture.dtype).max
+            self._made = key, np.asarray(picture * np.float32(1 / most), np.float32)
+        return self._made[1]
+
+    def _denoised(self, planes: Planes, power: int) -> np.ndarray:
+        """Whole passes of the filter, which many powers have in common, are made once."""
+        passes = max(power // 10 - 9, 0)  # those that begin at 100 or more
+        rest = power - 10 * passes
+        if self._passes is None or self._passes[0] != passes:
+            deep = planes.layout.bits > 8
+            whole = planes_to_rgb(planes, dtype=torch.uint16 if deep else torch.uint8).numpy()
+            for _ in range(passes):
+                whole = median(whole)
+            self._passes = passes, whole
+        return denoise(self._passes[1], rest)
 
 
 @dataclass
@@ -108,17 +121,16 @@ def merge_frame(
         return MergedFrame(mask, [])
     if settings.mode == "raw-predict":
         return MergedFrame(mask, [p.face for p in predictions])
-    whole = degraded = None
+    degraded = None
     if settings.changes_background:
-        whole = planes_to_rgb(planes, dtype=torch.float32).numpy()
-        degraded = (background or Background()).picture(whole, settings).copy()
+        degraded = (background or Background()).picture(planes, settings).copy()
     zoom = zoomed(settings.face_scale)
     for i, (place, prediction) in enumerate(zip(faces.places, predictions)):
         box = place.rectangle(planes.height, planes.width, _unit(planes), zoom)
         x0, y0, x1, y1 = box
         if x1 <= x0:
             continue
-        part = read_box(planes, box) if whole is None else whole[y0:y1, x0:x1]
+        part = read_box(planes, box)
         merged = merge_face(
             part, place.moved(x0, y0), prediction, settings,
             background=None if degraded is None else degraded[y0:y1, x0:x1],

@@ -6,6 +6,7 @@ Settings are saved a moment after each change; who closes the window loses nothi
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from collections import OrderedDict
@@ -40,6 +41,7 @@ JPEG_QUALITY = 90
 ZOOMS = (320, 480, 640, 960, 1280, 1920, 3840)  # widths of the preview, in pixels
 CHECKER_PX = 12
 SAVE_AFTER_S = 0.2
+LONG_COLORS = ("sot-m", "mix-m")
 
 Rgb = npt.NDArray[np.uint8]
 
@@ -167,12 +169,13 @@ class LiveMerger:
     def picture(self) -> tuple[bytes, dict[str, Any]]:
         """The frame that is looked at, merged, as JPEG; and the state that it shows."""
         started = time.perf_counter()
-        # One thread: the other cores make ready what comes next, and threads that wait for each
-        # other on a busy machine take longer than one alone.
-        limit_threads(1)
+        # One thread mostly: the other cores make ready what comes next, and threads that wait for
+        # each other on a busy machine take longer than one alone.
         with self._lock:
             number, settings = self.number, self.session.settings(self.number)
             zoom, is_checkered = self.zoom, self.is_checkered
+        is_long = settings.super_resolution and settings.color in LONG_COLORS
+        limit_threads((os.cpu_count() or 1) if is_long else 1)
         try:
             rgb = self.merged(number, settings, is_checkered)
         except (ConfigError, InputError) as error:

@@ -10,7 +10,7 @@ import json
 import secrets
 import threading
 from collections.abc import Callable
-from contextlib import closing
+from contextlib import closing, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from importlib import resources
 from pathlib import Path
@@ -34,18 +34,21 @@ def merge_interactively(
     port: int = 0,
     ready: Callable[[str], None] | None = None,
 ) -> dict[str, Any] | None:
-    """Serve the merger until the user leaves; return the report of the merge if there was one.
+    """Serve the merger until the user leaves, or presses Ctrl-C.
 
+    Returns the report of the merge, if there was one.
     port: 0 takes a free one. ready: called with the address to open.
-    Raises what `merge_faces` raises before anything is served; KeyboardInterrupt after saving.
+    Raises what `merge_faces` raises before anything is served.
     """
     job = MergeJob(open_workspace(place), config or MergeConfig())
     with closing(job), closing(open_live(job)) as live, closing(MergePage(live, port)) as page:
         if ready:
             ready(page.url)
-        page.wait()
-        live.wait()
-        return live.finished
+        # Ctrl-C is another way to leave.
+        with suppress(KeyboardInterrupt):
+            page.wait()
+            live.wait()
+    return live.finished
 
 
 class MergePage:
