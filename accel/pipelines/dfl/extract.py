@@ -320,7 +320,9 @@ class _Run:
             matrices = np.array([record.matrix for record in cut.kept], np.float64)
             pictures = cut_faces(cut.planes, matrices, self.config.side_px)
             for name, record, picture in zip(cut.files, cut.kept, pictures):
-                jpeg = encode_picture(picture, ".jpg", quality=self.config.jpeg_quality)
+                # 4:2:0, as films and DeepFaceLab's faces are.
+                quality = self.config.jpeg_quality
+                jpeg = encode_picture(picture, ".jpg", quality=quality, full_chroma=False)
                 write_whole(self.folder / name, with_face(jpeg, record, name))
         if self.config.debug:
             data = encode_picture(debug_picture(cut), ".jpg", quality=DEBUG_QUALITY)

@@ -155,11 +155,11 @@ def _written(
 ) -> Iterator[Path]:
     """Write frames on all cores, in order, few at a time in memory."""
     workers = os.cpu_count() or 1
-    options = {"quality": config.quality}
 
     def save(named: NamedFrame) -> Path:
         path = folder / f"{Path(named.name).stem}.{config.format}"
-        write_whole(path, encode_picture(bgr_of(named.frame.planes), path.suffix, **options))
+        picture = bgr_of(named.frame.planes)
+        write_whole(path, encode_picture(picture, path.suffix, quality=config.quality))
         return path
 
     def missing() -> Iterator[NamedFrame]:
@@ -204,13 +204,18 @@ def bgr_of(planes: Planes) -> npt.NDArray[np.uint8]:  # [H, W, 3]
     return np.asarray(cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR), np.uint8)
 
 
-def encode_picture(picture: npt.NDArray[np.uint8], suffix: str, *, quality: int = 95) -> bytes:
-    """PNG or JPEG bytes of a picture, [H, W, 3] BGR or [H, W] grey."""
+def encode_picture(
+    picture: npt.NDArray[np.uint8], suffix: str, *, quality: int = 95, full_chroma: bool = True
+) -> bytes:
+    """PNG or JPEG bytes of a picture, [H, W, 3] BGR or [H, W] grey.
+
+    full_chroma: colour of a JPEG at full resolution, 4:4:4; else 4:2:0.
+    """
     if suffix == ".png":
         options = [cv2.IMWRITE_PNG_COMPRESSION, PNG_LEVEL]
     else:
         options = [cv2.IMWRITE_JPEG_QUALITY, quality]
-        if quality >= 90:  # 4:4:4: reds would bleed otherwise
+        if full_chroma:
             options += [cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444]
     good, data = cv2.imencode(suffix, picture, options)
     if not good:

@@ -1,0 +1,187 @@
+"""Extraction of a faceset against the plain loop that one would write with the same networks.
+
+The plain loop: read a frame with OpenCV, run the detector on it, run the mesh network on each face
+(twice: where the detector says, then centred, as a still picture needs), fit the crop, warp it with
+OpenCV, encode it as JPEG, write it with its metadata; the networks run in ONNX Runtime with its
+default options, on all cores. Both sides write the same kind of file from the same film. Ratios are
+given of the time that passes and of the processor's: on a machine that does other work as well, the
+latter is what to trust, though threads of ONNX Runtime that wait count in it.
+
+    python -m benchmarks.pipelines.extract [FILM ...]
+
+Without a film a made one is used. The landmarks of both are compared as well: they must agree.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import statistics
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import onnxruntime
+
+from accel.faces import mesh
+from accel.faces.align import invert, region_matrix, transform
+from accel.faces.detect import FULL_RANGE, Detector
+from accel.faces.face_types import FaceType, crop_matrix
+from accel.faces.faceset import FaceRecord, faces_in, read_face, with_face
+from accel.faces.find import FaceModels
+from accel.faces.landmark import face_region
+from accel.pipelines.demo import render_clip
+from accel.pipelines.dfl.extract import ExtractConfig, extract_faces
+from accel.weights.assets import asset
+from benchmarks.harness import conditions, save
+
+SIZE, QUALITY = 512, 90
+
+
+class Plain:
+    """Detector, landmarks, warp and JPEG, one frame after the other."""
+
+    def __init__(self) -> None:
+        self.detector = _session("blazeface_full_192.fp16w.onnx")
+        self.mesh = _session("facemesh_468_192.fp16w.onnx")
+        self.decoder = Detector(FULL_RANGE)  # only its anchors are used
+
+    def __call__(self, film: Path, folder: Path) -> int:
+        folder.mkdir(parents=True, exist_ok=True)
+        capture, faces, number = cv2.VideoCapture(str(film)), 0, 0
+        while True:
+            good, picture = capture.read()
+            if not good:
+                return faces
+            number += 1
+            for i, points in enumerate(self.find(picture)):
+                matrix = crop_matrix(points, FaceType.WHOLE, SIZE)
+                crop = cv2.warpAffine(picture, matrix, (SIZE, SIZE), flags=cv2.INTER_LINEAR)
+                _, jpeg = cv2.imencode(".jpg", crop, [cv2.IMWRITE_JPEG_QUALITY, QUALITY])
+                record = FaceRecord(
+                    face_type=FaceType.WHOLE,
+                    landmarks=transform(matrix, points),
+                    source_filename=f"{number:05d}.png",
+                    source_rect=(*points.min(0).tolist(), *points.max(0).tolist()),
+                    source_landmarks=points,
+                    matrix=matrix,
+                    eyebrows_expand_mod=1.0,
+                )
+                name = f"{number:05d}_{i}.jpg"
+                (folder / name).write_bytes(with_face(jpeg.tobytes(), record))
+                faces += 1
+
+    def find(self, picture: Any) -> list[Any]:  # [68, 2] each
+        height, width = picture.shape[:2]
+        view = np.array([(width - 1) / 2, (height - 1) / 2, max(width, height), 0.0])
+        matrix = region_matrix(view, 192)
+        small = self.cut(picture, matrix, cv2.INTER_AREA) * 2 - 1
+        outputs = self.detector.run(None, {self.detector.get_inputs()[0].name: small})
+        boxes, logits = sorted(outputs, key=lambda a: -a.shape[-1])
+        found = self.decoder._decode(view, invert(matrix), boxes[0], logits[0, :, 0], 0.5)
+        return [points for d in found if (points := self.landmarks(picture, d.region)) is not None]
+
+    def landmarks(self, picture: Any, region: Any) -> Any:
+        for _ in range(2):
+            matrix = region_matrix(region, 192)
+            crop = self.cut(picture, matrix, cv2.INTER_LINEAR)
+            outputs = self.mesh.run(None, {self.mesh.get_inputs()[0].name: crop})
+            points, presence = sorted(outputs, key=lambda a: -a.size)
+            if presence.ravel()[0] < 0:
+                return None
+            points = points.reshape(468, 3).astype(np.float64)
+            points[:, :2] -= 0.5
+            points = transform(invert(matrix), points)
+            region = face_region(points)
+        return mesh.to_68(points)[:, :2]
+
+    @staticmethod
+    def cut(picture: Any, matrix: Any, flags: int) -> Any:
+        crop = cv2.warpAffine(picture, matrix, (192, 192), flags=flags)
+        return cv2.cvtColor(crop, cv2.COLOR_BGR2RGB)[None].astype(np.float32) / 255
+
+
+def _session(name: str) -> Any:
+    return onnxruntime.InferenceSession(str(asset(name)), providers=["CPUExecutionProvider"])
+
+
+class Ours:
+    """The engine's extraction, with networks that are open already, as the plain loop's are."""
+
+    def __init__(self) -> None:
+        self.models = FaceModels()
+
+    def __call__(self, film: Path, root: Path) -> int:
+        root.mkdir(parents=True, exist_ok=True)
+        os.symlink(film.resolve(), root / f"data_src{film.suffix}")
+        config = ExtractConfig(size=SIZE, jpeg_quality=QUALITY)
+        return int(extract_faces(root, "src", config, models=self.models)["faces"])
+
+
+def difference(plain: Path, own: Path) -> dict[str, float]:
+    """How far the landmarks of both lie apart, in shares of the face's size."""
+    found = {read_face(p).source_filename: read_face(p) for p in faces_in(own)}
+    apart = []
+    for path in faces_in(plain):
+        record = read_face(path)
+        other = found.get(record.source_filename)
+        if other is None or record.source_landmarks is None or other.source_landmarks is None:
+            continue
+        side = np.ptp(record.source_landmarks, axis=0).max()
+        gap = np.linalg.norm(record.source_landmarks - other.source_landmarks, axis=1)
+        apart.append(gap.mean() / side)
+    return {
+        "frames": len(apart),
+        "median": round(float(np.median(apart)), 5),
+        "p95": round(float(np.percentile(apart, 95)), 5),
+    }
+
+
+def measure(film: Path, rounds: int) -> dict[str, Any]:
+    plain, ours = Plain(), Ours()
+    times: dict[str, list[tuple[float, float]]] = {"plain loop": [], "accel": []}
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder)
+        for turn in range(rounds):
+            for name, run in (("plain loop", plain), ("accel", ours)):
+                wall, cpu = time.perf_counter(), time.process_time()
+                target = root / f"{name[:5]}{turn}"
+                faces = run(film, target)
+                times[name].append((time.perf_counter() - wall, time.process_time() - cpu))
+                print(f"{film.name} {name}: {faces} faces, {times[name][-1][0]:.2f} s, "
+                      f"{times[name][-1][1]:.2f} s of CPU")  # fmt: skip
+        apart = difference(root / "plain0", root / "accel0" / "data_src" / "aligned")
+    median = {
+        name: [statistics.median(values) for values in zip(*rows)] for name, rows in times.items()
+    }
+    ratios = [p[0] / a[0] for p, a in zip(times["plain loop"], times["accel"])]
+    return {
+        "film": film.name,
+        "seconds": {name: round(values[0], 3) for name, values in median.items()},
+        "cpu_seconds": {name: round(values[1], 3) for name, values in median.items()},
+        "ratio": round(statistics.median(ratios), 3),
+        "cpu_ratio": round(median["plain loop"][1] / median["accel"][1], 3),
+        "landmarks_apart": apart,
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("films", nargs="*", type=Path)
+    parser.add_argument("--rounds", type=int, default=3)
+    args = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        films = args.films
+        if not films:
+            films = [render_clip(Path(folder) / "made.mp4")]
+        rows = [measure(film, args.rounds) for film in films]
+    for row in rows:
+        print(row)
+    save("extract", {"load": os.getloadavg()[2], "rows": rows, **conditions(os.cpu_count() or 1)})
+
+
+if __name__ == "__main__":
+    main()
