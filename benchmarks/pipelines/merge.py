@@ -71,7 +71,7 @@ def drawn(shift: int) -> tuple[np.ndarray, np.ndarray]:
     small = make.random((9, 16, 3)).astype(np.float32) * 160
     frame = cv2.resize(small, (WIDTH, HEIGHT), interpolation=cv2.INTER_CUBIC)
     cv2.fillConvexPoly(frame, cv2.convexHull(points.astype(np.int32)), (120, 150, 220))
-    frame = cv2.GaussianBlur(frame, (0, 0), 5) + make.normal(0, 4, frame.shape)
+    frame = cv2.GaussianBlur(frame, (0, 0), 5) + make.normal(0, 2, frame.shape)
     return frame.clip(0, 255).astype(np.uint8), points
 
 

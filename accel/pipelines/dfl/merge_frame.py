@@ -26,6 +26,7 @@ from accel.kernels.planes import Planes
 from accel.pipelines.dfl.merge_faces import FrameFaces
 from accel.pipelines.dfl.merge_model import Predictor
 
+KEPT_PASSES = 8  # every so many are kept: enough to come back soon, few enough to hold
 Box = tuple[int, int, int, int]  # x0, y0, x1, y1 in luma samples, ends excluded
 
 
@@ -33,7 +34,7 @@ class Background:
     """The frame as `denoise` and `bicubic` leave it; kept, because sliders come back to it."""
 
     def __init__(self) -> None:
-        self._passes: tuple[int, np.ndarray] | None = None
+        self._passes: dict[int, np.ndarray] = {}  # pictures after so many passes of the filter
         self._made: tuple[tuple[int, int], Pixels] | None = None
 
     def picture(self, planes: Planes, settings: MergeSettings) -> Pixels:  # [H, W, 3] 0..1
@@ -49,14 +50,19 @@ class Background:
     def _denoised(self, planes: Planes, power: int) -> np.ndarray:
         """Whole passes of the filter, which many powers have in common, are made once."""
         passes = max(power // 10 - 9, 0)  # those that begin at 100 or more
-        rest = power - 10 * passes
-        if self._passes is None or self._passes[0] != passes:
+        if not self._passes:
             deep = planes.layout.bits > 8
-            whole = planes_to_rgb(planes, dtype=torch.uint16 if deep else torch.uint8).numpy()
-            for _ in range(passes):
-                whole = median(whole)
-            self._passes = passes, whole
-        return denoise(self._passes[1], rest)
+            rgb = planes_to_rgb(planes, dtype=torch.uint16 if deep else torch.uint8)
+            self._passes[0] = rgb.numpy()
+        nearest = max(done for done in self._passes if done <= passes)
+        whole = self._passes[nearest]
+        for done in range(nearest, passes):
+            whole = median(whole)
+            if (done + 1) % KEPT_PASSES == 0 or done + 1 == passes:
+                self._passes[done + 1] = whole
+        for done in [d for d in self._passes if d % KEPT_PASSES and d != passes]:
+            del self._passes[done]
+        return denoise(whole, power - 10 * passes)
 
 
 @dataclass

@@ -25,6 +25,7 @@ from accel.faces.merge_settings import MergeSettings
 from accel.kernels import planes_to_rgb
 from accel.kernels._native import limit_threads
 from accel.kernels.planes import Planes
+from accel.pipelines.dfl.made import remember
 from accel.pipelines.dfl.merge import MergeJob, run_merge
 from accel.pipelines.dfl.merge_frame import (
     Background,
@@ -382,6 +383,8 @@ def open_live(job: MergeJob) -> LiveMerger:
     put aside under another name.
     """
     path = job.config.config or session_path(job)
+    if job.config.config is None:
+        remember(path.parent, [path.name])
     if job.config.config is None and path.exists():
         try:
             job.session = load_session(path, job.session.names, job.config.settings)
