@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable, Iterator
+from copy import copy
 from dataclasses import dataclass, field, replace
 from typing import Generic, TypeVar
 
@@ -20,12 +21,12 @@ import cv2
 import numpy as np
 
 from accel.core import ConfigError
-from accel.faces.align import AnyArray, cover, region_matrix
-from accel.faces.cut import warp_plane
+from accel.faces.align import AnyArray, Array, cover, region_matrix
+from accel.faces.cut import cut_faces, warp_plane
 from accel.faces.face import Face, Floats
 from accel.faces.find import SAME_FACE, FaceModels
 from accel.faces.follow import MAX_JUMP
-from accel.faces.landmark import face_region
+from accel.faces.landmark import MESH_PX, MeshNet, face_region
 from accel.faces.smooth import smooth
 from accel.faces.track import Analyser
 from accel.kernels.planes import Planes
@@ -255,3 +256,27 @@ def unlike(one: Floats, other: Floats) -> float:
         np.abs(apart - np.median(apart)), (CELLS, CELLS), interpolation=cv2.INTER_AREA
     )
     return float(np.max(cells))
+
+
+class QuickMesh(MeshNet):
+    """A mesh network whose pictures are cut by OpenCV: eight bits, a fifth of the kernel's time.
+
+    What it sees differs by roundings from what the kernel cuts; its landmarks by less than they
+    differ between two pictures of one face.
+    """
+
+    def __init__(self, mesh: MeshNet) -> None:
+        self._network = mesh._network  # opened once, whoever cuts the pictures
+        self.runs = 0
+
+    def cut(self, planes: Planes, matrices: Array) -> Floats:  # [N, MESH_PX, MESH_PX, 3] RGB 0..1
+        bgr = cut_faces(planes, matrices, MESH_PX)
+        return np.asarray(bgr[..., ::-1] * np.float32(1 / 255), np.float32)
+
+
+def quick(models: FaceModels) -> FaceModels:
+    """The same networks, the mesh with pictures cut the quick way; for frames in host memory."""
+    found = copy(models)
+    found.mesh = QuickMesh(models.mesh)
+    found.seconds = {}
+    return found

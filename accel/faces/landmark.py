@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from accel.faces.align import AnyArray, Array, enclosing_region, invert, region_matrix, transform
-from accel.faces.crops import rgb_crops
+from accel.faces.crops import Pixels, rgb_crops
 from accel.faces.detect import REGION_MARGIN
 from accel.faces.mesh import EYE_CORNERS, POINTS
 from accel.kernels.planes import Planes
@@ -46,7 +46,7 @@ class MeshNet:
         ]
         if not cuts:
             return np.zeros((0, POINTS, 3)), np.zeros(0)
-        crops = np.concatenate([rgb_crops(planes, m, MESH_PX) for planes, m in cuts])
+        crops = np.concatenate([self.cut(planes, m) for planes, m in cuts])
         outputs = self._network(crops)
         self.runs += len(crops)
         points, logits = sorted(outputs, key=lambda a: -a[0].size)
@@ -55,6 +55,10 @@ class MeshNet:
         back = invert(np.concatenate([m for _, m in cuts]))
         flags = np.clip(logits.reshape(-1).astype(np.float64), -50, 50)
         return transform(back, points), 1 / (1 + np.exp(-flags))
+
+    def cut(self, planes: Planes, matrices: Array) -> Pixels:  # [N, MESH_PX, MESH_PX, 3] RGB 0..1
+        """What the network is shown of a frame."""
+        return rgb_crops(planes, matrices, MESH_PX)
 
 
 def face_region(landmarks: AnyArray) -> Array:  # [..., 468, 3] -> [..., 4]

@@ -8,7 +8,8 @@ import pytest
 
 from accel.core import ConfigError
 from accel.faces.align import compose, invert, transform
-from accel.faces.between import Sparse, patch, unlike
+from accel.faces.between import Sparse, patch, quick, unlike
+from accel.faces.landmark import face_region
 from accel.faces.track import Analyser
 from tests.faces.film import film, move, picture, planes_of
 
@@ -122,3 +123,14 @@ def test_settings_that_cannot_work(models):
         sparse(models, 0)
     with pytest.raises(ConfigError, match="smoothing=False"):
         Sparse(Analyser(models=models), 2)
+
+
+def test_the_quick_mesh_sees_what_the_other_sees(models, astronaut):
+    frame = planes_of(picture(move(turn=12, dx=9)))
+    region = face_region(np.c_[transform(move(turn=12, dx=9), astronaut[:, :2]), astronaut[:, 2]])
+    fast = quick(models)
+    (one, sure), (other, also) = (m.measure([frame], [region])[0] for m in (models, fast))
+    side = np.ptp(one[:, 0])
+    assert np.linalg.norm(one - other, axis=1).max() < 0.01 * side
+    assert abs(sure - also) < 0.01
+    assert fast.mesh is not models.mesh

@@ -24,7 +24,7 @@ import numpy.typing as npt
 from accel.core import Cancel, ConfigError, Progress, ProgressCallback, light_collector
 from accel.faces import mesh
 from accel.faces.align import Array, transform
-from accel.faces.between import Sparse
+from accel.faces.between import Sparse, quick
 from accel.faces.cut import cut_faces
 from accel.faces.face import Face
 from accel.faces.face_types import FaceType, crop_corners, crop_matrix, face_type
@@ -40,9 +40,9 @@ from accel.pipelines.swap import peak_memory_mb, versions
 from accel.video.stages import buffered
 
 JOURNAL = "extract.json"
-LOOKAHEAD = 12  # frames
+LOOKAHEAD = 24  # frames
 STRIDE = 2  # every other frame is looked at, those between where they have to be
-WARM_UP = 24  # frames looked at again when a run goes on, so that tracks are known
+WARM_UP = 36  # frames looked at again when a run goes on, so that tracks are known
 SAVE_EVERY_S = 2.0
 DEBUG_QUALITY = 70
 CUT_TYPES = ("half", "midfull", "full", "whole", "head")
@@ -178,6 +178,7 @@ class _Run:
             stats: dict[str, Any] = {}
             if not is_complete:
                 models = self.models or FaceModels(device=self.config.device)
+                models = quick(models)
                 analyser = Analyser(
                     models=models,
                     lookahead=LOOKAHEAD // STRIDE,
