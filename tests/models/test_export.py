@@ -56,7 +56,8 @@ def small(name):
     return Loaded(name, model.eval().requires_grad_(False), "v", False, {"made": "here"})
 
 
-@pytest.fixture(scope="module", params=["sd1", "sdxl"])
+# Tracing is slow, and the second takes other paths in few places only.
+@pytest.fixture(scope="module", params=["sd1", pytest.param("sdxl", marks=pytest.mark.slow)])
 def both(request, tmp_path_factory):
     ours = small(request.param)
     folder = tmp_path_factory.mktemp("onnx") / "model"
