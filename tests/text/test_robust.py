@@ -1,0 +1,84 @@
+"""Prompts that nobody wrote with care: anything parses, nothing is lost, long ones are quick."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from accel.core import ConfigError
+from accel.text.bpe import clip_tokenizer
+from accel.text.chunks import chunk
+from accel.text.prompt import emphasis, schedule, split_and, take_tags
+
+SYNTAX = st.sampled_from(
+    ["(", ")", "[", "]", ":", "|", "\\", ",", " ", "AND", "BREAK", "<lora:a:1>", "<", ">", "0.5"]
+    + ["1.2", "7", "cat", "é", "猫", "-", "\n", "::", ":1.3)", "a:b:0.5]", "🍎", "\x00"]
+)
+PROMPTS = st.one_of(st.text(max_size=60), st.lists(SYNTAX, max_size=40).map("".join))
+ENCODE = clip_tokenizer().encode
+
+
+@settings(max_examples=150, deadline=None)
+@given(PROMPTS)
+def test_anything_parses_but_weights_that_are_no_numbers(prompt):
+    for text, _ in split_and(take_tags(prompt)[0]):
+        for _, stage in schedule(text, 10):
+            try:
+                chunks = chunk(emphasis(stage), ENCODE)
+            except ConfigError as error:  # a weight that is no number
+                message = str(error)
+                assert "must be a number" in message  # noqa: PT017
+                continue
+            assert all(len(one.tokens) == len(one.weights) == 77 for one in chunks)
+
+
+@settings(max_examples=150, deadline=None)
+@given(PROMPTS, st.integers(1, 30))
+def test_stages_are_in_order_and_reach_the_end(prompt, steps):
+    stages = schedule(prompt, steps)
+    ends = [end for end, _ in stages]
+    assert ends == sorted(set(ends))
+    assert ends[-1] == steps
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.lists(st.sampled_from(["cat", "dog", "red", ",", "big"]), max_size=400))
+def test_chunks_lose_no_token_and_keep_their_order(words):
+    chunks = chunk(emphasis(" ".join(words)), ENCODE)
+    kept = [t for one in chunks for t in one.tokens if t < 49406]
+    assert kept == ENCODE(" ".join(words))
+
+
+@pytest.mark.parametrize(
+    "prompt",
+    [
+        "masterpiece, best quality, " * 2000,
+        "cat " * 10_000,
+        "(" * 90 + "cat " * 10_000 + ")" * 90,
+        "a" * 40_000,
+        "[" * 5_000 + "(" * 5_000,
+        "<lora:" * 8_000,
+        ":" * 40_000,
+        "(a:1.1) " * 8_000,
+        "🍎" * 10_000,
+        "AND " * 10_000,
+    ],
+    ids=lambda prompt: prompt[:12],
+)
+def test_long_prompts_are_quick(prompt):
+    begin = time.process_time()
+    for text, _ in split_and(take_tags(prompt)[0]):
+        for _, stage in schedule(text, 20):
+            chunk(emphasis(stage), ENCODE)
+    assert time.process_time() - begin < 1.0
+
+
+def test_alternation_in_a_long_prompt_is_quick():
+    """Each of its steps is another text."""
+    prompt = "[cat|dog] " + "big red apple, " * 2500
+    begin = time.process_time()
+    assert len(schedule(prompt, 20)) == 20
+    assert time.process_time() - begin < 1.0
