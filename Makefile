@@ -6,11 +6,12 @@
 # make lint    ruff, mypy, clang-format
 # make bench   kernel and pipeline benchmarks, results under benchmarks/results/
 # make native  rebuild the C++ module in place
+# make sanitize  the kernels' tests on a module built with the address and UB sanitizers
 VENV ?= .venv
 PY := $(VENV)/bin/python
 CPP := $(wildcard csrc/*.cpp csrc/*.h)
 
-.PHONY: setup native demo test fast exhaustive fuzz lint format bench clean
+.PHONY: setup native demo test fast exhaustive fuzz sanitize lint format bench clean
 
 $(VENV)/.stamp: pyproject.toml setup.py constraints.txt
 	test -x $(PY) || python3 -m venv $(VENV)
@@ -43,6 +44,9 @@ exhaustive: setup
 MINUTES ?= 60
 fuzz: setup
 	$(PY) -m tests.fuzz.run --minutes $(MINUTES)
+
+sanitize: setup
+	PYTHON=$(PY) sh csrc/sanitize.sh
 
 lint: setup
 	$(VENV)/bin/ruff check .
