@@ -28,7 +28,7 @@ def swap(capsys, *args) -> tuple[int, str, str]:
 
 
 def test_help_of_every_command_has_examples(capsys):
-    for command in COMMANDS:
+    for command in (name.replace("_", "-") for name in COMMANDS):
         with pytest.raises(SystemExit) as done:
             main([command, "--help"])
         assert done.value.code == 0

@@ -15,6 +15,7 @@ COMMANDS = (
     "swap",
     "generate",
     "dfl",
+    "train_diffusion",
     "bench",
     "doctor",
     "demo",

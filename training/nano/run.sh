@@ -8,5 +8,5 @@ python=${PYTHON:-.venv/bin/python}
 export OMP_NUM_THREADS="${OMP_NUM_THREADS:-2}" OMP_WAIT_POLICY=passive
 mkdir -p "$run"
 [ -f "$run/data.npz" ] || "$python" -m training.nano.data "$packages" "$run/data.npz"
-[ -f "$run/vae.safetensors" ] || "$python" -m training.nano.train_vae "$run/data.npz" "$run"
-exec "$python" -m training.nano.train_diffusion "$run/data.npz" "$run" --images "$pictures"
+[ -f "$run/vae.safetensors" ] || "$python" -m accel train-diffusion vae "$run/data.npz" "$run"
+exec "$python" -m accel train-diffusion unet "$run/data.npz" "$run" --images "$pictures"

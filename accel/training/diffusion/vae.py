@@ -1,49 +1,44 @@
-"""Train the autoencoder of `nano`.
-
-    python -m training.nano.train_vae DATA.npz RUN_DIR [--images N]
-
-Goes on from RUN_DIR/vae.ckpt if there is one; leaves RUN_DIR/vae.safetensors when done.
-"""
+"""Train a small KL autoencoder: pictures to latents of a quarter the side, and back."""
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
 
 import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from accel.core import ConfigError
 from accel.models import nano
 from accel.nn.vae import Vae
-from training.nano.common import Run, composite, cosine, load_pictures, psnr, save_sheet
-from training.nano.muon import Muon
+from accel.training.diffusion.muon import Muon
+from accel.training.diffusion.pictures import Pictures
+from accel.training.diffusion.run import Run, channels_last, composite, cosine, psnr, save_sheet
 
 BATCH = 8
-HELD_OUT = 256
+MOST_HELD_OUT = 256
 EVALUATE_EVERY = 1600  # pictures
 MIN_PSNR_DB = 26.0  # below this the diffusion model would learn the autoencoder's blur
 MUON_RATE, ADAM_RATE = 0.03, 2e-3
 EDGE_WEIGHT, KL_WEIGHT = 0.25, 1e-5
+FILE = "vae.safetensors"
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("data", type=Path)
-    parser.add_argument("run", type=Path)
-    parser.add_argument("--images", type=int, default=26_000, help="length of the cosine schedule")
-    parser.add_argument("--threads", type=int, default=2)
-    args = parser.parse_args()
-    torch.set_num_threads(args.threads)
+def train_vae(
+    pictures: Pictures, run: Run, *, images: int, min_psnr_db: float = MIN_PSNR_DB
+) -> Path:
+    """Train, or go on from the run's last save; return the file of the finished autoencoder.
 
-    pictures = torch.from_numpy(load_pictures(args.data)["image"]).flatten(0, 1)
+    images: length of the schedule, in pictures shown. Raises ConfigError when the finished
+    autoencoder does not reach `min_psnr_db` on pictures that it never saw.
+    """
     order = torch.randperm(len(pictures), generator=torch.Generator().manual_seed(0))
-    held_out, pictures = pictures[order[:HELD_OUT]], pictures[order[HELD_OUT:]]
-    wanted = composite(held_out, torch.ones(3))
+    aside = min(MOST_HELD_OUT, len(order) // 10)
+    held_out, rgba = pictures.rgba[order[:aside]], pictures.rgba[order[aside:]]
+    wanted = composite(held_out if aside else rgba[:8], torch.ones(3))
 
-    run = Run(args.run, "vae")
     torch.manual_seed(0)
-    vae = Vae(nano.VAE).to(memory_format=torch.channels_last)
+    vae = channels_last(Vae(nano.VAE))
     start_quiet(vae)
     optimiser = Muon(vae, MUON_RATE, ADAM_RATE)
     random = torch.Generator().manual_seed(1)
@@ -65,23 +60,25 @@ def main() -> None:
             }
         )
 
-    while seen < args.images and not run.stopping:
-        loss = loss_of(vae, draw_batch(pictures, random), random)
+    while seen < images and not run.stopping:
+        loss = loss_of(vae, draw_batch(rgba, random), random)
         optimiser.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(vae.parameters(), 1.0)
-        optimiser.step(cosine(seen, args.images, warm_up=400, last=0.03))
+        optimiser.step(cosine(seen, images, warm_up=400, last=0.03))
         seen += BATCH
-        if seen % EVALUATE_EVERY == 0:
+        run.tell(seen, images)
+        if seen % EVALUATE_EVERY == 0 or seen >= images:
             rebuilt, quality = reconstruct(vae, wanted)
             run.log(f"seen {seen} loss {loss.item():.4f} psnr {quality:.2f} dB")
-            save_sheet(args.run / "vae.png", [wanted[:24], rebuilt[:24]])
+            run.plot(seen, loss.item())
+            save_sheet(run.folder / "vae.png", [wanted[:24], rebuilt[:24]])
         if run.should_save:
             save()
     save()
-    if run.stopping:
-        raise SystemExit("train_vae: stopped; call it again to go on")
-    finish(vae, wanted, composite(pictures[::4], torch.ones(3)), run)
+    if not run.stopping:
+        _finish(vae, wanted, composite(rgba[::4], torch.ones(3)), run, min_psnr_db)
+    return run.folder / FILE
 
 
 def start_quiet(vae: Vae) -> None:
@@ -90,19 +87,20 @@ def start_quiet(vae: Vae) -> None:
     At log-variance 0 the noise drowns the latents and the first thousands of pictures are lost.
     """
     z = vae.config.latent_channels
+    assert vae.quant_conv.bias is not None
     with torch.no_grad():
         vae.quant_conv.bias[z:] = -6.0
         vae.quant_conv.weight[z:] *= 0.1
 
 
-def draw_batch(pictures: Tensor, random: torch.Generator) -> Tensor:  # [BATCH, 3, 64, 64]
+def draw_batch(rgba: Tensor, random: torch.Generator) -> Tensor:  # [BATCH, 3, H, W]
     """Half on white, half on a random colour; half of the batches mirrored."""
-    rgba = pictures[torch.randint(len(pictures), (BATCH,), generator=random)]
+    drawn = rgba[torch.randint(len(rgba), (BATCH,), generator=random)]
     if torch.rand((), generator=random) < 0.5:
-        rgba = rgba.flip(2)
+        drawn = drawn.flip(2)
     on_white = torch.rand(BATCH, 1, generator=random) < 0.5
     colour = torch.rand(BATCH, 3, generator=random)
-    return composite(rgba, torch.where(on_white, 1.0, colour))
+    return composite(drawn, torch.where(on_white, 1.0, colour))
 
 
 def loss_of(vae: Vae, image: Tensor, random: torch.Generator) -> Tensor:
@@ -113,11 +111,13 @@ def loss_of(vae: Vae, image: Tensor, random: torch.Generator) -> Tensor:
     values = error.abs().mean() + 0.5 * error.square().mean()
     edges = error.diff(dim=2).abs().mean() + error.diff(dim=3).abs().mean()
     kl = 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance).mean()
-    return values + EDGE_WEIGHT * edges + KL_WEIGHT * kl
+    loss: Tensor = values + EDGE_WEIGHT * edges + KL_WEIGHT * kl
+    return loss
 
 
 @torch.no_grad()
 def reconstruct(vae: Vae, wanted: Tensor) -> tuple[Tensor, float]:
+    """Pictures through the autoencoder, and their mean PSNR in dB."""
     rebuilt = torch.cat([vae.decode(vae.encode(part)) for part in wanted.split(32)])
     return rebuilt, psnr(rebuilt, wanted).mean().item()
 
@@ -127,6 +127,8 @@ def fold(vae: Vae, mean: Tensor, deviation: Tensor) -> None:
     """Rewrite the two 1x1 convolutions so that latents have mean 0 and deviation 1 a channel."""
     z = len(mean)
     into, back = vae.quant_conv, vae.post_quant_conv
+    assert into.bias is not None
+    assert back.bias is not None
     into.weight[:z] /= deviation.view(-1, 1, 1, 1)
     into.bias[:z] = (into.bias[:z] - mean) / deviation
     into.bias[z:] -= 2 * deviation.log()
@@ -135,17 +137,18 @@ def fold(vae: Vae, mean: Tensor, deviation: Tensor) -> None:
 
 
 @torch.no_grad()
-def finish(vae: Vae, wanted: Tensor, sample: Tensor, run: Run) -> None:
+def _finish(vae: Vae, wanted: Tensor, sample: Tensor, run: Run, min_psnr_db: float) -> None:
     before, quality = reconstruct(vae, wanted)
     latents = torch.cat([vae.encode(part) for part in sample.split(32)])
     fold(vae, latents.mean((0, 2, 3)), latents.std((0, 2, 3)))
     change = (reconstruct(vae, wanted)[0] - before).abs().max().item()
     run.log(f"done: psnr {quality:.2f} dB, folding changed pictures by {change:.1e} at most")
-    if quality < MIN_PSNR_DB:
-        raise SystemExit(f"train_vae: psnr must reach {MIN_PSNR_DB} dB, got {quality:.2f}")
+    if quality < min_psnr_db:
+        raise ConfigError(
+            f"train-diffusion vae: psnr must reach {min_psnr_db} dB, got {quality:.2f}; "
+            "train on more pictures"
+        )
     tensors = {name: t.contiguous() for name, t in vae.state_dict().items()}
-    save_file(tensors, run.folder / "vae.safetensors", {"psnr_db": f"{quality:.2f}"})
-
-
-if __name__ == "__main__":
-    main()
+    partial = run.folder / (FILE + ".part")
+    save_file(tensors, partial, {"psnr_db": f"{quality:.2f}"})
+    partial.replace(run.folder / FILE)

@@ -9,6 +9,8 @@ coefficients of the Newton-Schulz iteration are theirs.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -36,7 +38,8 @@ class Muon:
 
     def __init__(self, model: nn.Module, rate: float, adam_rate: float, decay: float = 0.01):
         self.rate, self.adam_rate, self.decay = rate, adam_rate, decay
-        hidden, rest = [], []
+        hidden: list[nn.Parameter] = []
+        rest: list[nn.Parameter] = []
         for name, p in model.named_parameters():
             is_hidden = p.ndim >= 2 and not any(end in name for end in ENDS)
             (hidden if is_hidden else rest).append(p)
@@ -56,16 +59,18 @@ class Muon:
         self.adam.step()
         rate = self.rate * factor
         for p, momentum in zip(self.hidden, self.momentum):
+            if p.grad is None:
+                continue
             momentum.lerp_(p.grad, 1 - MOMENTUM)
             direction = p.grad.lerp(momentum, MOMENTUM).flatten(1)  # Nesterov's look ahead
             rows, columns = direction.shape
             update = orthogonalise(direction) * max(1.0, rows / columns) ** 0.5
             p.mul_(1 - rate * self.decay).add_(update.view_as(p), alpha=-rate)
 
-    def state_dict(self) -> dict:
+    def state_dict(self) -> dict[str, Any]:
         return {"momentum": self.momentum, "adam": self.adam.state_dict()}
 
-    def load_state_dict(self, state: dict) -> None:
+    def load_state_dict(self, state: dict[str, Any]) -> None:
         for own, saved in zip(self.momentum, state["momentum"], strict=True):
             own.copy_(saved)
         self.adam.load_state_dict(state["adam"])

@@ -1,0 +1,1 @@
+"""Training of small latent diffusion models, and of LoRAs for those of any size."""

@@ -1,0 +1,82 @@
+"""A folder of pictures, each with its caption in a .txt file of the same name beside it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from accel.core import InputError
+
+PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
+MAX_CAPTION_BYTES = 1 << 16
+
+
+def captioned(folder: Path) -> list[tuple[Path, str]]:
+    """Pictures of a folder, by name, with their captions.
+
+    A picture without a .txt is captioned by its file name. Raises InputError for no pictures.
+    """
+    if not folder.is_dir():
+        raise InputError(f"{folder}: must be a folder of pictures with captions in .txt files")
+    found = []
+    for path in sorted(folder.iterdir()):
+        if path.suffix.lower() not in PICTURES:
+            continue
+        beside = path.with_suffix(".txt")
+        text = path.stem.replace("_", " ").replace("-", " ")
+        if beside.exists():
+            if beside.stat().st_size > MAX_CAPTION_BYTES:
+                raise InputError(f"{beside}: a caption must be at most {MAX_CAPTION_BYTES} bytes")
+            text = " ".join(beside.read_text(encoding="utf-8", errors="replace").split())
+        found.append((path, text))
+    if not found:
+        raise InputError(f"{folder}: must hold pictures ({', '.join(PICTURES)})")
+    return found
+
+
+def read_square(path: Path, side: int) -> Tensor:  # [side, side, 4] uint8, premultiplied
+    """The middle square of a picture, shrunk or enlarged to `side`. Raises InputError."""
+    try:
+        with Image.open(path) as picture:
+            edge = min(picture.size)
+            left, top = ((s - edge) // 2 for s in picture.size)
+            box = (left, top, left + edge, top + edge)
+            rgba = picture.convert("RGBA").crop(box)
+    except (OSError, ValueError, Image.DecompressionBombError) as error:
+        raise InputError(f"{path}: must be a picture ({error})") from None
+    values = np.asarray(rgba).astype(np.float32)
+    values[..., :3] *= values[..., 3:] / 255  # or transparent pixels would bleed into edges
+    planes = [
+        np.asarray(Image.fromarray(values[..., i]).resize((side, side), Image.Resampling.LANCZOS))
+        for i in range(4)
+    ]
+    return torch.from_numpy(np.clip(np.stack(planes, -1) + 0.5, 0, 255).astype(np.uint8))
+
+
+class Captioned:
+    """Such a folder as training pictures of one size."""
+
+    def __init__(self, folder: Path, side: int):
+        entries = captioned(folder)
+        self.rgba = torch.stack([read_square(path, side) for path, _ in entries])
+        self.captions = [text for _, text in entries]
+        self.labels = self.captions
+        self.backgrounds = {"white": (255, 255, 255)}
+        # Every tenth picture is kept aside, when there are enough to spare some.
+        self.held_out = set(range(9, len(entries), 10)) if len(entries) >= 40 else set()
+
+    def __len__(self) -> int:
+        return len(self.captions)
+
+    def plain(self, picture: int, colour: str = "white") -> str:
+        return self.captions[picture]
+
+    def caption(self, picture: int, colour: str, random: torch.Generator) -> str:
+        return self.captions[picture]
+
+    def words(self) -> list[str]:
+        return self.captions
