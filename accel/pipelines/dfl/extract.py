@@ -34,7 +34,7 @@ from accel.kernels._native import limit_threads
 from accel.kernels.planes import Planes
 from accel.pipelines.dfl.frames import FrameSource, NamedFrame, open_frames
 from accel.pipelines.dfl.made import made_in, remember, write_whole
-from accel.pipelines.dfl.save_frames import bgr_of, encode_picture, in_order
+from accel.pipelines.dfl.save_frames import bgr_of, encode_picture, in_order, one_opencv_thread
 from accel.pipelines.dfl.workspace import Workspace, check_side, open_workspace
 from accel.pipelines.swap import peak_memory_mb, versions
 from accel.video.stages import buffered
@@ -188,7 +188,7 @@ class _Run:
                     smoothing=False,
                 )
                 sparse = Sparse(analyser, STRIDE)
-                with light_collector():
+                with light_collector(), one_opencv_thread():
                     self._write_all(source, sparse, progress, cancel, started)
                 self._save_journal(source, is_complete=True)
                 stats = analyser.stats | {

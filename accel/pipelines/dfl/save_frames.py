@@ -6,7 +6,7 @@ import os
 import time
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -168,6 +168,7 @@ def _written(
                 yield named
 
     with (
+        one_opencv_thread(),
         ThreadPoolExecutor(workers, initializer=limit_threads, initargs=(1,)) as pool,
         closing(buffered(missing(), 4, "decode")) as frames,
     ):
@@ -196,6 +197,17 @@ def in_order(
     finally:
         for future in waiting:
             future.cancel()
+
+
+@contextmanager
+def one_opencv_thread() -> Iterator[None]:
+    """Keep OpenCV's own threads out of the way of a pool that takes all cores already."""
+    before = cv2.getNumThreads()
+    cv2.setNumThreads(1)
+    try:
+        yield
+    finally:
+        cv2.setNumThreads(before)
 
 
 def bgr_of(planes: Planes) -> npt.NDArray[np.uint8]:  # [H, W, 3]
