@@ -19,7 +19,7 @@ from accel.core import ConfigError, InputError, choose_device
 from accel.faces.align import Array, transform
 from accel.faces.crops import picture_planes, rgb_crops
 from accel.faces.swap import SWAPPERS, Job, Patch, SourceFace, SwapperSpec
-from accel.faces.templates import template_matrix
+from accel.faces.templates import TEMPLATES, template_matrix
 from accel.weights.onnx import Network, last_initializer, open_onnx
 
 Pixels = npt.NDArray[np.float32]
@@ -52,6 +52,10 @@ class OnnxSwapper:
         self.network = open_file(path)
         self.name = recognise_signature(self.network, path.stem, spec)
         self.spec = SWAPPERS[self.name]
+        self.template = self.spec.template
+        if self.spec.source == "none":  # our own DFM files say how much of a head they show
+            said = self.network.metadata.get("face_type", "")
+            self.template = said if said in TEMPLATES else self.template
         self.size = self.spec.size or _dfm_size(self.network)
         self._device = choose_device(device)
         self._box = box_mask(self.size)
@@ -69,7 +73,7 @@ class OnnxSwapper:
         spec = self.spec
         # Rounded before it is used: the crop is read by the very matrix that pastes it back.
         matrices = np.stack(
-            [template_matrix(j.face.landmarks, spec.template, self.size) for j in jobs]
+            [template_matrix(j.face.landmarks, self.template, self.size) for j in jobs]
         ).astype(np.float32)
         crops = np.concatenate(
             [rgb_crops(j.planes, m[None], self.size) for j, m in zip(jobs, matrices)]

@@ -11,6 +11,7 @@ from __future__ import annotations
 import numpy as np
 
 from accel.faces.align import AnyArray, Array, similarity
+from accel.faces.face_types import FaceType
 from accel.faces.mesh import EYE_LEFT, EYE_RIGHT
 
 # The point between these two lies where the templates have the tip, half-way from eyes to mouth.
@@ -52,6 +53,26 @@ TEMPLATES: dict[str, Points] = {
         (0.38839287, 0.68750011), (0.59821427, 0.68750011),
     ),
 }  # fmt: skip
+
+# How far up a crop's centre lies, in sides of the square that the mean face fills.
+_RAISED = {FaceType.WHOLE: 0.07, FaceType.HEAD: 0.5}
+
+
+def _cut_from_whole(kind: FaceType) -> Points:
+    """Where the points lie in the crop of another face type, from where they lie in `whole_face`.
+
+    Crops of heads are also shifted aside by DeepFaceLab as the head turns; here they are not.
+    """
+    points = (np.array(TEMPLATES["whole_face"]) - 0.5) * FaceType.WHOLE.side
+    points[:, 1] += _RAISED.get(kind, 0.0) - _RAISED[FaceType.WHOLE]
+    x, y = (points / kind.side + 0.5).T.tolist()
+    return tuple(zip(x, y))
+
+
+TEMPLATES |= {
+    kind.value: _cut_from_whole(kind)
+    for kind in (FaceType.HALF, FaceType.MID_FULL, FaceType.FULL, FaceType.HEAD)
+}
 
 
 def five_points(landmarks: AnyArray) -> Array:  # [..., 468, 2 or 3] -> [..., 5, 2]

@@ -140,6 +140,7 @@ class Network:
     """A network that maps arrays to arrays; the first axis of each counts items.
 
     inputs, outputs: what goes in and out, in the order of the file.
+    metadata: what the file says of itself, words by name.
     providers: what ONNX Runtime runs it on, the first choice first.
     batched: whether several items go through in one run. Items are taken one by one otherwise, so
         the answer is the same.
@@ -151,6 +152,7 @@ class Network:
         self.name = name
         self.inputs = [_port(i, name) for i in session.get_inputs()]
         self.outputs = [_port(o, name) for o in session.get_outputs()]
+        self.metadata: dict[str, str] = dict(session.get_modelmeta().custom_metadata_map)
         self.providers: list[str] = session.get_providers()
         # A lone number or a vector of one is a setting, the same for all items.
         self._per_item = {p.name for p in self.inputs if len(p.shape) > 1}

@@ -11,13 +11,16 @@ import torch
 
 from accel.cli import main
 from accel.core import ConfigError, InputError
+from accel.faces.align import invert, transform
 from accel.faces.autoencoder import Autoencoder, AutoencoderConfig
 from accel.faces.autoencoder_onnx import INPUT, OUTPUTS, to_onnx
+from accel.faces.face_types import FaceType, crop_matrix
+from accel.faces.templates import TEMPLATES
 from accel.pipelines.dfl.export import export, load_autoencoder
 from accel.pipelines.dfl.train import TrainConfig, train
 from accel.weights.onnx import open_onnx
 from tests.faces.test_onnx_swap import job_of, opened
-from tests.training.facesets import workspace
+from tests.training.facesets import landmarks, workspace
 
 SMALL = {"resolution": 64, "ae_dims": 6, "e_dims": 4, "d_dims": 4, "d_mask_dims": 2}
 
@@ -115,3 +118,17 @@ def test_damaged_weights_leave_no_file(trained, tmp_path):
     finally:
         path.write_bytes(whole)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("kind", ["half_face", "midfull_face", "full_face", "head"])
+def test_templates_of_face_types_are_cut_as_faces_are(kind):
+    """The same five points, taken through the two types' crops of the same face."""
+    points = landmarks(1000, FaceType.WHOLE)
+    whole, other = (crop_matrix(points, FaceType(k), 1000) for k in ("whole_face", kind))
+    moved = transform(other, transform(invert(whole), np.array(TEMPLATES["whole_face"]) * 1000))
+    assert np.abs(moved - np.array(TEMPLATES[kind]) * 1000).max() < 2
+
+
+def test_the_swapper_cuts_faces_as_the_model_was_trained(trained, tmp_path):
+    export(trained, tmp_path / "new.dfm")
+    assert opened(tmp_path / "new.dfm").template == "full_face"
