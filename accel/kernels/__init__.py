@@ -14,11 +14,13 @@ from accel.kernels.crop import crop
 from accel.kernels.geglu import geglu
 from accel.kernels.group_norm_silu import group_norm_silu
 from accel.kernels.mark import mark
+from accel.kernels.morphology import erode_ellipse
 from accel.kernels.optimise import adabelief_step, rmsprop_step
 from accel.kernels.paste import paste, paste_rectangle
 from accel.kernels.planes import PlaneLayout, Planes, gbr_layout, yuv_layout
 from accel.kernels.planes_rgb import planes_to_rgb, rgb_to_planes
 from accel.kernels.raster import raster
+from accel.kernels.seamless import seamless
 from accel.kernels.warp import warp
 
 __all__ = [
@@ -32,6 +34,7 @@ __all__ = [
     "color_transfer",
     "conv2d",
     "crop",
+    "erode_ellipse",
     "feather",
     "gbr_layout",
     "geglu",
@@ -46,6 +49,7 @@ __all__ = [
     "relight",
     "rgb_to_planes",
     "rmsprop_step",
+    "seamless",
     "warp",
     "yuv_layout",
 ]

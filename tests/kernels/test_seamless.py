@@ -8,10 +8,9 @@ import pytest
 import torch
 
 from accel.kernels import morphology
-from accel.kernels import seamless as seamless_module
 from accel.kernels._native import why_not
 from accel.kernels.morphology import chords, erode_ellipse
-from accel.kernels.seamless import MARGIN, op, seamless
+from accel.kernels.seamless import MARGIN, _folded_sines, op, seamless
 from tests.kernels.check import check_kernel
 
 NATIVE = pytest.mark.skipif(bool(why_not()), reason=why_not())
@@ -100,7 +99,7 @@ def test_shapes_that_do_not_fit_are_refused():
 
 @pytest.mark.parametrize("columns", [1, 2, 3, 8, 9])
 def test_folded_sines_are_the_sine_transform(columns):
-    odd, even = seamless_module._folded_sines(columns)
+    odd, even = _folded_sines(columns)
     row = torch.rand(columns)
     half = (columns + 1) // 2
     mirrored = row.flip(0)
