@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 import torch
 from PIL import Image, ImageDraw
@@ -62,10 +60,10 @@ class ContactSheet:
             self._kept = self._kept[::2]
             self._stride *= 2
 
-    def save(self, path: Path) -> bool:
-        """Write the sheet; False when no frame with a face was seen."""
+    def picture(self) -> np.ndarray | None:  # [H, W, 3] uint8
+        """The sheet; None when no frame with a face was seen."""
         if not self._kept:
-            return False
+            return None
         step = len(self._kept) / min(COLUMNS, len(self._kept))
         picked = [self._kept[int(i * step)][1] for i in range(min(COLUMNS, len(self._kept)))]
         picked = [
@@ -81,8 +79,7 @@ class ContactSheet:
             for view, height in zip(views, heights):
                 sheet.paste(Image.fromarray(view), (x + (width - view.shape[1]) // 2, y))
                 y += height + GAP
-        sheet.save(path)
-        return True
+        return np.array(sheet)
 
     def _upright(self, views: list[np.ndarray]) -> list[np.ndarray]:
         return [np.ascontiguousarray(np.rot90(view, self._turns)) for view in views]

@@ -10,7 +10,7 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
@@ -171,7 +171,7 @@ class _Run:
                 self.output_marks.give_up()
                 raise
             notes = [*reader.notes, *writer.notes]
-            if self.sheet and self.config.preview and not self.sheet.save(self.config.preview):
+            if self.config.preview and not self._save_preview(self.config.preview):
                 notes.append("no preview was written: no frame showed a face to swap")
         report = self._report(time.perf_counter() - started, analyser, writer.encoder, notes)
         return report | {"marked": marker.report()}
@@ -203,6 +203,18 @@ class _Run:
                 self.cancel.check()
                 writer.write(frame)
         return writer
+
+    def _save_preview(self, path: Path) -> bool:
+        """Write the sheet of before and after, marked too; False when there is nothing to show."""
+        sheet = self.sheet.picture() if self.sheet else None
+        if sheet is None:
+            return False
+        chosen = self.config.provenance
+        whole = "off" if chosen.watermark == "off" else "frame"
+        marks = replace(chosen, watermark=whole, ledger=False)  # the run itself is in the list
+        marker = Marker(marks, task="face_swap", sources=self.config.sources)
+        marker.save(sheet, path, target=self.input)
+        return True
 
     def _earlier_mark(self, reader: Any) -> str | None:
         """Id of a mark that the input film carries already; runs while networks are opened."""
