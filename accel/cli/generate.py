@@ -98,6 +98,12 @@ def add(commands: Any) -> None:
     models.add_argument("--list", action="store_true", help="list what is there, with hashes")
     models.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
     models.add_argument("--dtype", default="float32", help="float32 (default), float16, bfloat16")
+    models.add_argument(
+        "--max-memory", type=float, metavar="MB", help="stay under this: large pictures in tiles"
+    )
+    models.add_argument(
+        "--runtime", default="torch", help="torch (default) or onnx: export, run by ONNX Runtime"
+    )
     for title, settings in SETTINGS.items():
         group = parser.add_argument_group(title)
         for name, kind, help in settings:
@@ -126,6 +132,8 @@ def run(args: argparse.Namespace) -> None:
             dtype=dtype_of(args.dtype),
             device=args.device,
             vae=args.vae,
+            max_memory=args.max_memory,
+            runtime=args.runtime,
             from_picture=args.from_picture,
             preview=args.preview,
             x=args.x,

@@ -32,6 +32,8 @@ def generate(
     dtype: torch.dtype = torch.float32,
     device: str = "auto",
     vae: str | Path | None = None,
+    max_memory: float | None = None,
+    runtime: str = "torch",
     from_picture: str | Path | None = None,
     preview: str | Path | None = None,
     x: str | Axis | None = None,
@@ -48,7 +50,8 @@ def generate(
 ) -> dict[str, Any]:
     """Make pictures and write them; return the report that the command line gives as JSON.
 
-    model: see `accel.load`; None is `nano`, or what `from_picture` names. A `Sampler` is reused.
+    model, models, dtype, device, vae, max_memory, runtime: see `accel.load`. model None is `nano`,
+        or what `from_picture` names; a `Sampler` is reused.
     from_picture: a picture with A1111's text in it: its prompt and settings are taken, and those
         given here go before. preview: a PNG that shows the picture as it comes.
     x, y, z: settings to be varied on one sheet, such as "cfg=1,3,7": see `axis_of`.
@@ -77,7 +80,8 @@ def generate(
     options.setdefault("seed", None)
     config.check_free(int(options.get("count", 1)))
     sampler = model if isinstance(model, Sampler) else Sampler(
-        model or "nano", dtype=dtype, device=device, vae=vae, models=models
+        model or "nano", dtype=dtype, device=device, vae=vae, models=models,
+        max_memory=max_memory, runtime=runtime,
     )  # fmt: skip
     loaded = time.perf_counter()
     watch = Preview(sampler.model, Path(preview), callback) if preview else callback

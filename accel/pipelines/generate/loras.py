@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import PureWindowsPath
+
 from accel.core import ConfigError
 from accel.pipelines.generate.model import Lora, Model
 from accel.pipelines.generate.options import Options
@@ -19,4 +21,7 @@ def loras_of(prompt: str, options: Options, model: Model) -> list[Lora]:
 def from_tag(tag: Tag) -> tuple[str, float]:
     if not tag.values:
         raise ConfigError("prompt: a <lora:...> tag must name a file")
+    name = PureWindowsPath(tag.values[0])  # which knows both kinds of slashes
+    if name.anchor or ".." in name.parts:  # prompts come from strangers, options do not
+        raise ConfigError(f"prompt: a <lora:...> tag must name a file of the models, got {name}")
     return tag.values[0], number(tag.values[1]) if len(tag.values) > 1 else 1.0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -12,10 +13,14 @@ from torch import Tensor
 
 from accel.core import Cancel, ConfigError, ProgressCallback, choose_device
 from accel.models import nano
+from accel.models.export import PAGE, export_model
 from accel.models.load import Loaded
 from accel.models.load import load as load_file
 from accel.models.lora import LoraSet
-from accel.models.stable_diffusion import Conditioning
+from accel.models.onnx_model import open_onnx
+from accel.models.stable_diffusion import Conditioning, StableDiffusion
+from accel.models.vae_16bit import scale_activations
+from accel.pipelines.generate.memory import Budget
 from accel.pipelines.generate.model_folders import ModelFolders
 from accel.pipelines.generate.options import OUTPUTS, Options
 from accel.pipelines.generate.prompts import TextEncoder, check_length
@@ -26,6 +31,7 @@ from accel.weights.files import open_tensors
 from accel.weights.lora import parse as parse_lora
 
 NANO_FILE = "nano.safetensors"
+RUNTIMES = ("torch", "onnx")
 Lora = tuple[str | Path, float]
 
 
@@ -37,11 +43,15 @@ def load(
     *,
     prediction: str | None = None,
     models: str | Path | None = None,
+    max_memory: float | None = None,
+    runtime: str = "torch",
 ) -> Model:
     """Load a checkpoint: `nano`, a file, a folder in diffusers' layout, or a name or hash of one.
 
     vae: a file whose autoencoder replaces the checkpoint's own. prediction: "eps" or "v" overrules
     what the file says of itself. models: where names are looked up, see ModelFolders.
+    max_memory: MB that the process shall stay under. runtime: "onnx" exports the networks and runs
+    them by ONNX Runtime; a folder that was exported is opened as it is.
     Raises InputError for what cannot be loaded, ConfigError for a name that nothing has and for a
     device that is not there.
     """
@@ -50,8 +60,31 @@ def load(
     path = asset(NANO_FILE) if embedded else folders.find("checkpoint", path_or_name)
     own_vae = folders.find("vae", vae) if vae else None
     place = choose_device(str(device))
-    loaded = load_file(path, dtype=dtype, device=place, vae=own_vae, prediction=prediction)
-    return Model(loaded, path, dtype, place, vae=own_vae, folders=folders)
+    if runtime not in RUNTIMES:
+        raise ConfigError(f"runtime must be one of {', '.join(RUNTIMES)}, got {runtime!r}")
+    budget = Budget(max_memory)
+    budget.check_weights(path)
+    if (path / PAGE).is_file():
+        loaded = open_exported(path, place)
+    else:
+        loaded = load_file(path, dtype=dtype, device=place, vae=own_vae, prediction=prediction)
+        if dtype == torch.float16:  # whose range SDXL's activations leave
+            scale_activations(loaded.model.vae)
+        if runtime == "onnx":
+            loaded = exported(loaded, place)
+    return Model(loaded, path, dtype, place, vae=own_vae, folders=folders, budget=budget)
+
+
+def exported(loaded: Loaded, device: torch.device) -> Loaded:
+    """The same networks by ONNX Runtime; their files are gone once they are open."""
+    with tempfile.TemporaryDirectory(prefix="accel-onnx-") as folder:
+        export_model(loaded, Path(folder) / "model")
+        return open_exported(Path(folder) / "model", device)
+
+
+def open_exported(folder: Path, device: torch.device) -> Loaded:
+    cuda = ["CUDAExecutionProvider"] if device.type == "cuda" else []
+    return open_onnx(folder, providers=[*cuda, "CPUExecutionProvider"])
 
 
 class Model:
@@ -69,17 +102,19 @@ class Model:
         *,
         vae: Path | None = None,
         folders: ModelFolders | None = None,
+        budget: Budget | None = None,
     ):
         self.loaded, self.path, self.dtype, self.device, self.vae_path = (
             loaded, path, dtype, device, vae,
         )  # fmt: skip
         self.folders = folders or ModelFolders()
+        self.budget = budget or Budget()
         self.noise = noise_schedule(loaded)
         rows = nano.row_map(loaded.metadata) if loaded.name == nano.NAME else None
         embeddings = {one.stem: one.path for one in self.folders.of("embedding")}
         self.text = TextEncoder(loaded, rows, device, embeddings)
         self.lock = threading.RLock()
-        self._loras = LoraSet(loaded.model)
+        self._loras: LoraSet | None = None  # made when the first is wanted
         self._standing: list[Lora] = []  # what `load_lora` asked for
         self._in_effect: list[Lora] = []
 
@@ -87,6 +122,11 @@ class Model:
     def name(self) -> str:
         """The family's member: "nano", "sd1", "sdxl-inpaint", ..."""
         return self.loaded.name
+
+    @property
+    def has_weights(self) -> bool:
+        """Whether the networks are ours, whose weights can be changed, and not exported ones."""
+        return isinstance(self.loaded.model, StableDiffusion)
 
     @property
     def factor(self) -> int:
@@ -140,7 +180,8 @@ class Model:
         image: Tensor,  # [B, 3, H, W] in -1..1
     ) -> Tensor:  # [B, z, H/f, W/f] mean of the posterior, shifted and scaled
         image = image.to(self.device, self.dtype)
-        latents = [self.loaded.model.vae.encode(one) for one in torch.split(image, 1)]
+        vae = self.loaded.model.vae
+        latents = [self.budget.encode(vae, one) for one in torch.split(image, 1)]
         return torch.cat(latents)
 
     @torch.inference_mode()
@@ -149,7 +190,8 @@ class Model:
         latent: Tensor,  # [B, z, h, w] shifted and scaled
     ) -> Tensor:  # [B, 3, f*h, f*w] about -1..1, not clamped
         latent = latent.to(self.device, self.dtype)
-        images = [self.loaded.model.vae.decode(one) for one in torch.split(latent, 1)]
+        vae = self.loaded.model.vae
+        images = [self.budget.decode(vae, one) for one in torch.split(latent, 1)]
         return torch.cat(images)
 
     def sizes(
@@ -183,6 +225,10 @@ class Model:
         wanted = list(wanted)
         if wanted == self._in_effect:
             return
+        if not self.has_weights:
+            raise ConfigError("an exported model takes no LoRA: its weights are inside its graphs")
+        if self._loras is None:
+            self._loras = LoraSet(self.loaded.model)
         parsed = []
         for path, weight in wanted:
             file = Path(path)

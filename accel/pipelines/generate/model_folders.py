@@ -80,7 +80,8 @@ class ModelFolders:
         has it. Raises ConfigError, with the nearest names, where there is none or are several.
         """
         path = Path(name)
-        if path.is_file() or (kind == "checkpoint" and (path / "unet").is_dir()):
+        folders = ("unet", "text_0")  # of diffusers' layout, and of an exported model
+        if path.is_file() or (kind == "checkpoint" and any((path / f).is_dir() for f in folders)):
             return path
         wanted = str(name)
         looks_like_path = path.suffix in ENDINGS and len(path.parts) > 1

@@ -32,9 +32,16 @@ class Told:
 
 
 class Network:
-    def __init__(self, model: StableDiffusion, dtype: torch.dtype, unet: Unet | None = None):
-        """unet: one that stands in for the model's own."""
+    def __init__(
+        self,
+        model: StableDiffusion,
+        dtype: torch.dtype,
+        unet: Unet | None = None,
+        one_by_one: bool = False,
+    ):
+        """unet: one that stands in for the model's own. one_by_one: each prompt in its own call."""
         self.model, self.dtype, self.unet = model, dtype, unet or model.unet
+        self.one_by_one = one_by_one
 
     def __call__(
         self,
@@ -43,6 +50,9 @@ class Network:
         told: Sequence[Told],  # N
     ) -> Tensor:  # [N, 4, H, W] float32
         """One call for prompts of equal length, one more for each other length."""
+        if self.one_by_one:
+            alone = [self._call(x[i : i + 1], t[i : i + 1], told[i : i + 1]) for i in range(len(x))]
+            return torch.cat(alone).float()
         answers: dict[int, Tensor] = {}
         for length in dict.fromkeys(one.conditioning.context.shape[1] for one in told):
             which = [i for i, one in enumerate(told) if one.conditioning.context.shape[1] == length]

@@ -65,6 +65,8 @@ def runs(
     cancel: Cancel | None = None,
 ) -> Generator[Made, None, None]:
     """Yield each picture as it is done."""
+    if (options.tiling or options.pag) and not model.has_weights:
+        raise ConfigError("tiling and pag need the networks themselves, not exported ones")
     with model.lock:
         model.use_loras(loras_of(prompt, options, model))
         maker = Maker(model, prompt, options, Reporter(progress, cancel, callback), noise)
@@ -220,14 +222,20 @@ class Maker:
         if options.follows_diffusers and options.sampler in ROUNDED:
             noise = replace(noise, rounded=True)
         whole = model.loaded.model
+        tight = model.budget.one_by_one(
+            whole.config, height // model.factor, width // model.factor, model.dtype
+        )
+        blind = None
+        if options.pag:
+            blind = Network(whole, model.dtype, perturbed(whole.unet), tight)
         return guided(
-            Network(whole, model.dtype),
+            Network(whole, model.dtype, one_by_one=tight),
             guidance,
             prompted,
             noise,
             model.loaded.prediction,
             calls=calls_of(options.sampler, len(sigmas) - 1),
-            perturbed=Network(whole, model.dtype, perturbed(whole.unet)) if options.pag else None,
+            perturbed=blind,
         )
 
     def first_deviation(self, sigma: float) -> float:

@@ -45,6 +45,7 @@ class Picture:
 class Sampler:
     """One model, loaded once, asked any number of times and from any thread.
 
+    Arguments are those of `accel.load`.
     model: "nano", a file, a folder in diffusers' layout, or a name in `models`.
     Two samplers share nothing. Calls on one wait for each other.
     """
@@ -57,9 +58,13 @@ class Sampler:
         device: str | torch.device = "cpu",
         vae: str | Path | None = None,
         models: str | Path | None = None,
+        max_memory: float | None = None,
+        runtime: str = "torch",
     ):
         if not isinstance(model, Model):
-            model = load(model, dtype, device, vae, models=models)
+            model = load(
+                model, dtype, device, vae, models=models, max_memory=max_memory, runtime=runtime
+            )
         self.model = model
 
     def __call__(self, prompt: str, negative: str = "", **options: Any) -> list[Picture]:
