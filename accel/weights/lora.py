@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from accel.core import ConfigError, InputError
+from accel.weights.oft import rotated
 
 # What a name ends in: the kind of adapter ("" where any may have it), the part that it plays.
 ENDINGS = {
@@ -38,6 +39,9 @@ ENDINGS = {
     },
     "weight": ("ia3", "vector"),
     "on_input": ("ia3", "on_input"),
+    "oft_blocks": ("oft", "blocks"),
+    "rescale": ("oft", "rescale"),
+    **{f"{part}.weight": ("glora", part) for part in ("a1", "a2", "b1", "b2", "bm")},
     "diff": ("full", "diff"),
     "diff_b": ("full", "diff_b"),
     "w_norm": ("full", "diff"),
@@ -60,8 +64,11 @@ COMPLETE = {  # each kind needs all parts of one of these sets
         {"w1_a", "w1_b", "w2_a", "w2_b"},
     ],
     "ia3": [{"vector"}],
+    "oft": [{"blocks"}],
+    "glora": [{"a1", "a2", "b1", "b2"}],
     "full": [{"diff"}, {"diff_b"}],
 }
+RANK_ROWS = {"lora": ("down",), "loha": ("w1_b",), "lokr": ("w1_b", "w2_b"), "glora": ("a2",)}
 DORA_NORMS = ("lycoris", "forge")
 
 
@@ -70,7 +77,7 @@ class Adapter:
     """The parts that a file holds for one module."""
 
     module: str
-    kind: str  # "lora", "loha", "lokr", "ia3" or "full"
+    kind: str  # "lora", "loha", "lokr", "ia3", "oft", "glora" or "full"
     parts: Mapping[str, Tensor]
 
     @property
@@ -105,8 +112,12 @@ def parse(tensors: Mapping[str, Tensor], source: str = "LoRA") -> dict[str, Adap
     return adapters
 
 
-def change(adapter: Adapter, weight: Tensor) -> Tensor:  # float32, shape of `weight`
+def change(
+    adapter: Adapter, weight: Tensor, strength: float = 1.0
+) -> Tensor:  # float32, shape of `weight`
     """What is added to `weight` at full strength, before DoRA's rescaling.
+
+    Only rotations look at `strength`: their change is no multiple of it.
 
     Raises InputError, naming the module, where the parts do not fit the weight.
     """
@@ -116,6 +127,10 @@ def change(adapter: Adapter, weight: Tensor) -> Tensor:  # float32, shape of `we
             delta = parts["diff"] if "diff" in parts else torch.zeros_like(weight)
         elif adapter.kind == "ia3":
             delta = _ia3(parts, weight)
+        elif adapter.kind == "oft":
+            delta = _oft(parts, weight, strength) - weight.float()
+        elif adapter.kind == "glora":
+            delta = _glora(parts, weight) * scale_of(adapter)
         else:
             build = {"lora": _lora, "loha": _loha, "lokr": _lokr}[adapter.kind]
             delta = build(parts) * scale_of(adapter)
@@ -133,7 +148,7 @@ def scale_of(adapter: Adapter) -> float:
     parts = adapter.parts
     if "scale" in parts:
         return float(parts["scale"])
-    rows = {"lora": ("down",), "loha": ("w1_b",), "lokr": ("w1_b", "w2_b")}[adapter.kind]
+    rows = RANK_ROWS[adapter.kind]
     rank = next((parts[name].shape[0] for name in rows if name in parts), None)
     alpha = float(parts["alpha"]) if "alpha" in parts else 0.0
     return alpha / rank if alpha and rank else 1.0
@@ -167,6 +182,22 @@ def _lokr(parts: dict[str, Tensor]) -> Tensor:
     return torch.kron(first.reshape(*first.shape, *[1] * (second.ndim - 2)), second.contiguous())
 
 
+def _oft(parts: dict[str, Tensor], weight: Tensor, strength: float) -> Tensor:
+    """The file's alpha is a bound here, and no scale."""
+    bound = float(parts["alpha"]) if "alpha" in parts else 0.0
+    return rotated(weight, parts["blocks"], parts.get("rescale"), bound, strength)
+
+
+def _glora(parts: dict[str, Tensor], weight: Tensor) -> Tensor:
+    """The weight times a low-rank matrix on its inputs, plus another (arXiv:2306.07967)."""
+    inner = parts["a1"].flatten(1) @ parts["a2"].flatten(1)
+    own = torch.einsum("oi...,ij->oj...", weight.float(), inner)
+    b1, b2 = parts["b1"], parts["b2"]
+    if "bm" in parts:
+        return own + torch.einsum("op,pq...,qi->oi...", b1.flatten(1), parts["bm"], b2.flatten(1))
+    return own + (b1.flatten(1) @ b2.flatten(1)).reshape(weight.shape)
+
+
 def _ia3(parts: dict[str, Tensor], weight: Tensor) -> Tensor:
     """The weight times a vector along its inputs, or its outputs."""
     vector = parts["vector"].flatten()
@@ -192,6 +223,8 @@ def merged(
     if dora_norm not in DORA_NORMS:
         raise ConfigError(f"dora_norm must be one of {DORA_NORMS}, got {dora_norm!r}")
     base = weight.float()
+    if adapter.kind == "oft":
+        return base + change(adapter, weight, strength)
     delta = change(adapter, weight)
     if "dora_scale" not in adapter.parts:
         return base + strength * delta

@@ -204,6 +204,64 @@ def test_low_rank_agrees_with_peft():
     torch.testing.assert_close(change(alpha, LINEAR), expected, rtol=1e-6, atol=1e-6)
 
 
+def oft(blocks, **extra):
+    return one(oft_blocks=blocks, **extra)
+
+
+@pytest.mark.parametrize("weight", [LINEAR, CONV], ids=["linear", "conv"])
+@pytest.mark.parametrize("shape", [(3, 4, 4), (2, 6, 2, 2)], ids=["diagonal", "butterfly"])
+def test_rotations_keep_lengths(weight, shape):
+    """Of each column of the weight, over its outputs; and at strength 0 they do nothing."""
+    adapter = oft(draw(*shape) * 0.3)
+    turned = merged(weight, adapter, 1.0)
+    torch.testing.assert_close(turned.norm(dim=0), weight.norm(dim=0))
+    assert (turned - weight).abs().max() > 0.1
+    torch.testing.assert_close(merged(weight, adapter, 0.0), weight)
+    bounded = merged(weight, oft(draw(*shape) * 0.3, alpha=torch.tensor(1e-4)), 1.0)
+    assert (bounded - weight).abs().max() < 0.1
+
+
+@pytest.mark.parametrize("strength", [1.0, 0.6])
+@pytest.mark.parametrize("bound", [0.0, 0.01])
+@pytest.mark.parametrize("with_rescale", [False, True])
+def test_rotations_agree_with_lycoris(with_rescale, bound, strength):
+    """With bounds and strengths, which its function for diagonal blocks does not take."""
+    diagonal = pytest.importorskip("lycoris.functional.diag_oft", exc_type=ImportError)
+    butterfly = pytest.importorskip("lycoris.functional.boft", exc_type=ImportError)
+    rescale = draw(OUT, 1) * 0.1 + 1 if with_rescale else None
+    extra = {"alpha": torch.tensor(bound)} | ({} if rescale is None else {"rescale": rescale})
+    blocks = draw(2, 6, 2, 2) * 0.3
+    expected = butterfly.diff_weight(
+        LINEAR, blocks, rescale, constraint=bound * OUT, scale=strength, backend="torch"
+    )
+    got = change(oft(blocks, **extra), LINEAR, strength)
+    assert (got - expected).abs().max() < 1e-6 * expected.abs().max() + 1e-6
+    if strength == 1:
+        blocks = draw(3, 4, 4) * 0.3
+        expected = diagonal.diff_weight(
+            LINEAR, blocks, rescale, constraint=bound * OUT, backend="torch"
+        )
+        got = change(oft(blocks, **extra), LINEAR)
+        assert (got - expected).abs().max() < 1e-6 * expected.abs().max() + 1e-6
+
+
+@pytest.mark.parametrize("weight", [LINEAR, CONV], ids=["linear", "conv"])
+def test_glora(weight):
+    conv = weight.ndim == 4
+    b2 = draw(R, IN, K, K) if conv else draw(R, IN)
+    parts = {"a1": draw(IN, R), "a2": draw(R, IN), "b1": draw(OUT, R), "b2": b2}
+    if conv:
+        parts = {n: t if t.ndim == 4 else t[..., None, None] for n, t in parts.items()}
+    adapter = one(alpha=torch.tensor(6.0), **{n + "__weight": t for n, t in parts.items()})
+    flat = {n: t.flatten(1) for n, t in parts.items()}
+    own = torch.einsum("oi...,ij->oj...", weight, flat["a1"] @ flat["a2"])
+    expected = 2.0 * (own + (flat["b1"] @ flat["b2"]).view(weight.shape))
+    torch.testing.assert_close(change(adapter, weight), expected)
+    peer = pytest.importorskip("lycoris.modules.glora", exc_type=ImportError)
+    theirs = peer._glora_weight(weight, *parts.values(), None, 2.0)
+    assert (change(adapter, weight) - theirs).abs().max() < 1e-6 * theirs.abs().max()
+
+
 @pytest.mark.parametrize(
     ("names", "message"),
     [
