@@ -33,10 +33,10 @@ from accel.weights.pickles import SampleType, load_pickle
 NAME = "faceset.pak"
 VERSION = 1
 HEAD = struct.Struct("<QQ")
-MAX_TABLE_BYTES = 1 << 31
+MAX_TABLE_BYTES = 384 << 20
 MAX_FACES = 500_000
 # Some 650 steps and 72 containers a face.
-TABLE_LIMITS = Limits(opcodes=60_000_000, containers=8_000_000, items=50_000_000)
+TABLE_LIMITS = Limits(opcodes=48_000_000, containers=6_000_000, items=50_000_000)
 
 
 @dataclass(frozen=True)

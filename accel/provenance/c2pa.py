@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from accel.core import ConfigError, InputError
+from accel.core import ConfigError, InputError, open_file
 from accel.provenance.keys import Identity
 from accel.provenance.watermark import SCHEME
 
@@ -195,7 +195,7 @@ def read(path: Path, *, anchors: Iterable[str] = ()) -> Credential | None:
 
 def media_type(path: Path) -> tuple[str, bool]:
     """Tell by a file's first bytes its MIME type, and whether a credential fits inside it."""
-    with open(path, "rb") as file:
+    with open_file(path, "a picture or a film") as file:
         head = file.read(16)
     if head.startswith(b"\x89PNG\r\n\x1a\n"):
         return "image/png", True

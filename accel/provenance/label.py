@@ -117,7 +117,9 @@ class Label:
         highest codes, because drawing with it costs several times as much in every frame.
         """
         height, width, layout = planes.height, planes.width, planes.layout
-        x0, y0, _, _ = self.box(height, width)
+        x0, y0, x1, y1 = self.box(height, width)
+        if x1 <= x0 or y1 <= y0:  # a picture of a few pixels has no place for it
+            return _Made(layout, [])
         across, down = 1 << layout.shift_x, 1 << layout.shift_y
         left, top = max(0, x0 // across - 1) * across, max(0, y0 // down - 1) * down
         drawn = self._drawn(height, width, x0 - left, y0 - top)

@@ -52,11 +52,14 @@ class Tag:
 def take_tags(text: str) -> tuple[str, list[Tag]]:
     """The text without its `<...>` tags, and the tags in order."""
     tags = []
+    # What is never closed is not searched: each "<" would be followed to the end of the text.
+    end = text.rfind(">") + 1
+    text, rest = text[:end], text[end:]
     for kind, inside in TAG.findall(text):
         values = inside.split(":")
         named = dict(value.split("=", 1) for value in values if "=" in value)
         tags.append(Tag(kind, tuple(v for v in values if "=" not in v), named))
-    return TAG.sub("", text), tags
+    return TAG.sub("", text) + rest, tags
 
 
 def split_and(text: str) -> list[tuple[str, float]]:

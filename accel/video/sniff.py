@@ -11,6 +11,7 @@ from pathlib import Path
 import av
 
 from accel.core import InputError, open_file
+from accel.video.boxes import check_film
 
 PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
 MAX_STREAMS = 100  # of one file; each may open a decoder while the file is looked at
@@ -73,6 +74,8 @@ def open_demuxer(path: Path, demuxer: str, max_pixels: int) -> av.container.Inpu
 
     `max_pixels` bounds what the probing decoders may allocate. Raises InputError.
     """
+    if demuxer == "mov":
+        check_film(path)
     try:
         return av.open(
             local(path),

@@ -11,6 +11,7 @@ Source of the format: PEP 307, PEP 3154, and the opcodes documented in Python's 
 
 from __future__ import annotations
 
+import gc
 import pickle
 import struct
 from collections.abc import Callable
@@ -22,6 +23,7 @@ from accel.core import InputError
 MAX_INT_BYTES = 16
 MAX_NAME = 200  # characters of a module or of what it holds
 SHARING = 16
+MAX_STACK = 1_000_000  # writers put long lists down in batches of a thousand
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,11 +117,18 @@ class Machine:
 
     def load(self) -> Any:
         """The value that the pickle leaves; InputError for all that is not plain, whole data."""
+        # The garbage collector would visit all that was made, again and again; what is made here is
+        # bounded and holds no loops in an honest file.
+        collects = gc.isenabled()
+        gc.disable()
         try:
             result = self.run()
         except (struct.error, IndexError, KeyError) as error:
             # Reads beyond the end, from an empty stack, from an unset memo.
             raise self.refuse("must be whole", f"one that breaks off ({error!r:.60})") from None
+        finally:
+            if collects:
+                gc.enable()
         _walk(result, self)
         return result
 
@@ -159,12 +168,14 @@ class Machine:
 
     def push(self, value: Any) -> None:
         self.stack.append(value)
+        if len(self.stack) > MAX_STACK:
+            raise self.refuse(f"must have {MAX_STACK} values on its stack at most", "more")
 
     def make(self, value: Any) -> None:
         self.containers += 1
         if self.containers > self.limits.containers:
             raise self.refuse(f"must make {self.limits.containers} containers at most", "more")
-        self.stack.append(value)
+        self.push(value)
 
     def pop(self) -> Any:
         value = self.stack.pop()
@@ -199,6 +210,8 @@ class Machine:
         if value is _MARK:
             raise self.refuse("must have a value here", "a mark")
         self.memo[index] = value
+        if len(self.memo) > self.limits.containers + MAX_STACK:
+            raise self.refuse("must remember fewer values", f"{len(self.memo)}")
         if self.vocabulary.is_unfinished(value):
             self.unfinished.setdefault(id(value), []).append(index)
 
@@ -320,7 +333,8 @@ _I32, _F64 = struct.Struct("<i"), struct.Struct(">d")
 
 def _dup(machine: Machine) -> None:
     value = machine.pop()
-    machine.stack += [value, value]
+    machine.push(value)
+    machine.push(value)
 
 
 def _stack_global(machine: Machine) -> None:

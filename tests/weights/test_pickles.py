@@ -248,6 +248,21 @@ def test_limits_hold():
         load_pickle(dump_pickle([[[1]]]), limits=Limits(depth=2))
 
 
+@pytest.mark.parametrize(
+    ("blob", "why"),
+    [
+        (b"(" * 1_100_000, "on its stack at most"),
+        (b"N" + b"2" * 1_100_000, "on its stack at most"),
+        (b"N" + b"\x94" * 2_100_000, "must remember fewer values"),
+        (b"](" + b"}" * 1_100_000 + b"e", "at most"),
+        (b"]0" * 1_100_000, "containers at most"),
+    ],
+)
+def test_what_grows_faster_than_the_file_is_bounded(blob, why):
+    with pytest.raises(InputError, match=why):
+        load_pickle(b"\x80\x04" + blob + b".")
+
+
 def test_an_array_met_twice_is_one_array():
     a = np.arange(3.0)
     first, second = load_pickle(dump_pickle([a, a]))

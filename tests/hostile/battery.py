@@ -1,0 +1,103 @@
+"""Runs attacks one after the other and tells what each did: JSON, one a line.
+
+`python -m tests.hostile.battery FOLDER URL NAME...`. Everything is imported once; each attack then
+gets a copy of the process, because it may end it, and because its peak of memory and its sockets
+are watched.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import resource
+import signal
+import sys
+import time
+from pathlib import Path
+
+SOCKETS: list[str] = []
+HANGS_S = 120  # by the clock; the machine may be busy with other things
+
+
+def watch(event: str, args: tuple[object, ...]) -> None:
+    if event in (
+        "socket.connect",
+        "socket.getaddrinfo",
+        "subprocess.Popen",
+        "os.system",
+        "os.exec",
+    ):
+        SOCKETS.append(f"{event} {args[-1]!r}"[:200])
+
+
+def peak_mb() -> float:
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith("VmHWM"):
+            return int(line.split()[1]) / 1024
+    return 0.0
+
+
+def run(name: str, folder: Path, url: str) -> dict[str, object]:
+    """Run one attack in this process, which ends after it."""
+    from accel.cli import main
+    from tests.hostile.attacks import ATTACKS, portrait
+
+    here = folder / name
+    here.mkdir()
+    portrait(here)
+    words = ATTACKS[name].build(here, url)
+    os.chdir(here)
+    Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
+    SOCKETS.clear()
+    for end, number in (("out", 1), ("err", 2)):
+        os.dup2(os.open(folder / f"{name}.{end}", os.O_RDWR | os.O_CREAT), number)
+    clock, busy = time.monotonic(), time.process_time()
+    try:
+        status: object = main(words)
+    except SystemExit as stop:
+        status = stop.code
+    except BaseException as error:
+        status = f"{type(error).__name__}: {error}"[:500]
+    sys.stdout.flush()
+    sys.stderr.flush()
+    return {"status": status, "seconds": time.monotonic() - clock,
+            "busy_s": time.process_time() - busy, "peak_mb": peak_mb(), "sockets": SOCKETS,
+            "left": sorted(p.name for p in here.iterdir())}  # fmt: skip
+
+
+def in_child(name: str, folder: Path, url: str) -> dict[str, object]:
+    """Run one attack in a copy of this process, stopped after HANGS_S."""
+    receive, send = os.pipe()
+    child = os.fork()
+    if child == 0:
+        signal.alarm(HANGS_S)
+        os.write(send, json.dumps(run(name, folder, url)).encode())
+        os._exit(0)
+    os.close(send)
+    with os.fdopen(receive, "rb") as pipe:
+        told = pipe.read()
+    _, ended = os.waitpid(child, 0)
+    report = json.loads(told) if told else {"status": f"ended by signal {ended & 127}"}
+    texts = {end: (folder / f"{name}.{end}").read_text(errors="replace") for end in ("out", "err")}
+    return {"name": name, **report, **texts}
+
+
+def main() -> None:
+    folder, url, names = Path(sys.argv[1]), sys.argv[2], sys.argv[3:]
+    resource.setrlimit(resource.RLIMIT_AS, (12 << 30, 12 << 30))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 30, 1 << 30))
+    os.environ["ACCEL_HOME"] = str(folder / "home")
+    sys.addaudithook(watch)
+    for module in (
+        "accel.pipelines.swap",
+        "accel.pipelines.generate.job",
+        "accel.pipelines.verify",
+    ):
+        importlib.import_module(module)
+    for name in names:
+        print(json.dumps(in_child(name, folder, url)), flush=True)
+
+
+if __name__ == "__main__":
+    main()

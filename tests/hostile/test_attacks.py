@@ -1,0 +1,145 @@
+"""Attack files end in one clear line: nothing is run, fetched, or written outside."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from accel.core import InputError
+from accel.video.boxes import check_film
+from tests.hostile.attacks import ATTACKS, film
+
+ROOT = Path(__file__).parent.parent.parent
+BUSY_S = 5.0  # of processor time, all threads together
+PEAK_MB = 1000
+# In the fast part of the tests: one of each class, none that swaps a film.
+QUICK = (
+    "playlist_mp4", "concat_script", "http_url", "concat_protocol", "many_edits", "thousand_tracks",
+    "two_thousand_million_samples", "png_of_16k", "png_text_bomb", "gif_of_64k", "jpeg_of_64k",
+    "film_of_64k", "pipe_as_film", "device_as_film", "verify_of_a_pipe", "link_to_itself",
+    "name_that_writes_to_the_terminal", "checkpoint_that_runs", "checkpoint_bomb",
+    "checkpoint_that_leaves_its_folder", "checkpoint_of_many_members", "tensors_nested",
+    "tensors_with_an_endless_header", "tensors_of_empty_lists", "faceset_that_runs",
+    "faceset_that_leaves_its_folder", "face_that_runs", "prompt_of_alternatives",
+)  # fmt: skip
+
+
+class Battery:
+    """Runs a set of attacks once and keeps what each did."""
+
+    def __init__(self, folder: Path, names: tuple[str, ...]):
+        self.folder = folder
+        with socket.create_server(("127.0.0.1", 0)) as server:
+            url = f"http://127.0.0.1:{server.getsockname()[1]}"
+            paths = [str(ROOT), os.environ.get("PYTHONPATH", "")]
+            ran = subprocess.run(
+                [sys.executable, "-m", "tests.hostile.battery", str(folder), url, *names],
+                env=os.environ | {"PYTHONPATH": os.pathsep.join(paths)},
+                capture_output=True,
+                text=True,
+                timeout=1500,
+            )
+            server.settimeout(0.1)
+            try:
+                server.accept()[0].close()
+                self.asked = True
+            except TimeoutError:
+                self.asked = False
+        assert ran.returncode == 0, ran.stderr
+        self.reports = {r["name"]: r for r in map(json.loads, ran.stdout.splitlines())}
+        assert list(self.reports) == list(names)
+
+
+@pytest.fixture(scope="module")
+def quick(tmp_path_factory) -> Battery:
+    return Battery(tmp_path_factory.mktemp("quick"), QUICK)
+
+
+@pytest.fixture(scope="module")
+def rest(tmp_path_factory) -> Battery:
+    names = tuple(name for name in ATTACKS if name not in QUICK)
+    return Battery(tmp_path_factory.mktemp("rest"), names)
+
+
+def check(battery: Battery, name: str) -> None:
+    attack, report = ATTACKS[name], battery.reports[name]
+    out, err = report["out"], report["err"]
+    assert report["status"] in attack.statuses, report
+    assert "Traceback" not in out + err
+    assert attack.says in err
+    if report["status"] == 2 and not out:
+        assert err.startswith("accel: "), err
+        assert err.count("\n") == 1, err
+    printable = (out + err).replace("\n", "").replace("\t", "")
+    assert printable.isprintable(), ascii(printable)
+    for place in (str(ROOT), str(Path.home()) + "/", "site-packages"):
+        assert place not in err
+    assert report["busy_s"] < BUSY_S, report
+    assert report["peak_mb"] < PEAK_MB, report
+    assert report["sockets"] == []
+    written = {"out.mp4", "out.png"} & {*report["left"]}
+    assert bool(written) <= (report["status"] == 0)
+    assert not [left for left in report["left"] if "partial" in left or left == "canary"]
+
+
+def check_surroundings(battery: Battery, names: set[str]) -> None:
+    expected = names | {f"{n}.{end}" for n in names for end in ("out", "err")}
+    assert {p.name for p in battery.folder.iterdir()} - {"home"} == expected
+    assert not (battery.folder.parent / "canary").exists()
+    assert not Path("/tmp/canary").exists()
+    assert not Path("/canary").exists()
+    assert not battery.asked, "a file made the engine ask for a URL"
+
+
+@pytest.mark.parametrize("name", QUICK)
+def test_attack_gets_nowhere(quick, name):
+    check(quick, name)
+
+
+def test_quick_attacks_leave_nothing_outside(quick):
+    check_surroundings(quick, {*QUICK})
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1600)
+@pytest.mark.parametrize("name", [name for name in ATTACKS if name not in QUICK])
+def test_other_attack_gets_nowhere(rest, name):
+    check(rest, name)
+
+
+@pytest.mark.slow
+def test_other_attacks_leave_nothing_outside(rest):
+    check_surroundings(rest, {*ATTACKS} - {*QUICK})
+
+
+@pytest.mark.slow
+def test_a_whole_command_in_its_own_process(tmp_path):
+    """As a user would: nothing but the line on stderr."""
+    path = film(tmp_path)
+    path.write_bytes(path.read_bytes()[:700])
+    ran = subprocess.run(
+        [sys.executable, "-m", "accel", "verify", "--untrusted", "a.mp4"],
+        cwd=tmp_path, capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+    assert ran.returncode in (3, 4), ran
+    assert "Traceback" not in ran.stdout + ran.stderr
+
+
+def test_honest_films_pass_the_count_of_boxes(tmp_path):
+    for name in ("a.mp4", "a.mov"):
+        check_film(film(tmp_path, name))
+    (tmp_path / "odd.mp4").write_bytes(b"\0\0\0\0free" + b"\0\0\0\x01mdat" + bytes(8))
+    check_film(tmp_path / "odd.mp4")
+
+
+def test_boxes_without_end_are_refused(tmp_path):
+    path = tmp_path / "a.mp4"
+    path.write_bytes(b"\0\0\0\x08free" * 600_000)
+    with pytest.raises(InputError, match="boxes, has more"):
+        check_film(path)
