@@ -3,7 +3,7 @@
 The clip is the embedded portrait under a moving camera, with a little noise. A detector gets the
 changed frames and nothing else. Also measured: the time to sign and to read a credential.
 
-Run: python -m benchmarks.pipelines.mark_verdicts [CLIP ...]     real clips are better evidence
+Run: python -m benchmarks.pipelines.mark_verdicts [--stills] [CLIP ...]; real clips tell more
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ import cv2
 import numpy as np
 import torch
 
-from accel.kernels import Planes
+from accel.kernels import Planes, mark
 from accel.provenance.c2pa import Statement, read, sign
 from accel.provenance.keys import local_identity
-from accel.provenance.watermark import Detector, Found, Mark
+from accel.provenance.watermark import Detector, Found, Mark, pattern
 from accel.video.read import open_video
 from benchmarks.harness import conditions, save
-from tests.provenance.film import encode, film, lumas
+from tests.provenance.film import encode, film, gray, jpeg, lumas, portrait
 
 IDENT = "c0ffee123456"
 SECONDS_3 = 75  # frames
@@ -89,9 +89,9 @@ def row(name: str, seen: Found, clip: str) -> dict:
 
 
 def of_clip(label: str, plain: list[Planes]) -> list[dict]:
-    mark, marked = Mark(IDENT), [planes.clone() for planes in plain]
+    whole, marked = Mark(IDENT), [planes.clone() for planes in plain]
     for planes in marked:
-        mark.add(planes)
+        whole.add(planes)
     height, width = marked[0].c0.shape
     error = np.mean([((a.c0.float() - b.c0.float()) ** 2).mean() for a, b in zip(plain, marked)])
     before, base = encode(plain), encode(marked, crf=23)
@@ -110,6 +110,26 @@ def of_clip(label: str, plain: list[Planes]) -> list[dict]:
         rows.append(row(name, found(lumas(encode(marked, **how))), label))
     frames = lumas(base)
     return rows + [row(name, found(frames, change), label) for name, change in CHANGED.items()]
+
+
+STILLS = {
+    "JPEG 60": lambda y: jpeg(y, 60),
+    "x0.5, JPEG 75": lambda y: jpeg(cv2.resize(y, None, fx=0.5, fy=0.5, interpolation=3), 75),
+    "10 % cut off each side, JPEG 75": lambda y: jpeg(
+        y[y.shape[0] // 10 : -(y.shape[0] // 10), y.shape[1] // 10 : -(y.shape[1] // 10)], 75
+    ),
+    "mirrored, JPEG 75": lambda y: jpeg(np.ascontiguousarray(y[:, ::-1]), 75),
+    "x0.5, JPEG 60": lambda y: jpeg(cv2.resize(y, None, fx=0.5, fy=0.5, interpolation=3), 60),
+}
+
+
+def of_still(label: str, luma: np.ndarray) -> list[dict]:
+    """One picture alone, through each change."""
+    planes = torch.from_numpy(luma.copy())
+    mark(planes, torch.from_numpy(pattern(IDENT, *luma.shape)))
+    marked = planes.numpy()
+    print(f"{label}: {luma.shape[1]}x{luma.shape[0]}, one picture")
+    return [row(name, found([(how(marked), 1.0)]), label) for name, how in STILLS.items()]
 
 
 def of_credentials() -> dict:
@@ -143,9 +163,17 @@ def of_credentials() -> dict:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("clips", nargs="*", type=Path)
+    parser.add_argument("--stills", action="store_true", help="pictures alone, no films")
     args = parser.parse_args()
     cv2.setNumThreads(1)
     clips = {path.stem: path for path in args.clips}
+    stills = of_still("portrait 512x512", gray(portrait()))
+    for label, path in clips.items():
+        with open_video(path) as reader:
+            stills += of_still(f"{label}, one frame", next(iter(reader)).planes.c0.numpy())
+    save("mark_verdicts_stills", {"rows": stills, **conditions(1)})
+    if args.stills:
+        return
     rows = of_clip("portrait 360p", film(SECONDS_3))
     for label, path in clips.items():
         with open_video(path) as reader:
