@@ -47,17 +47,20 @@ void turn(const float* in, int64_t in_step, int64_t rows, int64_t columns, float
       const float* from = in + r * in_step + c;
       float* to = out + c * out_step + r;
       if (height == kLanes && width == kLanes) {
-        float* rows[kLanes];
-        for (int i = 0; i < kLanes; ++i) line[i] = load(from + i * in_step);
-        for (int i = 0; i < kLanes; ++i) rows[i] = to + i * out_step;
-        transpose(line, rows);
+        float* lines[kLanes];
+        for (int i = 0; i < kLanes; ++i) {
+          line[i] = load(from + i * in_step);
+          if (r + 2 * kLanes <= rows) prefetch(from + (kLanes + i) * in_step);
+        }
+        for (int i = 0; i < kLanes; ++i) lines[i] = to + i * out_step;
+        transpose(line, lines);
       } else {
         float block[kLanes * kLanes];
         for (int i = 0; i < kLanes; ++i)
           line[i] = i < height ? load_some(from + i * in_step, width) : all(0.0f);
-        float* rows[kLanes];
-        for (int i = 0; i < kLanes; ++i) rows[i] = block + i * kLanes;
-        transpose(line, rows);
+        float* lines[kLanes];
+        for (int i = 0; i < kLanes; ++i) lines[i] = block + i * kLanes;
+        transpose(line, lines);
         for (int i = 0; i < width; ++i) put(to + i * out_step, load(block + i * kLanes), height);
       }
     }
