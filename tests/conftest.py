@@ -16,6 +16,11 @@ import torch
 
 if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"  # before any accel.kernels module decorates a kernel
+elif os.environ.get("ACCEL_TEST_GPU"):
+    from accel.kernels import OPS
+    from tests.gpu.on_device import send
+
+    send(OPS.values())
 
 # No sockets but to this machine, here and in every Python that a test starts.
 OFFLINE = str(Path(__file__).parent / "offline")

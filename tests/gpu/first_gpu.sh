@@ -1,0 +1,23 @@
+#!/bin/sh
+# Everything that a first real GPU should answer, in one go:
+#   tests/gpu/first_gpu.sh [RESULTS_FOLDER]
+# Kernels as compiled for it against their references, whole jobs against the CPU's, then figures.
+# Later steps run though earlier ones fail; the exit status is 0 only when all of them passed.
+set -u
+results=${1:-gpu-results}
+python=${PYTHON:-.venv/bin/python}
+mkdir -p "$results"
+failed=0
+step() {
+  name=$1
+  shift
+  echo "== $name"
+  "$@" > "$results/$name.log" 2>&1 || { failed=1; echo "   failed: see $results/$name.log"; }
+}
+"$python" -c 'import sys, torch; sys.exit(0 if torch.cuda.is_available() else "no CUDA device is here")' || exit 2
+nvidia-smi > "$results/nvidia-smi.txt" 2>&1
+step doctor "$python" -m accel doctor --json "$results/doctor.json"
+step kernels env ACCEL_TEST_GPU=1 "$python" -m pytest -q tests/kernels -m 'not exhaustive'
+step jobs "$python" -m pytest -q tests/gpu
+step bench "$python" -m accel bench --device cuda --json "$results/bench.json" --html "$results/bench.html"
+exit $failed

@@ -1,0 +1,84 @@
+"""On a real GPU: whole jobs equal the CPU's, kernels are really used, benchmarks measure it."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+import accel
+from accel.cli import main
+from accel.kernels._op import OPS, Implementation, Op
+from accel.pipelines.demo import PORTRAIT, render_clip
+from accel.pipelines.swap import swap_video
+from accel.video.read import open_video
+from accel.weights.assets import asset
+from tests.gpu.on_device import moved, on_device
+
+
+def lumas(path):
+    with open_video(path) as reader:
+        return [frame.planes.c0.numpy().astype(np.int16) for frame in reader]
+
+
+@pytest.mark.gpu
+def test_a_swap_on_the_gpu_is_the_cpus(tmp_path):
+    clip = render_clip(tmp_path / "clip.mp4", 24, 640, 360)
+    for device in ("cpu", "cuda"):
+        for op in OPS.values():
+            op.used.clear()
+        swap_video(
+            clip, tmp_path / f"{device}.mp4", sources=[asset(PORTRAIT)], device=device,
+            watermark="off", label="off",
+        )  # fmt: skip
+    assert "triton" in OPS["crop"].used
+    assert "triton" in OPS["paste"].used
+    pairs = zip(lumas(tmp_path / "cpu.mp4"), lumas(tmp_path / "cuda.mp4"), strict=True)
+    assert max(np.abs(a - b).mean() for a, b in pairs) < 1.0
+
+
+@pytest.mark.gpu
+def test_a_picture_on_the_gpu_is_the_cpus():
+    here, there = (accel.load("nano", device=d) for d in ("cpu", "cuda"))
+    options = {"steps": 8, "seed": 3, "output": "latent"}
+    a, b = here.sample("a red apple", **options), there.sample("a red apple", **options)
+    assert (a - b.cpu()).abs().max() < 2e-2 * a.abs().max()
+
+
+@pytest.mark.gpu
+def test_bench_measures_the_gpu(tmp_path):
+    report = tmp_path / "gpu.json"
+    assert main(["bench", "kernels", "--device", "cuda", "--quick", "--json", str(report)]) == 0
+    rows = json.loads(report.read_text())["rows"]
+    assert rows
+    assert {row["device"] for row in rows} == {"cuda"}
+
+
+def test_arguments_go_there_and_what_was_written_comes_back():
+    seen = []
+
+    def add_one(x: torch.Tensor, others: list[torch.Tensor]) -> torch.Tensor:
+        seen.append(x)
+        x += 1
+        others[0] += 2
+        return x * 10
+
+    far = on_device(Implementation("far", add_one, lambda *a: ""), True, "cpu")
+    x, other = torch.zeros(3), torch.zeros(2)
+    assert far.run(x, [other]).tolist() == [10, 10, 10]
+    assert seen[0] is not x  # a copy went there
+    assert x.tolist() == [1, 1, 1]
+    assert other.tolist() == [2, 2]
+    assert moved((1, [torch.ones(1)]), "cpu")[1][0].item() == 1
+
+
+def test_an_op_that_only_reads_keeps_its_arguments():
+    geglu: Op = OPS["geglu"]
+    x = torch.randn(3, 8)
+    before = x.clone()
+    native = geglu.implementations[0]
+    got = on_device(native, False, "cpu").run(x)
+    assert torch.equal(got, native.run(x))
+    assert torch.equal(x, before)
