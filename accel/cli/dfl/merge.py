@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from accel.cli.shared import command, deliver, with_progress
+from accel.cli.swap import add_marking, marking
 
 # Options that are settings of a frame, with what they say; ranges are told by the settings.
 NUMBERS = {
@@ -79,6 +80,7 @@ def add(steps: Any) -> None:
         "--interactive", action="store_true", help="open a page with a live preview and keys"
     )
     parser.add_argument("--port", type=int, default=0, help="of the page; 0, the default, is any")
+    add_marking(parser)
     parser.set_defaults(run=run)
 
 
@@ -98,6 +100,7 @@ def run(args: argparse.Namespace) -> None:
         device=args.device,
         overwrite=args.overwrite,
         encode=EncodeConfig(codec=args.codec, crf=args.crf, preset=args.preset),
+        provenance=marking(args),
     )
     if args.interactive:
         report = merge_interactively(args.workspace, config, port=args.port, ready=_say)

@@ -85,6 +85,8 @@ class MergeConfig:
             raise ConfigError(f"color_variant must be dfl or exact, got {self.color_variant!r:.40}")
         if self.seed is not None and not 0 <= self.seed < 1 << 62:
             raise ConfigError(f"seed must be a whole number from 0 on, got {self.seed}")
+        if self.to is not None and self.provenance.watermark == "face":
+            raise ConfigError("merge: watermark must be frame or off, got face")
 
 
 class MergeJob:

@@ -19,7 +19,6 @@ from accel.faces.merge_settings import MASKS, MODES, MergeSettings
 from accel.pipelines.dfl import merge as merge_module
 from accel.pipelines.dfl.merge import MergeConfig, merge_faces
 from accel.pipelines.dfl.merge_session import load_session
-from accel.pipelines.provenance import ProvenanceConfig
 from tests.pipelines.dfl.merge_clip import (
     FRAMES,
     HEIGHT,
@@ -33,7 +32,6 @@ from tests.pipelines.dfl.merge_clip import (
     write_model,
 )
 
-UNMARKED = ProvenanceConfig(watermark="off", label="off", credentials=False, ledger=False)
 SHOWN = MergeSettings(mask="dst")
 
 
@@ -269,6 +267,12 @@ def test_xseg_masks_need_their_network(workspace):
 def test_raw_faces_make_no_film(workspace):
     settings = MergeSettings(mode="raw-predict")
     refused(workspace, "gives faces, not frames", ConfigError, settings=settings, to=Path("x.mp4"))
+
+
+def test_a_mark_in_faces_alone_is_refused(capsys, workspace):
+    words = ["--to", str(workspace / "result.mp4"), "--watermark", "face"]
+    assert main(["dfl", "merge", str(workspace), *words]) == 2
+    assert "watermark must be frame or off" in capsys.readouterr().err
 
 
 def test_other_peoples_pictures_are_not_replaced(workspace):
