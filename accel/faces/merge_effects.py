@@ -96,19 +96,21 @@ def degrade_colors(picture: Pixels, power: int) -> Pixels:
     Colours are told apart to 5 bits a channel to find the 256, to 6 bits to choose among them: less
     than the distance of two of them. The result has 8 bits.
     """
-    codes = (picture.clip(0, 1) * 255 + 0.5).astype(np.uint8)
+    # OpenCV rounds and limits in one pass over a picture that fits no cache.
+    codes: npt.NDArray[np.uint8] = cv2.multiply(picture, (255.0,) * 4, dtype=cv2.CV_8U)
     palette = _palette(codes)
-    red, green, blue = (codes[..., c].astype(np.int32) >> 2 for c in range(3))
+    red, green, blue = (plane.astype(np.int32) >> 2 for plane in cv2.split(codes))
     cells = (red << 12) | (green << 6) | blue
     used = np.flatnonzero(np.bincount(cells.ravel(), minlength=1 << 18))
     middles = np.stack([used >> 12, (used >> 6) & 63, used & 63], 1).astype(np.float32) * 4 + 1.5
     nearest = ((palette**2).sum(1) - 2 * middles @ palette.T).argmin(1)
     table = np.zeros((1 << 18, 4), np.uint8)  # four bytes, to be read as one
     table[used, :3] = palette[nearest]
-    few = table.view(np.uint32)[:, 0][cells].view(np.uint8).reshape(*cells.shape, 4)[..., :3]
+    few = table.view(np.uint32)[:, 0][cells].view(np.uint8).reshape(*cells.shape, 4)
     share = power / 100
-    mixed = cv2.addWeighted(codes, 1 - share, np.ascontiguousarray(few), share, 0)
-    return np.asarray(mixed * np.float32(1 / 255), np.float32)
+    mixed = cv2.addWeighted(codes, 1 - share, cv2.cvtColor(few, cv2.COLOR_BGRA2BGR), share, 0)
+    result: Pixels = cv2.multiply(mixed, (1 / 255,) * 4, dtype=cv2.CV_32F)
+    return result
 
 
 def _palette(codes: npt.NDArray[np.uint8]) -> Pixels:  # [H, W, 3] -> [256, 3] 0..255
