@@ -65,10 +65,12 @@ def parse(data: bytes, name: str) -> ModelProto:
             if message.domain not in DOMAINS and key not in own:
                 raise InputError(
                     f"{name}: operators must be of the domains ai.onnx, ai.onnx.ml or "
-                    f"com.microsoft, got {message.op_type:.60} of {message.domain!r:.60}"
+                    f"com.microsoft, got {message.op_type!r:.60} of {message.domain!r:.60}"
                 )
             if message.op_type in READS_FILES:
-                raise InputError(f"{name}: {message.op_type} reads another file and is refused")
+                raise InputError(
+                    f"{name}: {message.op_type!r:.60} reads another file and is refused"
+                )
     check_growth(model, name)
     for value, shape in _shapes(model).items():
         _check_made(math.prod(shape), value, name)

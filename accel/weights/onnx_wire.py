@@ -150,7 +150,7 @@ def _check_operators(nodes: Any, constants: dict[str, TensorProto], name: str) -
         made = _made(node, constants)
         if made > MAX_MADE:
             raise InputError(
-                f"{name}: {node.op_type:.40} must make {MAX_MADE} numbers at most, makes {made}"
+                f"{name}: {node.op_type!r:.40} must make {MAX_MADE} numbers at most, makes {made}"
             )
 
 

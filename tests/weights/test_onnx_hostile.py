@@ -215,6 +215,12 @@ CASES = [
 ]
 
 
+def test_names_that_are_no_text_are_refused():
+    data = foreign_in_function().SerializeToString()
+    with pytest.raises(InputError, match="operators must be of the domains"):
+        open_onnx(data.replace(b"Run", b"R\xffn"))
+
+
 @pytest.mark.parametrize(("make", "message"), CASES)
 def test_refuses(make, message):
     start = time.perf_counter()

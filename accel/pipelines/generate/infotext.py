@@ -19,7 +19,8 @@ from accel.sampling.names import AUTOMATIC, SAMPLER_TITLES, SCHEDULE_TITLES
 
 CHUNK = "parameters"  # of a PNG
 NEGATIVE = "Negative prompt:"
-PAIR = re.compile(r'\s*(\w[\w \-/]+):\s*("(?:\\.|[^\\"])*"|[^,]*)(?:,|$)')
+# Keys are bounded: on a line of words without a colon, the time would grow with its square.
+PAIR = re.compile(r'\s{0,9}(\w[\w \-/]{1,99}):\s*("(?:\\.|[^\\"])*"|[^,]*)(?:,|$)')
 LEAST_PAIRS = 3  # a last line with fewer is part of the prompt
 SIZE = re.compile(r"(\d+)x(\d+)")
 RESIZE_TITLES = {"stretch": "Just resize", "crop": "Crop and resize", "fill": "Resize and fill"}
