@@ -30,15 +30,27 @@ inline void warp_pixel(const uint8_t* picture, int height, int width, WarpPlace 
     cubic_weights(fx, wx);
     cubic_weights(fy, wy);
   }
+  const int left = x0 - kBefore, top = y0 - kBefore;
   float sum[C] = {};
-  int column[4];
-  for (int i = 0; i < kTaps; ++i) column[i] = clamp_int(x0 - kBefore + i, width) * C;
-  for (int j = 0; j < kTaps; ++j) {
-    const uint8_t* row = picture + int64_t(clamp_int(y0 - kBefore + j, height)) * width * C;
-    for (int c = 0; c < C; ++c) {
-      float across = 0;
-      for (int i = 0; i < kTaps; ++i) across += wx[i] * float(row[column[i] + c]);
-      sum[c] += wy[j] * across;
+  if (left >= 0 && top >= 0 && left + kTaps <= width && top + kTaps <= height) {
+    // Taps of a row lie side by side in memory: first down, all at once, then across.
+    constexpr int kRow = kTaps * C;
+    float column[kRow] = {};
+    const uint8_t* at_row = picture + (int64_t(top) * width + left) * C;
+    for (int j = 0; j < kTaps; ++j, at_row += int64_t(width) * C) {
+      const float weight = wy[j];
+#pragma omp simd
+      for (int k = 0; k < kRow; ++k) column[k] += weight * float(at_row[k]);
+    }
+    for (int i = 0; i < kTaps; ++i)
+      for (int c = 0; c < C; ++c) sum[c] += wx[i] * column[i * C + c];
+  } else {
+    for (int j = 0; j < kTaps; ++j) {
+      const uint8_t* row = picture + int64_t(clamp_int(top + j, height)) * width * C;
+      for (int i = 0; i < kTaps; ++i) {
+        const uint8_t* tap = row + clamp_int(left + i, width) * C;
+        for (int c = 0; c < C; ++c) sum[c] += wy[j] * wx[i] * float(tap[c]);
+      }
     }
   }
   for (int c = 0; c < C; ++c) {
