@@ -3,8 +3,8 @@
     python -m benchmarks.pipelines.networks [vae] [unet] [peers]
 
 Beside the same networks on torch's own operators (contiguous and channels-last) and, with `peers`,
-diffusers where it is installed and ONNX Runtime for the decoder. The first call is reported too: it holds whatever an
-engine does to weights before it can start.
+diffusers where it is installed and ONNX Runtime for the decoder. The first call is reported too: it
+holds whatever an engine does to weights before it can start.
 """
 
 from __future__ import annotations
