@@ -16,7 +16,13 @@ import sys
 import tempfile
 from pathlib import Path
 
-from benchmarks.harness import conditions, save
+from accel.faces.scene import thumbnail
+from accel.pipelines.gate import ContentGate
+from accel.provenance.label import Label
+from accel.provenance.ledger import look
+from accel.provenance.watermark import Mark
+from benchmarks.harness import conditions, interleaved, save
+from tests.provenance.film import planes_of
 
 SWAP = """
 import json, sys, time
@@ -67,6 +73,21 @@ def measure(clip: Path, source: Path, rounds: int) -> dict:
     return row
 
 
+def steps(height: int, width: int) -> dict:
+    """Milliseconds of CPU that each step takes for one frame, one thread."""
+    planes, gate = planes_of(height, width), ContentGate()
+    mark, label = Mark("c0ffee123456"), Label("face_swap", language="en")
+    calls = {
+        "mark": lambda: mark.add(planes),
+        "label": lambda: label.draw(planes),
+        "look of a frame (8 to 15 a film)": lambda: look(planes.c0.numpy()),
+        "gate: is a look due": lambda: thumbnail(planes),
+        "gate: a look (1 a second)": lambda: gate._judge(planes, "a frame"),
+    }
+    medians = interleaved(calls, rounds=5, threads=1)
+    return {"frame": f"{width}x{height}"} | {k: round(v * 1e3, 3) for k, v in medians.items()}
+
+
 def main() -> None:
     from accel.pipelines.demo import PORTRAIT, demo_clip, render_clip
     from accel.weights.assets import asset
@@ -74,7 +95,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("clips", nargs="*", type=Path)
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--steps", action="store_true", help="only the cost of each step")
     args = parser.parse_args()
+    if args.steps:
+        rows = [steps(720, 1280), steps(1080, 1920)]
+        print(*rows, sep="\n")
+        save("provenance_steps", {"unit": "ms", "rows": rows, **conditions(threads=1)})
+        return
     with tempfile.TemporaryDirectory() as folder:
         clips = args.clips or [demo_clip(), render_clip(Path(folder) / "rendered.mp4")]
         rows = [measure(clip, asset(PORTRAIT), args.rounds) for clip in clips]
