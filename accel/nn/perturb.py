@@ -24,8 +24,8 @@ class OwnValue(nn.Module):
         super().__init__()
         self.to_v, self.to_out = attention.to_v, attention.to_out
 
-    def forward(self, x: Tensor) -> Tensor:
-        return self.to_out(self.to_v(x))
+    def forward(self, x: Tensor, context: None = None, residual: Tensor | None = None) -> Tensor:
+        return self.to_out[0](self.to_v(x), residual)
 
 
 def perturbed(unet: Unet) -> Unet:

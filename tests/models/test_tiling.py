@@ -41,37 +41,20 @@ def difference(got, expected):
     return ((got - expected).abs().max() / expected.std()).item()
 
 
-def test_decoding_comes_near_the_whole_and_nearer_with_passes(vae):
+def test_decoding_is_that_of_the_whole(vae):
     latent = uneven(2, 4, 20, 36)
-    whole = vae.decode(latent)
-    wrong = [difference(decode_tiled(vae, latent, 16, n), whole) for n in (0, 1, 12)]
-    assert wrong[1] < wrong[0] / 2
-    assert wrong[-1] < 1e-4  # 12 norms: by then every one is exact
+    assert difference(decode_tiled(vae, latent, 16), vae.decode(latent)) < 1e-4
 
 
-def test_encoding_comes_near_the_whole(vae):
+def test_encoding_is_that_of_the_whole(vae):
     image = uneven(1, 3, 96, 160).clamp(-1, 1)
-    whole = vae.encode(image)
-    assert difference(encode_tiled(vae, image, 24, 12), whole) < 1e-4
-    assert difference(encode_tiled(vae, image, 24, 1), whole) < difference(
-        encode_tiled(vae, image, 24, 0), whole
-    )
+    assert difference(encode_tiled(vae, image, 24), vae.encode(image)) < 1e-4
 
 
-def test_there_are_no_seams(vae):
-    """Across a tile's border the picture changes as it does in the whole, and as elsewhere."""
+def test_tiles_alone_would_not_do(vae):
     latent = uneven(1, 4, 16, 64)
-    whole, tiled = vae.decode(latent), decode_tiled(vae, latent, 32)
-    border = pieces(64, 32, 0)[1].first * CONFIG.factor
-    naive = torch.cat([vae.decode(part) for part in latent.split(border // 4, dim=3)], dim=3)
-
-    def jump(picture):  # how the error changes across the border, as a share of what it does else
-        error = (picture - whole)[0]
-        change = (error[..., 1:] - error[..., :-1]).abs().mean((0, 1))
-        return (change[border - 1] / change.median()).item()
-
-    assert jump(tiled) < 1.5
-    assert jump(naive) > 2
+    naive = torch.cat([vae.decode(part) for part in latent.split(32, dim=3)], dim=3)
+    assert difference(naive, vae.decode(latent)) > 0.1
 
 
 def test_the_reach_is_enough_and_not_much_more():
@@ -88,8 +71,10 @@ def test_the_reach_is_enough_and_not_much_more():
             h = level(h)
         return vae.decoder.conv_out(h)
 
-    rest(start)
-    shared.settle()
+    for norm in shared.norms:
+        with pytest.raises(tiling.Measured):
+            rest(start)
+        norm.settle()
     changed = start.clone()
     changed[:, :, 32, 32] += 5
     seen = ((rest(changed) - rest(start)).abs().amax((0, 1, 2)) > 1e-4).nonzero().flatten()
