@@ -19,7 +19,7 @@ from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto,
 
 from accel.core import InputError
 
-MAX_FIELDS = 1_000_000  # messages and strings in a model; large published ones have some 100,000
+MAX_FIELDS = 500_000  # messages and strings in a model; large published ones have some 100,000
 MAX_NESTING = 40  # messages within messages: a graph in a node in a graph takes three
 MAX_UNFOLDED = 1_000_000  # nodes once every function is written out
 MAX_ROUNDS = 100_000  # of a loop

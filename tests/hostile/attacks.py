@@ -698,7 +698,7 @@ def faceset_in_itself(folder: Path, url: str) -> Words:
     return workspace(folder, None, [], b"\x80\x04]\x94h\0a.")
 
 
-@attack("containers at most")
+@attack("at most")
 def faceset_of_lists(folder: Path, url: str) -> Words:
     return workspace(folder, None, [], b"\x80\x04" + b"]" * (9 << 20) + b".")
 
