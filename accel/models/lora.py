@@ -14,6 +14,7 @@ from accel.models.stable_diffusion import StableDiffusion
 from accel.weights.lora import Adapter, merged
 
 NAMED = 3  # modules that an error spells out
+Strength = float | tuple[float, float]  # of all; or of the text towers, and of the UNet
 JOINT = "attn.in_proj_"  # OpenCLIP's query, key and value in one matrix
 
 
@@ -24,6 +25,11 @@ class Target:
     parameter: str  # of the StableDiffusion module
     bias: str | None
     third: int | None = None
+
+    def strength(self, given: Strength) -> float:
+        if not isinstance(given, tuple):
+            return given
+        return given[0 if self.parameter.startswith("towers.") else 1]
 
     def view(self, tensor: Tensor) -> Tensor:
         return tensor if self.third is None else tensor.chunk(3)[self.third]
@@ -111,7 +117,7 @@ class LoraSet:
     @torch.no_grad()
     def set(
         self,
-        loras: Sequence[tuple[str, Mapping[str, Adapter], float]],  # name, adapters, strength
+        loras: Sequence[tuple[str, Mapping[str, Adapter], Strength]],  # name, adapters, strength
         dora_norm: str = "lycoris",
     ) -> None:
         """Put exactly these in effect, in order; nothing is changed where one does not fit."""
@@ -124,9 +130,9 @@ class LoraSet:
                 fresh[name] = tensor.detach().float().clone()
             return fresh[name]
 
-        for source, adapters, strength in loras:
+        for source, adapters, strengths in loras:
             for name, target in self.resolve(adapters, source).items():
-                adapter = adapters[name]
+                adapter, strength = adapters[name], target.strength(strengths)
                 if set(adapter.parts) != {"diff_b"}:
                     rows = target.view(current(target.parameter))
                     rows.copy_(merged(rows, adapter, strength, dora_norm))

@@ -16,7 +16,7 @@ from accel.models import nano
 from accel.models.export import PAGE, export_model
 from accel.models.load import Loaded
 from accel.models.load import load as load_file
-from accel.models.lora import LoraSet
+from accel.models.lora import LoraSet, Strength
 from accel.models.onnx_model import open_onnx
 from accel.models.stable_diffusion import Conditioning, StableDiffusion
 from accel.models.vae_16bit import scale_activations
@@ -32,7 +32,7 @@ from accel.weights.lora import parse as parse_lora
 
 NANO_FILE = "nano.safetensors"
 RUNTIMES = ("torch", "onnx")
-Lora = tuple[str | Path, float]
+Lora = tuple[str | Path, Strength]
 
 
 def load(

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from accel.core import ConfigError
+from accel.models.lora import Strength
 from accel.pipelines.generate.pictures import RESIZES
 from accel.pipelines.generate.upscale import find_upscaler
 from accel.sampling.names import find_names
@@ -34,7 +35,7 @@ class Options:
     seed: of the first picture; the next has the next seed.
     width, height: pixels; None takes the model's own size, or that of `init`.
     strength: how much of `init` is replaced (0 to 1); of the second pass it is `hires_strength`.
-    loras: (file or name, weight) beside those named in the prompt.
+    loras: (file or name, weight, or weights of text and of UNet) beside those named in the prompt.
     clip_skip: 2 takes the text from the last layer but one, and so on.
     eta: share of the noise that ancestral samplers put back; None is each sampler's own.
     variation_seed, variation_strength: mixes in another seed's noise (0 to 1).
@@ -69,7 +70,7 @@ class Options:
     height: int | None = None
     count: int = 1
     strength: float = 0.75
-    loras: tuple[tuple[str | Path, float], ...] = ()
+    loras: tuple[tuple[str | Path, Strength], ...] = ()
     clip_skip: int = 1
     eta: float | None = None
     variation_seed: int | None = None

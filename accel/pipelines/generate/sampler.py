@@ -17,7 +17,7 @@ from torch import Tensor
 
 from accel.core import Cancel, ProgressCallback
 from accel.pipelines.generate import hashes
-from accel.pipelines.generate.infotext import Facts, compose, normalised
+from accel.pipelines.generate.infotext import Facts, compose, normalised, plain
 from accel.pipelines.generate.loras import loras_of
 from accel.pipelines.generate.model import Model, load
 from accel.pipelines.generate.options import Options
@@ -110,7 +110,7 @@ class Sampler:
         has_mask: bool,
     ) -> Picture:
         text = compose(
-            prompt,
+            with_tags(prompt, options, self.model),
             options,
             facts_of(self.model, prompt, options),
             size=made.first_size,
@@ -120,6 +120,15 @@ class Sampler:
             has_mask=has_mask,
         )
         return Picture(to_rgb(made.image), made.seed, made.variation_seed, text)
+
+
+def with_tags(prompt: str, options: Options, model: Model) -> str:
+    """The prompt with a tag for each LoRA that was asked for otherwise, so that none is lost."""
+    tags = []
+    for path, weight in [*model.standing_loras, *options.loras]:
+        weights = weight if isinstance(weight, tuple) else (weight,)
+        tags.append(":".join(["<lora", Path(path).stem, *map(plain, weights)]) + ">")
+    return " ".join([prompt, *tags]).strip()
 
 
 def facts_of(model: Model, prompt: str, options: Options) -> Facts:

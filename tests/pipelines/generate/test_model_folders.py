@@ -15,6 +15,7 @@ from accel.core import ConfigError, InputError
 from accel.pipelines.generate import hashes
 from accel.pipelines.generate.infotext import parse
 from accel.pipelines.generate.model_folders import ModelFolders
+from accel.pipelines.generate.output import text_of
 from accel.weights.assets import asset
 
 TARGET = "lora_unet_input_blocks_5_1_transformer_blocks_0_attn2_to_v"
@@ -128,7 +129,9 @@ def test_a_lora_of_another_base_is_named_and_changes_nothing(root):
 def test_repeats_with_the_model_that_has_the_hash(root, tmp_path):
     path = tmp_path / "a.png"
     options = {"steps": 2, "seed": 0}
-    accel.generate("a tree <lora:first_style:1>", path, model="small", models=root, **options)
+    loras = [("first_style", 0.5)]
+    accel.generate("a tree", path, model="small", models=root, loras=loras, **options)
+    assert parse(text_of(path)).prompt == "a tree <lora:first_style:0.5>"
     report = accel.generate(None, tmp_path / "b.png", models=root, from_picture=path)
     assert report["model"] == "small"
     assert "to the bit" in report["notes"][0]
