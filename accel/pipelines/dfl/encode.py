@@ -133,7 +133,7 @@ class ResultWriter(KeptIfWell):
         self._is_altered = False
         if marker is not None:
             earlier = None if marker.config.watermark == "off" else _earlier(source)
-            self.marking = marker.begin(target=source.video, earlier=earlier)
+            self.marking = marker.begin(target=_target(source), earlier=earlier)
         self._reader: VideoReader | None = None
         if source.video is not None:
             self._reader = film(source.video)
@@ -220,6 +220,14 @@ def open_result(
     """
     own = (source.info.width, source.info.height)
     return ResultWriter(Path(path), source, config or EncodeConfig(), size or own, marker)
+
+
+def _target(source: FrameSource) -> Path:
+    """The file that is altered: the film, or the first picture where there is none."""
+    if source.video is not None:
+        return source.video
+    assert source.folder is not None
+    return source.folder / source.names[0]
 
 
 def _earlier(source: FrameSource) -> str | None:
