@@ -18,6 +18,7 @@ import resource
 import signal
 import struct
 import sys
+from collections.abc import Callable
 from typing import Any
 
 NO_NEW_PRIVILEGES, SET_SECCOMP, FILTER = 38, 22, 2  # of prctl
@@ -110,10 +111,8 @@ def main() -> int:
     request = json.loads(sys.argv[1])
     confine(request)
     if "command" in request:
-        from accel.cli import main as run_command
-
         try:
-            return int(run_command(request["command"]))
+            return int(_named(request["function"])(request["command"]))
         except MemoryError:
             return _out_of_memory(request)
     with os.fdopen(request["pipe"], "wb") as pipe:
@@ -121,13 +120,18 @@ def main() -> int:
     return 0
 
 
+def _named(function: str) -> Callable[..., Any]:
+    """What "module:name" stands for."""
+    module, _, name = function.partition(":")
+    found: Callable[..., Any] = getattr(importlib.import_module(module), name)
+    return found
+
+
 def _answer(request: dict[str, Any]) -> dict[str, Any]:
     from accel.core import Cancelled, ConfigError, InputError, Refused
 
-    module, _, name = request["function"].partition(":")
     try:
-        function = getattr(importlib.import_module(module), name)
-        return {"result": function(*request["arguments"])}
+        return {"result": _named(request["function"])(*request["arguments"])}
     except (InputError, ConfigError, Refused, Cancelled) as error:
         return {"error": type(error).__name__, "text": str(error)}
     except MemoryError:

@@ -98,7 +98,11 @@ def run_untrusted(
     return _result(who, b"".join(answer), child.returncode)
 
 
-def run_command(argv: Sequence[str], limits: ChildLimits = DEFAULT_LIMITS) -> int:
+def run_command(
+    argv: Sequence[str],
+    limits: ChildLimits = DEFAULT_LIMITS,
+    main: str = "accel.cli:main",  # takes the words, returns an exit status
+) -> int:
     """Run an `accel` command line in a confined child process; return its exit status.
 
     What the command prints is passed on. Raises InputError when the child crashes or exceeds its
@@ -108,7 +112,8 @@ def run_command(argv: Sequence[str], limits: ChildLimits = DEFAULT_LIMITS) -> in
     before = _partial_files(argv)
     is_terminal = sys.stderr.isatty()  # for a progress bar
     child = _start(
-        {"command": list(argv), **asdict(limits)}, stderr=None if is_terminal else subprocess.PIPE
+        {"function": main, "command": list(argv), **asdict(limits)},
+        stderr=None if is_terminal else subprocess.PIPE,
     )
     errors = _Relay(child.stderr)
     fault = _watch(child, limits)
