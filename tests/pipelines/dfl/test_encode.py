@@ -122,6 +122,8 @@ def test_a_target_without_a_film_is_encoded_from_its_pictures(tmp_path):
     (tmp_path / "data_dst.mp4").unlink()
     merge(tmp_path)
     assert encode_result(tmp_path, provenance=BARE)["frames"] == FRAMES
+    marked = encode_result(tmp_path, tmp_path / "marked.mp4")
+    assert marked["marked"]["credential"] == "embedded"
 
 
 def test_the_result_is_marked_and_the_credential_holds(tmp_path):
