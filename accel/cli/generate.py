@@ -56,6 +56,16 @@ SETTINGS: dict[str, tuple[tuple[str, Any, str], ...]] = {
     ),
 }
 
+# One of each for every --control, in the same order; the last ones may be left out.
+CONTROLS: tuple[tuple[str, Any, str], ...] = (
+    ("control", Path, "a ControlNet or T2I-Adapter: a file, or a name in ControlNet"),
+    ("control-image", Path, "picture of edges, depths, a pose, ..., as the network wants it"),
+    ("control-weight", float, "how strongly (default 1)"),
+    ("control-start", float, "share of the steps before it is in effect (default 0)"),
+    ("control-end", float, "share of the steps after which it is not (default 1)"),
+    ("control-mode", str, "more important: balanced (default), prompt or control"),
+)
+
 
 def add(commands: Any) -> None:
     parser = command(
@@ -89,6 +99,9 @@ def add(commands: Any) -> None:
     models.add_argument(
         "--lora", action="append", default=[], metavar="NAME[=WEIGHT]", help="file or name"
     )
+    controls = parser.add_argument_group("steered by pictures, each option once a --control")
+    for name, kind, help in CONTROLS:
+        controls.add_argument(f"--{name}", action="append", default=[], type=kind, help=help)
     models.add_argument(
         "--models",
         type=Path,
@@ -161,7 +174,25 @@ def settings_of(args: argparse.Namespace) -> dict[str, Any]:
         settings["outpaint"] = four_pixels(settings["outpaint"])
     if args.lora:
         settings["loras"] = tuple(weighted(text) for text in args.lora)
+    controls = controls_of(args)
+    if controls:
+        settings["controls"] = controls
     return settings
+
+
+def controls_of(args: argparse.Namespace) -> tuple[tuple[Any, ...], ...]:
+    """(file, picture, weight, start, end, mode) for each --control."""
+    columns = [getattr(args, name.replace("-", "_")) for name, _, _ in CONTROLS]
+    count = len(columns[0])
+    if len(columns[1]) != count:
+        raise ConfigError(
+            f"each --control must have its --control-image, got {count} and {len(columns[1])}"
+        )
+    for (name, _, _), column, usual in zip(CONTROLS[2:], columns[2:], (1.0, 0.0, 1.0, "balanced")):
+        if len(column) > count:
+            raise ConfigError(f"--{name} must be given at most once a --control, got {len(column)}")
+        column.extend([usual] * (count - len(column)))
+    return tuple(zip(*columns))
 
 
 def weighted(text: str) -> tuple[str, float]:

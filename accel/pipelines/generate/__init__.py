@@ -1,5 +1,6 @@
 """Pictures from prompts: one engine behind `accel generate`, `accel.generate` and the server."""
 
+from accel.pipelines.generate.controls import Control as Control
 from accel.pipelines.generate.job import generate as generate
 from accel.pipelines.generate.model import Model as Model
 from accel.pipelines.generate.model import load as load

@@ -33,7 +33,8 @@ class Canvas:
 
     size: of the pass, (width, height). latent: [1, z, h, w] of what is started from, None for
     noise alone. mask: [1, 1, h, w], 1 is repainted. extra: what inpainting and editing networks
-    see beside x. finish: puts the decoded picture where it belongs.
+    see beside x. finish: puts the decoded picture where it belongs. box: where only a part of a
+    picture is worked on, that part of it; whole: that picture's size.
     """
 
     size: Size
@@ -41,6 +42,8 @@ class Canvas:
     mask: Tensor | None = None
     extra: Tensor | None = None
     finish: Callable[[Tensor], Tensor] | None = None
+    box: tuple[int, int, int, int] | None = None
+    whole: Size | None = None
 
 
 def prepare(model: Model, options: Options, init: Any, mask: Any) -> Canvas:
@@ -125,7 +128,7 @@ def inpaint(
     extra = inpaint_extra(model, size, image, white) if has_extra else None
     if options.mask_content == "latent nothing":
         latent = latent * (1 - mask)
-    return Canvas(size, latent, mask, extra, finish)
+    return Canvas(size, latent, mask, extra, finish, box, original.size)
 
 
 def fitted_mask(white: Image.Image, size: Size, options: Options) -> Image.Image:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -42,6 +42,8 @@ class Facts:
     loras: Mapping[str, str] = field(default_factory=dict)
     embeddings: Mapping[str, str] = field(default_factory=dict)
     zero_terminal_snr: bool = False
+    controls: Sequence[str] = ()
+    decoder: str = ""
 
 
 @dataclass(frozen=True)
@@ -103,6 +105,7 @@ def described(
         "Model": facts.model.replace(",", "").replace(":", ""),
         "VAE hash": facts.vae_hash or None,
         "VAE": facts.vae or None,
+        "VAE Decoder": facts.decoder or None,
         "Variation seed": variation_seed,
         "Variation seed strength": None if variation_seed is None else o.variation_strength,
         "Denoising strength": strength,
@@ -128,6 +131,7 @@ def described(
         "Inpaint area": "Only masked" if only else None,
         "Masked area padding": o.padding if only else None,
         "Outpaint": " ".join(map(str, o.outpaint)) if any(o.outpaint) else None,
+        **{f"ControlNet {i}": text for i, text in enumerate(facts.controls)},
         "Lora hashes": listed(facts.loras),
         "TI hashes": listed(facts.embeddings),
         "Version": f"accel {accel.__version__}",

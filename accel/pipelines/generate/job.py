@@ -70,7 +70,12 @@ def generate(
     started = time.perf_counter()
     notes: list[str] = []
     if from_picture is not None:
-        settings = settings_from(Path(from_picture), models)
+        settings = settings_from(
+            Path(from_picture),
+            models,
+            has_model=model is not None,
+            has_controls=bool(options.get("controls")),
+        )
         prompt = settings.pop("prompt") if prompt is None else prompt
         model = settings.pop("model") if model is None else model
         vae = settings.pop("vae", None) if vae is None else vae

@@ -20,6 +20,8 @@ from accel.models.lora import LoraSet, Strength
 from accel.models.onnx_model import open_onnx
 from accel.models.stable_diffusion import Conditioning, StableDiffusion
 from accel.models.vae_16bit import scale_activations
+from accel.nn.adapter import Adapter
+from accel.nn.control import ControlNet
 from accel.pipelines.generate.memory import Budget
 from accel.pipelines.generate.model_folders import ModelFolders
 from accel.pipelines.generate.options import OUTPUTS, Options
@@ -114,6 +116,7 @@ class Model:
         embeddings = {one.stem: one.path for one in self.folders.of("embedding")}
         self.text = TextEncoder(loaded, rows, device, embeddings)
         self.lock = threading.RLock()
+        self.controls: dict[Path, ControlNet | Adapter] = {}  # what the last run asked for
         self._loras: LoraSet | None = None  # made when the first is wanted
         self._standing: list[Lora] = []  # what `load_lora` asked for
         self._in_effect: list[Lora] = []

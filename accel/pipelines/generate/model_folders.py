@@ -3,6 +3,7 @@
 models/Stable-diffusion   checkpoints
 models/Lora, models/LyCORIS
 models/VAE
+models/ControlNet   ControlNets and T2I-Adapters
 models/embeddings, or embeddings beside models
 """
 
@@ -26,6 +27,7 @@ KINDS = {  # by kind: its folders, as A1111, Forge and ComfyUI have them
     "checkpoint": ("Stable-diffusion", "checkpoints", "diffusers"),
     "lora": ("Lora", "LyCORIS", "loras"),
     "vae": ("VAE", "vae"),
+    "control": ("ControlNet", "controlnet", "t2i_adapter"),
     "embedding": ("embeddings", "../embeddings"),
 }
 PICTURES = (".png", ".webp", ".jxl", ".avif")  # an embedding may be one
@@ -81,6 +83,8 @@ class ModelFolders:
         """
         path = Path(name)
         folders = ("unet", "text_0")  # of diffusers' layout, and of an exported model
+        if kind == "control" and (path / "config.json").is_file():
+            return path
         if path.is_file() or (kind == "checkpoint" and any((path / f).is_dir() for f in folders)):
             return path
         wanted = str(name)

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from accel.models.stable_diffusion import Conditioning, StableDiffusion
 from accel.nn.unet import Unet
+from accel.pipelines.generate.controls import Steer, steering
 from accel.sampling.guidance import Guided
 
 
@@ -23,12 +24,13 @@ class Told:
     """What one call of the network is told beside x.
 
     sizes: [1, size_numbers] for networks that take them (SDXL). extra: [1, channels, H, W] that
-    inpainting and editing networks see beside x.
+    inpainting and editing networks see beside x. steers: controls that are in effect.
     """
 
     conditioning: Conditioning
     sizes: Tensor | None = None
     extra: Tensor | None = None
+    steers: tuple[Steer, ...] = ()
 
 
 class Network:
@@ -70,7 +72,13 @@ class Network:
         vector = None
         if sizes:
             vector = self.model.vector(torch.cat(pooled), torch.cat(sizes)).to(self.dtype)
-        out: Tensor = self.unet(x.to(self.dtype), t, context, vector)
+        x = x.to(self.dtype)
+        steers = [one.steers for one in told]
+        if not any(steers):
+            out: Tensor = self.unet(x, t, context, vector)
+            return out
+        added = steering(steers, self.unet.config, x, t, context, vector)
+        out = self.unet(x, t, context, vector, *added)
         return out
 
 

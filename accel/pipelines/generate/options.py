@@ -11,6 +11,7 @@ from typing import Any
 
 from accel.core import ConfigError
 from accel.models.lora import Strength
+from accel.pipelines.generate.controls import Control, control_of
 from accel.pipelines.generate.pictures import RESIZES
 from accel.pipelines.generate.upscale import find_upscaler
 from accel.sampling.names import find_names
@@ -36,6 +37,8 @@ class Options:
     width, height: pixels; None takes the model's own size, or that of `init`.
     strength: how much of `init` is replaced (0 to 1); of the second pass it is `hires_strength`.
     loras: (file or name, weight, or weights of text and of UNet) beside those named in the prompt.
+    controls: ControlNets and T2I-Adapters: `Control`, or (file, picture, weight, start, end, mode)
+        of which the last ones may be left out.
     clip_skip: 2 takes the text from the last layer but one, and so on.
     eta: share of the noise that ancestral samplers put back; None is each sampler's own.
     variation_seed, variation_strength: mixes in another seed's noise (0 to 1).
@@ -71,6 +74,7 @@ class Options:
     count: int = 1
     strength: float = 0.75
     loras: tuple[tuple[str | Path, Strength], ...] = ()
+    controls: tuple[Control, ...] = ()
     clip_skip: int = 1
     eta: float | None = None
     variation_seed: int | None = None
@@ -101,6 +105,7 @@ class Options:
         object.__setattr__(self, "sampler", sampler)
         object.__setattr__(self, "schedule", schedule)
         object.__setattr__(self, "hires_upscaler", find_upscaler(self.hires_upscaler))
+        object.__setattr__(self, "controls", tuple(control_of(one) for one in self.controls))
         self._check_choices()
         self._check_ranges()
 

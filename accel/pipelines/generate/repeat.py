@@ -17,20 +17,35 @@ from accel.pipelines.generate.pictures import open_picture
 from accel.weights.assets import manifest
 
 
-def settings_from(path: Path, models: str | Path | None = None) -> dict[str, Any]:
+def settings_from(
+    path: Path,
+    models: str | Path | None = None,
+    *,
+    has_model: bool = False,
+    has_controls: bool = False,
+) -> dict[str, Any]:
     """Prompt, model and options of a picture, as `accel.generate` takes them.
 
-    The model is looked for by its hash, then by its name. Raises InputError for a picture without
-    such a text, ConfigError for a model that is not there.
+    The model is looked for by its hash, then by its name, unless `has_model`: one is given.
+    Raises InputError for a picture without such a text, ConfigError for a model that is not there,
+    and for a picture that other pictures steered, unless `has_controls`: they are given again.
     """
     open_picture(path).close()  # says in one line what is wrong with a file that is no picture
     text = text_of(path)
     info = parse(text) if text else None
     if info is None or not info.pairs:
         raise InputError(f"{path}: carries no text of how it was made")
+    steered = info.pairs.get("ControlNet 0")
+    if steered and not has_controls:
+        raise ConfigError(
+            f"{path}: was steered by a picture that its text does not hold; give it again with"
+            f" --control and --control-image ({steered})"
+        )
     settings = settings_of(info)
     settings["prompt"] = info.prompt
-    settings["model"] = model_of(info.pairs.get("Model hash"), info.pairs.get("Model"), models)
+    if not has_model:
+        digits, name = info.pairs.get("Model hash"), info.pairs.get("Model")
+        settings["model"] = model_of(digits, name, models)
     if "VAE" in info.pairs:
         settings["vae"] = info.pairs["VAE"]
     return settings

@@ -10,11 +10,12 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from accel.core import Cancel, ConfigError, Progress, ProgressCallback
 from accel.nn.perturb import perturbed
 from accel.pipelines.generate.canvas import Canvas, Size, prepare, unit_of
+from accel.pipelines.generate.controls import keep, ready
 from accel.pipelines.generate.loras import loras_of
 from accel.pipelines.generate.model import Model
 from accel.pipelines.generate.network import Masked, Network, Told, seamless
@@ -68,11 +69,12 @@ def runs(
     if (options.tiling or options.pag) and not model.has_weights:
         raise ConfigError("tiling and pag need the networks themselves, not exported ones")
     with model.lock:
+        networks = keep(model, options.controls)
         model.use_loras(loras_of(prompt, options, model))
         maker = Maker(model, prompt, options, Reporter(progress, cancel, callback), noise)
         canvas = None
         for index in range(options.count):
-            with seamless(model.loaded.model, options.tiling):
+            with seamless(nn.ModuleList([model.loaded.model, *networks]), options.tiling):
                 if canvas is None or several(init):
                     canvas = prepare(model, options, one_of(init, index), one_of(mask, index))
                     maker.expect(canvas)
@@ -148,7 +150,9 @@ class Maker:
             larger = self.model.encode(
                 enlarged_image(image, (width, height), options.hires_upscaler)
             ).float()
-        return replace(canvas, size=(width, height), latent=larger, mask=None, finish=None)
+        return replace(
+            canvas, size=(width, height), latent=larger, mask=None, finish=None, box=None
+        )
 
     def sample(
         self, source: Draws, canvas: Canvas, plan: Plan, sigmas: Sequence[float]
@@ -197,13 +201,18 @@ class Maker:
         sizes = model.sizes(height, width) if takes_sizes else None
         negative_sizes = model.sizes(height, width, negative=True) if takes_sizes else None
         edits = model.name.endswith("-edit")
+        steers = ready(model, options.controls, canvas, options.resize)
+        steps = len(sigmas) - 1
 
         def prompted(call: int) -> Prompted[Told]:
             step = report.index
+            steered = tuple(s for s in steers if s.control.in_effect(step, steps))
+            spared = tuple(s for s in steered if s.control.mode != "control")
             positive = [
-                (Told(part.at(step), sizes, canvas.extra), part.weight) for part in plan.parts
+                (Told(part.at(step), sizes, canvas.extra, steered), part.weight)
+                for part in plan.parts
             ]
-            negative = Told(plan.negative.at(step), negative_sizes, canvas.extra)
+            negative = Told(plan.negative.at(step), negative_sizes, canvas.extra, spared)
             if not edits or canvas.extra is None:
                 return Prompted(positive, negative)
             both, alone = edit_weights(options.cfg, options.image_cfg)

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from accel.core import Cancel, ProgressCallback
 from accel.pipelines.generate import hashes
+from accel.pipelines.generate.controls import described
 from accel.pipelines.generate.infotext import Facts, compose, normalised, plain
 from accel.pipelines.generate.loras import loras_of
 from accel.pipelines.generate.model import Model, load
@@ -148,6 +149,10 @@ def facts_of(model: Model, prompt: str, options: Options) -> Facts:
             for word, path in model.text.embeddings_in(text).items()
         },
         zero_terminal_snr=model.loaded.zero_terminal_snr,
+        controls=[
+            described(one, model.folders.find("control", one.file), options.resize)
+            for one in options.controls
+        ],
     )
 
 
