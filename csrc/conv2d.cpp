@@ -34,13 +34,14 @@ using Output = nb::ndarray<float, nb::c_contig, nb::device::cpu>;
 
 constexpr int64_t kAlign = 64, kPad = 16;    // bytes; floats between streams, see Winograd::step
 constexpr int64_t kBlockWinograd = 128;      // input channels whose 36 planes are kept in cache
-constexpr int64_t kBlockProduct = 256;       // length of a chain of multiply-adds elsewhere
+constexpr int64_t kBlockProduct = 320;       // length of a chain of multiply-adds elsewhere
 constexpr int64_t kSub = 32;                 // input channels whose taps are packed at a time
 constexpr int64_t kMaxT = 144;               // tiles that are worked on together, at most
 constexpr int64_t kTileBytes = 8 << 20;      // transformed tiles that are worked on together
-constexpr int64_t kMaxR = 384;               // rows that are worked on together, at most
+constexpr int64_t kMaxR = 1536;              // rows that are worked on together, at most
 constexpr int64_t kRowBytes = 2 << 20;       // gathered rows that are worked on together
 constexpr int64_t kExpandedBytes = 6 << 20;  // expanded weights small enough to keep for a call
+constexpr int64_t kPixelBytes = 1 << 20;     // packed pixels that are worked on together
 
 // Memory that grows and is kept by its thread: new pages cost more than many a convolution.
 struct Scratch {
@@ -112,6 +113,15 @@ struct Problem {
   float slope;
   int threads;
 };
+
+// Lines of `rows` short pieces, a step apart: too short for the CPU to foresee by itself. Fetched
+// before the sums that go there are begun, they have come when those are done.
+void expect(const float* at, int64_t rows, int64_t step, int64_t floats) {
+#if defined(__GNUC__)
+  for (int64_t r = 0; r < rows; ++r)
+    for (int64_t i = 0; i < floats; i += kPad) __builtin_prefetch(at + r * step + i, 1);
+#endif
+}
 
 void multiply(const ConvKernels& k, const float* a, int64_t lda, const float* b, float* c,
               int64_t rows, int64_t depth, bool accumulate) {
@@ -418,6 +428,81 @@ struct Product {
   }
 };
 
+// ---- 1x1 of contiguous pictures -----------------------------------------------------------------
+
+// Here the weights are the rows and the pixels, as they lie, the columns: nothing has to be turned.
+// Each sum runs over the same blocks in the same order as in `Product`.
+struct PlaneProduct {
+  const ConvKernels& k;
+  const Problem& p;
+  Blocks blocks;
+  int64_t size, an_image, items, together, step, group;  // an item: a panel of one image's pixels
+
+  PlaneProduct(const ConvKernels& k, const Problem& p)
+      : k(k),
+        p(p),
+        blocks(p.inputs, kBlockProduct, 4),
+        size(p.height * p.width),
+        an_image(ceil_div(size, k.panel)),
+        items(p.count * an_image),
+        step(blocks.padded * k.panel + kPad),
+        group(kGroup * k.rows) {
+    together = std::min(items, std::clamp<int64_t>(kPixelBytes / (step * 4), 4, 32));
+    together = ceil_div(items, ceil_div(items, together));
+  }
+
+  // Rows 2^n apart would fight for one set of the cache.
+  int64_t row_step() const { return blocks.padded + kPad; }
+
+  // A share of the channels of all n items, for the pixels of a channel lie side by side.
+  void gather(float* to, int64_t first, int64_t n, int64_t share) const {
+    for (int64_t c = blocks.padded * share / n; c < blocks.padded * (share + 1) / n; ++c)
+      for (int64_t i = 0; i < n; ++i) {
+        const int64_t image = (first + i) / an_image, at = (first + i) % an_image * k.panel;
+        if (c + 2 < p.inputs) expect(p.x + (image * p.inputs + c + 2) * size + at, 1, 0, k.panel);
+        const int64_t some = c < p.inputs ? std::min<int64_t>(k.panel, size - at) : 0;
+        float* row = to + i * step + c * k.panel;
+        if (some == k.panel) {
+          std::copy_n(p.x + (image * p.inputs + c) * size + at, k.panel, row);
+          continue;
+        }
+        if (some) std::copy_n(p.x + (image * p.inputs + c) * size + at, some, row);
+        std::fill(row + some, row + k.panel, 0.0f);
+      }
+  }
+
+  void run_group(const float* pixels, float* own, int64_t first, int64_t n, int64_t at) const {
+    float *c = own, *rows = own + group * k.panel;
+    const int64_t begin = at * group, some = std::min(group, p.outputs - begin);
+    for (int64_t i = 0; i < some; ++i) {
+      float* end = std::copy_n(p.w + (begin + i) * p.inputs, p.inputs, rows + i * row_step());
+      std::fill(end, rows + i * row_step() + blocks.padded, 0.0f);
+    }
+    for (int64_t i = 0; i < n; ++i) {
+      const int64_t image = (first + i) / an_image, x = (first + i) % an_image * k.panel;
+      const int64_t offset = (image * p.outputs + begin) * size + x;
+      const int wide = int(std::min<int64_t>(k.panel, size - x));
+      expect(p.y + offset, some, size, wide);
+      for (int64_t b = 0; b < blocks.count; ++b)
+        multiply(k, rows + blocks.first(b), row_step(),
+                 pixels + i * step + blocks.first(b) * k.panel, c, some, blocks.padded_width(b),
+                 b > 0);
+      k.columns_out(c, some, wide, p.y + offset, p.residual ? p.residual + offset : nullptr, size,
+                    p.bias ? p.bias + image * p.bias_step + begin : nullptr, p.slope);
+    }
+  }
+
+  void run() {
+    run_blocks(
+        p, items, together, ceil_div(p.outputs, group), together * step,
+        group * (k.panel + row_step()),
+        [&](float* to, int64_t first, int64_t n, int64_t i) { gather(to, first, n, i); },
+        [&](const float* pixels, float* own, int64_t first, int64_t n, int64_t at) {
+          run_group(pixels, own, first, n, at);
+        });
+  }
+};
+
 // ---- layouts and the binding -------------------------------------------------------------------
 
 // [N, rows, columns] -> [N, columns, rows]
@@ -437,6 +522,8 @@ void run(Problem p, bool channels_last) {
   const ConvKernels& k = kernels();
   const int64_t in_size = p.height * p.width, out_size = p.out_height * p.out_width;
   float* const y = p.y;
+  const bool point = p.kernel_h == 1 && p.kernel_w == 1 && p.stride == 1 && p.pad == 0;
+  if (!channels_last && point && in_size > 1) return PlaneProduct(k, p).run();
   if (!channels_last && in_size > 1) {
     float* x = turned_in.get(p.count * in_size * p.inputs);
     turn_all(k, p.x, x, p.count, p.inputs, in_size, p.threads);

@@ -8,12 +8,16 @@
 // p and q with p² = 1/2, q² = 2, p·q = 1, which is where the constants come from.
 constexpr float kP = 0.70710678118654752f, kQ = 1.4142135623730951f;
 
-inline Vec finish(Vec sum, const float* bias, const float* residual, int at, int n, float slope) {
-  if (bias) sum = add(sum, n == kLanes ? load(bias + at) : load_some(bias + at, n));
+inline Vec finish(Vec sum, const float* residual, int at, int n, float slope) {
   if (residual) sum = add(sum, n == kLanes ? load(residual + at) : load_some(residual + at, n));
   if (slope == 1.0f) return sum;
   // Not max(): NaN stays NaN; and not a product for ReLU: -inf becomes 0.
   return where_negative(sum, slope == 0.0f ? all(0.0f) : mul(sum, all(slope)), sum);
+}
+
+inline Vec finish(Vec sum, const float* bias, const float* residual, int at, int n, float slope) {
+  if (bias) sum = add(sum, n == kLanes ? load(bias + at) : load_some(bias + at, n));
+  return finish(sum, residual, at, n, slope);
 }
 
 inline void put(float* to, Vec a, int n) {
@@ -233,5 +237,17 @@ void rows_out(const float* c, int64_t rows, int outs, float* out, const float* r
     }
 }
 
-const ConvKernels kTable = {ACCEL_ISA_NAME, kLanes, kPanel,  kRows,    micro,   turn,
-                            pack,           expand, tile_in, tile_out, rows_out};
+void columns_out(const float* c, int64_t rows, int wide, float* out, const float* residual,
+                 int64_t out_step, const float* bias, float slope) {
+  for (int64_t r = 0; r < rows; ++r)
+    for (int at = 0; at < wide; at += kLanes) {
+      const int n = at_most_lanes(wide - at);
+      const float* more = residual ? residual + r * out_step : nullptr;
+      Vec sum = load(c + r * kPanel + at);
+      if (bias) sum = add(sum, all(bias[r]));
+      put(out + r * out_step + at, finish(sum, more, at, n, slope), n);
+    }
+}
+
+const ConvKernels kTable = {ACCEL_ISA_NAME, kLanes, kPanel,  kRows,    micro,    turn,
+                            pack,           expand, tile_in, tile_out, rows_out, columns_out};

@@ -42,6 +42,9 @@ struct ConvKernels {
   // rows of a panel of sums -> out, rows out_step apart.
   void (*rows_out)(const float* c, int64_t rows, int outs, float* out, const float* residual,
                    int64_t out_step, const float* bias, float slope);
+  // The same where a row is one output channel's and the panel holds `wide` of its pixels.
+  void (*columns_out)(const float* c, int64_t rows, int wide, float* out, const float* residual,
+                      int64_t out_step, const float* bias, float slope);
 };
 
 const ConvKernels* conv_plain();
