@@ -96,6 +96,8 @@ def add(commands: Any) -> None:
     models = parser.add_argument_group("models")
     models.add_argument("--model", help="nano (default), a file, folder, name or hash")
     models.add_argument("--vae", help="another autoencoder: a file or name")
+    models.add_argument("--decoder", help="a TAESD that decodes in its place: a file or name")
+    models.add_argument("--tiny-vae", help="a TAESD for --preview: a file or name")
     models.add_argument(
         "--lora", action="append", default=[], metavar="NAME[=WEIGHT]", help="file or name"
     )
@@ -145,6 +147,8 @@ def run(args: argparse.Namespace) -> None:
             dtype=dtype_of(args.dtype),
             device=args.device,
             vae=args.vae,
+            decoder=args.decoder,
+            tiny_vae=args.tiny_vae,
             max_memory=args.max_memory,
             runtime=args.runtime,
             from_picture=args.from_picture,

@@ -15,6 +15,7 @@ import accel
 from accel.core import Cancel, ConfigError, ProgressCallback
 from accel.pipelines.gate import ContentGate
 from accel.pipelines.generate.grid import Axis, Grid, axis_of, grid
+from accel.pipelines.generate.model import tiny_decoder
 from accel.pipelines.generate.output import OutputConfig, PictureGate, write
 from accel.pipelines.generate.preview import Preview
 from accel.pipelines.generate.repeat import equals, settings_from
@@ -34,6 +35,8 @@ def generate(
     vae: str | Path | None = None,
     max_memory: float | None = None,
     runtime: str = "torch",
+    decoder: str | Path | None = None,
+    tiny_vae: str | Path | None = None,
     from_picture: str | Path | None = None,
     preview: str | Path | None = None,
     x: str | Axis | None = None,
@@ -50,10 +53,11 @@ def generate(
 ) -> dict[str, Any]:
     """Make pictures and write them; return the report that the command line gives as JSON.
 
-    model, models, dtype, device, vae, max_memory, runtime: see `accel.load`. model None is `nano`,
-        or what `from_picture` names; a `Sampler` is reused.
+    model, models, dtype, device, vae, max_memory, runtime, decoder: see `accel.load`. model None is
+        `nano`, or what `from_picture` names; a `Sampler` is reused.
     from_picture: a picture with A1111's text in it: its prompt and settings are taken, and those
-        given here go before. preview: a PNG that shows the picture as it comes.
+        given here go before. preview: a PNG that shows the picture as it comes,
+        through the TAESD `tiny_vae` if one is given.
     x, y, z: settings to be varied on one sheet, such as "cfg=1,3,7": see `axis_of`.
     gate: your own content gate, in place of `accel.pipelines.gate.ContentGate`.
     options: those of `Model.sample` (with `init` and `mask`), named as on the command line; a seed
@@ -79,6 +83,8 @@ def generate(
         prompt = settings.pop("prompt") if prompt is None else prompt
         model = settings.pop("model") if model is None else model
         vae = settings.pop("vae", None) if vae is None else vae
+        own = settings.pop("decoder", None)
+        decoder = own if decoder is None else decoder
         options = settings | options
     if prompt is None:
         raise ConfigError("generate: a prompt must be given, or a picture to repeat")
@@ -86,10 +92,16 @@ def generate(
     config.check_free(int(options.get("count", 1)))
     sampler = model if isinstance(model, Sampler) else Sampler(
         model or "nano", dtype=dtype, device=device, vae=vae, models=models,
-        max_memory=max_memory, runtime=runtime,
+        max_memory=max_memory, runtime=runtime, decoder=decoder,
     )  # fmt: skip
     loaded = time.perf_counter()
-    watch = Preview(sampler.model, Path(preview), callback) if preview else callback
+    watch = callback
+    if preview:
+        tiny = None
+        if tiny_vae is not None:
+            path = sampler.model.folders.find("decoder", tiny_vae)
+            tiny = tiny_decoder(sampler.model, path)
+        watch = Preview(sampler.model, Path(preview), callback, tiny)
     asked: dict[str, Any] = {"progress": progress, "cancel": cancel, "callback": watch}
     table: Grid | None = None
     if x is not None:

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from accel.core import Cancel, ConfigError, ProgressCallback, choose_device
+from accel.core import Cancel, ConfigError, InputError, ProgressCallback, choose_device
 from accel.models import nano
 from accel.models.export import PAGE, export_model
 from accel.models.load import Loaded
@@ -19,6 +19,7 @@ from accel.models.load import load as load_file
 from accel.models.lora import LoraSet, Strength
 from accel.models.onnx_model import open_onnx
 from accel.models.stable_diffusion import Conditioning, StableDiffusion
+from accel.models.tiny import TinyVae, load_tiny
 from accel.models.vae_16bit import scale_activations
 from accel.nn.adapter import Adapter
 from accel.nn.control import ControlNet
@@ -47,11 +48,13 @@ def load(
     models: str | Path | None = None,
     max_memory: float | None = None,
     runtime: str = "torch",
+    decoder: str | Path | None = None,
 ) -> Model:
     """Load a checkpoint: `nano`, a file, a folder in diffusers' layout, or a name or hash of one.
 
     vae: a file whose autoencoder replaces the checkpoint's own. prediction: "eps" or "v" overrules
     what the file says of itself. models: where names are looked up, see ModelFolders.
+    decoder: a TAESD, a small network that decodes in place of the autoencoder.
     max_memory: MB that the process shall stay under. runtime: "onnx" exports the networks and runs
     them by ONNX Runtime; a folder that was exported is opened as it is.
     Raises InputError for what cannot be loaded, ConfigError for a name that nothing has and for a
@@ -74,7 +77,32 @@ def load(
             scale_activations(loaded.model.vae)
         if runtime == "onnx":
             loaded = exported(loaded, place)
-    return Model(loaded, path, dtype, place, vae=own_vae, folders=folders, budget=budget)
+    model = Model(loaded, path, dtype, place, vae=own_vae, folders=folders, budget=budget)
+    if decoder is not None:
+        model.decoder_path = folders.find("decoder", decoder)
+        model.tiny = tiny_decoder(model, model.decoder_path)
+    return model
+
+
+def tiny_decoder(model: Model, path: Path) -> TinyVae:
+    """A TAESD's decoder; raises InputError for one that is not for this model's latents."""
+    tiny = load_tiny(path, dtype=model.dtype, device=model.device)
+    if tiny.decoder is None:
+        raise InputError(f"{path}: must be a TAESD with a decoder, got an encoder alone")
+    channels = model.loaded.model.config.vae.latent_channels
+    with torch.inference_mode():
+        try:
+            shape = tuple(
+                tiny.decode(torch.zeros(1, channels, 1, 1).to(model.device, model.dtype)).shape
+            )
+        except RuntimeError as error:
+            raise InputError(f"{path}: must decode {channels} channels, as {model.name}") from error
+    if shape != (1, 3, model.factor, model.factor):
+        raise InputError(
+            f"{path}: must give {model.factor} pixels a latent pixel, as {model.name},"
+            f" got {shape[-1]}"
+        )
+    return tiny
 
 
 def exported(loaded: Loaded, device: torch.device) -> Loaded:
@@ -117,6 +145,8 @@ class Model:
         self.text = TextEncoder(loaded, rows, device, embeddings)
         self.lock = threading.RLock()
         self.controls: dict[Path, ControlNet | Adapter] = {}  # what the last run asked for
+        self.tiny: TinyVae | None = None  # decodes in place of the autoencoder
+        self.decoder_path: Path | None = None
         self._loras: LoraSet | None = None  # made when the first is wanted
         self._standing: list[Lora] = []  # what `load_lora` asked for
         self._in_effect: list[Lora] = []
@@ -193,6 +223,8 @@ class Model:
         latent: Tensor,  # [B, z, h, w] shifted and scaled
     ) -> Tensor:  # [B, 3, f*h, f*w] about -1..1, not clamped
         latent = latent.to(self.device, self.dtype)
+        if self.tiny is not None:
+            return torch.cat([self.tiny.decode(one) for one in torch.split(latent, 1)])
         vae = self.loaded.model.vae
         images = [self.budget.decode(vae, one) for one in torch.split(latent, 1)]
         return torch.cat(images)

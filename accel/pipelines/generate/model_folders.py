@@ -3,6 +3,7 @@
 models/Stable-diffusion   checkpoints
 models/Lora, models/LyCORIS
 models/VAE
+models/VAE-approx   TAESD
 models/ControlNet   ControlNets and T2I-Adapters
 models/embeddings, or embeddings beside models
 """
@@ -27,6 +28,7 @@ KINDS = {  # by kind: its folders, as A1111, Forge and ComfyUI have them
     "checkpoint": ("Stable-diffusion", "checkpoints", "diffusers"),
     "lora": ("Lora", "LyCORIS", "loras"),
     "vae": ("VAE", "vae"),
+    "decoder": ("VAE-approx", "vae_approx"),
     "control": ("ControlNet", "controlnet", "t2i_adapter"),
     "embedding": ("embeddings", "../embeddings"),
 }
@@ -83,7 +85,7 @@ class ModelFolders:
         """
         path = Path(name)
         folders = ("unet", "text_0")  # of diffusers' layout, and of an exported model
-        if kind == "control" and (path / "config.json").is_file():
+        if kind in ("control", "decoder") and (path / "config.json").is_file():
             return path
         if path.is_file() or (kind == "checkpoint" and any((path / f).is_dir() for f in folders)):
             return path

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
+from accel.models.tiny import TinyVae
 from accel.pipelines.generate.model import Model
 
 FEW_PIXELS = 32 * 32  # of a latent: decoding one of this size is as quick as a step
@@ -22,8 +23,14 @@ FEW_PIXELS = 32 * 32  # of a latent: decoding one of this size is as quick as a 
 class Preview:
     """A callback that keeps a PNG up to date with the picture that is being made."""
 
-    def __init__(self, model: Model, path: Path, then: Callable[[int, Tensor], None] | None = None):
-        self.view, self.path, self.then = Viewer(model), path, then
+    def __init__(
+        self,
+        model: Model,
+        path: Path,
+        then: Callable[[int, Tensor], None] | None = None,
+        tiny: TinyVae | None = None,
+    ):
+        self.view, self.path, self.then = Viewer(model, tiny), path, then
 
     def __call__(self, step: int, clean: Tensor) -> None:
         part = self.path.with_name(f".{self.path.stem}.{secrets.token_hex(4)}.png")
@@ -36,17 +43,20 @@ class Preview:
 class Viewer:
     """Turns a denoised latent [1, z, h, w] into a rough picture [H, W, 3].
 
-    Small latents are decoded; of others a linear map of the channels to colours is taken. It is
-    fitted to the decoder itself, on blocks of plain latents, when the first picture is wanted.
+    `tiny` decodes them, if there is one. Without, small latents are decoded; of others a linear map
+    of the channels to colours is taken. It is fitted to the decoder itself, on blocks of plain
+    latents, when the first picture is wanted.
     """
 
-    def __init__(self, model: Model):
-        self.model = model
+    def __init__(self, model: Model, tiny: TinyVae | None = None):
+        self.model, self.tiny = model, tiny
         self._map: Tensor | None = None  # [z + 1, 3]
 
     @torch.inference_mode()
     def __call__(self, clean: Tensor) -> NDArray[np.uint8]:
-        if clean.shape[2] * clean.shape[3] <= FEW_PIXELS:
+        if self.tiny is not None:
+            image = self.tiny.decode(clean[:1].to(self.model.device, self.model.dtype))
+        elif clean.shape[2] * clean.shape[3] <= FEW_PIXELS:
             image = self.model.decode(clean[:1])
         else:
             image = self.colours(clean[:1])

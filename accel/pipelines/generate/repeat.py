@@ -48,6 +48,8 @@ def settings_from(
         settings["model"] = model_of(digits, name, models)
     if "VAE" in info.pairs:
         settings["vae"] = info.pairs["VAE"]
+    if "VAE Decoder" in info.pairs:
+        settings["decoder"] = info.pairs["VAE Decoder"]
     return settings
 
 

@@ -61,11 +61,13 @@ class Sampler:
         models: str | Path | None = None,
         max_memory: float | None = None,
         runtime: str = "torch",
+        decoder: str | Path | None = None,
     ):
         if not isinstance(model, Model):
             model = load(
-                model, dtype, device, vae, models=models, max_memory=max_memory, runtime=runtime
-            )
+                model, dtype, device, vae, models=models, max_memory=max_memory, runtime=runtime,
+                decoder=decoder,
+            )  # fmt: skip
         self.model = model
 
     def __call__(self, prompt: str, negative: str = "", **options: Any) -> list[Picture]:
@@ -149,6 +151,7 @@ def facts_of(model: Model, prompt: str, options: Options) -> Facts:
             for word, path in model.text.embeddings_in(text).items()
         },
         zero_terminal_snr=model.loaded.zero_terminal_snr,
+        decoder=model.decoder_path.name if model.decoder_path else "",
         controls=[
             described(one, model.folders.find("control", one.file), options.resize)
             for one in options.controls

@@ -12,6 +12,7 @@ from accel.models import stable_diffusion as sd
 from accel.nn.adapter import Adapter, AdapterConfig
 from accel.nn.control import ControlNet
 from accel.nn.text import TextConfig
+from accel.nn.tiny_vae import TinyDecoder
 from accel.nn.unet import UnetConfig
 from accel.nn.vae import VaeConfig
 
@@ -75,4 +76,10 @@ def write_adapter(path: Path, config: AdapterConfig = ADAPTER) -> Path:
         {"adapter." + k: v.contiguous() for k, v in spread(Adapter(config)).state_dict().items()},
         path,
     )
+    return path
+
+
+def write_decoder(path: Path) -> Path:
+    torch.manual_seed(3)
+    save_file({k: v.contiguous() for k, v in spread(TinyDecoder(4)).state_dict().items()}, path)
     return path
