@@ -103,6 +103,20 @@ def test_bytes_do_not_depend_on_batch_threads_or_layout(shape):
     assert all(torch.equal(results[0], other) for other in results[1:])
 
 
+@pytest.mark.parametrize("shape", [(5, 3, 64, 64, 61, 3, 2, 1), (5, 4, 96, 32, 32, 3, 1, 1)])
+def test_bytes_of_few_inputs_in_channels_last_are_torchs_and_as_steady(shape):
+    x, weight, bias, *_ = inputs(shape)
+    x, stride = x.contiguous(memory_format=torch.channels_last), shape[6]
+    before, results = torch.get_num_threads(), []
+    for threads in (1, 2, 3):
+        torch.set_num_threads(threads)
+        results.append(conv2d(x, weight, bias, stride, 1))
+    torch.set_num_threads(before)
+    results.append(torch.cat([conv2d(x[i : i + 1], weight, bias, stride, 1) for i in range(5)]))
+    assert torch.equal(results[0], F.conv2d(x, weight, bias, stride, 1))
+    assert all(torch.equal(results[0], other) for other in results[1:])
+
+
 @needs_native
 def test_many_panels_and_few_on_threads():
     """Both ways of sharing the work: whole blocks to a thread, and blocks shared by all."""
