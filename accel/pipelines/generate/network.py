@@ -115,9 +115,10 @@ class Masked:
 
 
 @contextmanager
-def seamless(model: nn.Module, wanted: bool = True) -> Iterator[None]:
+def seamless(*networks: nn.Module, wanted: bool = True) -> Iterator[None]:
     """Inside, every convolution sees the opposite edge beyond an edge: results can be tiled."""
-    convolutions = [m for m in model.modules() if isinstance(m, nn.Conv2d)] if wanted else []
+    every = (m for network in networks for m in network.modules()) if wanted else ()
+    convolutions = [m for m in every if isinstance(m, nn.Conv2d)]
     before = [c.padding_mode for c in convolutions]
     try:
         for convolution in convolutions:

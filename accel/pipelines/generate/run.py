@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from accel.core import Cancel, ConfigError, Progress, ProgressCallback
 from accel.nn.perturb import perturbed
@@ -74,7 +74,7 @@ def runs(
         maker = Maker(model, prompt, options, Reporter(progress, cancel, callback), noise)
         canvas = None
         for index in range(options.count):
-            with seamless(nn.ModuleList([model.loaded.model, *networks]), options.tiling):
+            with seamless(model.loaded.model, *networks, wanted=options.tiling):
                 if canvas is None or several(init):
                     canvas = prepare(model, options, one_of(init, index), one_of(mask, index))
                     maker.expect(canvas)
