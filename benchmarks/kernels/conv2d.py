@@ -187,10 +187,9 @@ def mnn(x, weight, bias, stride, padding) -> Call:
 
 
 def main() -> None:
-    torch.set_num_threads(1)
-    torch.set_grad_enabled(False)
     cases = [(label, case(*shape)) for label, shape in SHAPES.items()]
-    bench_kernel(op, cases, peers=peers, rounds=7)
+    with torch.no_grad():
+        bench_kernel(op, cases, peers=peers, rounds=7)
 
 
 if __name__ == "__main__":

@@ -161,9 +161,9 @@ def measure(name: str, calls: dict[str, Call]) -> list[dict]:
     return rows
 
 
+@torch.no_grad()
 def main(names: list[str] | None = None) -> None:
     torch.set_num_threads(1)
-    torch.set_grad_enabled(False)
     wanted = set(names or ("vae", "unet", "peers"))
     for name, make, side in (("vae", decoder, 256), ("unet", step, 32)):
         if name in wanted:

@@ -18,7 +18,7 @@ import torch
 from PIL import Image
 
 from accel.faces.find import FaceModels, find_faces
-from accel.kernels import planes_to_rgb
+from accel.kernels import gbr_layout, planes_to_rgb, rgb_to_planes
 from accel.pipelines.dfl.workspace import open_workspace
 from accel.video.read import open_video
 from benchmarks.harness import conditions, save
@@ -56,17 +56,23 @@ def rgb_frames(path: Path, wanted: list[int]) -> list[Image.Image]:
     return shown
 
 
-def picture(workspace: Path, result: Path, wanted: list[int], to: Path) -> None:
-    """Frames of the target above the merged ones, cut to their middle."""
-    place = open_workspace(workspace)
-    lines = [rgb_frames(p, wanted) for p in (place.need_video("dst"), result)]
-    side = min(line[0].width for line in lines) // 2 + 40
-    sheet = Image.new("RGB", (side * len(wanted), 2 * HEIGHT_PX), "white")
-    for row, line in enumerate(lines):
-        for column, shown in enumerate(line):
-            left = (shown.width - side) // 2
-            cut = shown.crop((left, 0, left + side, HEIGHT_PX))
-            sheet.paste(cut, (column * side, row * HEIGHT_PX))
+def middle(picture: Image.Image, models: FaceModels) -> int:
+    """Where across the picture its face is."""
+    rgb = torch.from_numpy(np.asarray(picture).copy())
+    faces = find_faces(rgb_to_planes(rgb, gbr_layout()), models=models)
+    return int(np.asarray(faces[0].landmarks)[:, 0].mean()) if faces else picture.width // 2
+
+
+def picture(films: list[Path], wanted: list[int], models: FaceModels, to: Path) -> None:
+    """Frames of the target above the merged ones, cut to their faces."""
+    lines = [rgb_frames(path, wanted) for path in films]
+    side = HEIGHT_PX
+    sheet = Image.new("RGB", (side * len(wanted), side * len(lines)), "white")
+    for column, shown in enumerate(zip(*lines)):
+        most = shown[0].width - side
+        left = min(max(middle(shown[0], models) - side // 2, 0), most)
+        for row, one in enumerate(shown):
+            sheet.paste(one.crop((left, 0, left + side, side)), (column * side, row * side))
     sheet.save(to)
 
 
@@ -107,7 +113,7 @@ def main() -> None:
     save("trained_face", report | conditions(torch.get_num_threads()))
     if args.picture:
         chosen = [both[round(k * (len(both) - 1) / (SHOWN - 1))] for k in range(SHOWN)]
-        picture(args.workspace, args.result, chosen, args.picture)
+        picture([place.need_video("dst"), args.result], chosen, models, args.picture)
 
 
 if __name__ == "__main__":

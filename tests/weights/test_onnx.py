@@ -227,7 +227,7 @@ def test_foreign_operators_are_refused():
         [("y", F, [1])],
         opsets=[helper.make_opsetid("evil", 1)],
     )
-    with pytest.raises(InputError, match="got Run of 'evil'"):
+    with pytest.raises(InputError, match="got 'Run' of 'evil'"):
         open_onnx(bad.SerializeToString())
 
 
@@ -237,7 +237,7 @@ def test_an_operator_that_reads_files_is_refused():
         [("x", F, [1])],
         [("y", F, [1])],
     )
-    with pytest.raises(InputError, match="EPContext reads another file"):
+    with pytest.raises(InputError, match="'EPContext' reads another file"):
         open_onnx(bad.SerializeToString())
 
 

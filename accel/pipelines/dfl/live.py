@@ -76,7 +76,8 @@ class LivePage:
         """Content type and content; None where there is nothing."""
         path = path.partition("?")[0]
         if path == "/":
-            return "text/html; charset=utf-8", PAGE.replace("STATE", html.escape(self._text)).encode()
+            shown = PAGE.replace("STATE", html.escape(self._text))
+            return "text/html; charset=utf-8", shown.encode()
         if path == "/state.json":
             versions = {name: version for name, (version, _) in self._pictures.items()}
             state = {"text": self._text, "pictures": versions}

@@ -21,6 +21,7 @@ from typing import Any
 
 from accel.core import ConfigError
 from accel.pipelines.generate import hashes
+from accel.weights.assets import asset
 from accel.weights.files import open_tensors
 
 ENDINGS = (".safetensors", ".ckpt", ".pt", ".pth", ".bin")
@@ -34,6 +35,7 @@ KINDS = {  # by kind: its folders, as A1111, Forge and ComfyUI have them
 }
 PICTURES = (".png", ".webp", ".jxl", ".avif")  # an embedding may be one
 HASH = re.compile(r"[0-9a-fA-F]{8,64}")
+EMBEDDED_LORAS = {"ink": "nano_ink_lora.safetensors"}  # for nano: black on white
 VARIABLE = "ACCEL_MODELS"  # the root, where none is given
 
 
@@ -95,6 +97,8 @@ class ModelFolders:
         if not named and not looks_like_path:
             plain = wanted.lower()
             named = [o for o in self.of(kind) if plain in {n.lower() for n in _names(o)}]
+        if not named and kind == "lora" and wanted.lower() in EMBEDDED_LORAS:
+            return asset(EMBEDDED_LORAS[wanted.lower()])
         if not named and kind == "lora":
             named = [one for one in self.of(kind) if _trained_as(one.path) == wanted]
         if not named and HASH.fullmatch(wanted):

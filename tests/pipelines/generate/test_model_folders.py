@@ -135,3 +135,16 @@ def test_repeats_with_the_model_that_has_the_hash(root, tmp_path):
     report = accel.generate(None, tmp_path / "b.png", models=root, from_picture=path)
     assert report["model"] == "small"
     assert "to the bit" in report["notes"][0]
+
+
+def test_the_embedded_lora_is_found_by_name_and_draws_black_on_white(tmp_path):
+    model = accel.load("nano", models=tmp_path)
+    options = {"steps": 10, "seed": 1, "cfg": 5.0}
+    plain = model.sample("red apple", **options)
+    ink = model.sample("red apple", loras=[("ink", 1.0)], **options)
+
+    def colour(image):  # how far from grey, on the whole
+        return (image.amax(1) - image.amin(1)).mean().item()
+
+    assert colour(ink) < 0.6 * colour(plain)
+    assert colour(model.sample("red apple", **options)) == colour(plain)
