@@ -6,6 +6,7 @@ may round otherwise, and a picture must not depend on its neighbours.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -86,7 +87,8 @@ class Masked:
     """A denoiser that keeps what lies outside a mask.
 
     With `held`, the noise that lies on the picture there, x too is set to picture and noise before
-    every call, as diffusers does; without, only the answer is, as A1111 does.
+    every call at a level under `below`, as diffusers does; without, only the answer is, as A1111
+    does.
     """
 
     def __init__(
@@ -95,8 +97,10 @@ class Masked:
         latent: Tensor,  # [1, z, h, w] of the picture
         mask: Tensor,  # [1, 1, h, w] 1 is repainted
         held: Tensor | None = None,  # [1, z, h, w]
+        below: float = math.inf,
     ):
-        self.denoise, self.latent, self.mask, self.held = denoise, latent, mask, held
+        self.denoise, self.latent, self.mask = denoise, latent, mask
+        self.held, self.below = held, below
 
     def __call__(self, x: Tensor, sigma: float) -> Tensor:
         return self._kept(self.denoise(self._noised(x, sigma), sigma))
@@ -106,7 +110,7 @@ class Masked:
         return self._kept(clean), self._kept(other)
 
     def _noised(self, x: Tensor, sigma: float) -> Tensor:
-        if self.held is None:
+        if self.held is None or sigma >= self.below:
             return x
         return torch.where(self.mask > 0, x, self.latent + self.held * sigma)
 

@@ -167,7 +167,13 @@ class Maker:
         if canvas.mask is not None and options.mask_content == "latent noise":
             filled = torch.lerp(canvas.latent, start, canvas.mask)  # type: ignore[arg-type]
             canvas = replace(canvas, latent=filled)
-        if canvas.latent is None:
+        # diffusers paints at full strength into noise alone, and lets networks that are shown the
+        # mask see to the rest of the picture themselves.
+        as_diffusers = options.follows_diffusers and canvas.mask is not None
+        bare = as_diffusers and options.strength >= 1
+        if as_diffusers and canvas.extra is not None:
+            canvas = replace(canvas, mask=None)
+        if canvas.latent is None or bare:
             x = start * self.first_deviation(sigmas[0])
         else:
             x = canvas.latent + start * sigmas[0]
@@ -175,7 +181,8 @@ class Maker:
         denoise: Any = self.denoiser(canvas, plan, sigmas)
         if canvas.mask is not None and canvas.latent is not None:
             held = start if options.follows_diffusers else None
-            denoise = Masked(denoise, canvas.latent, canvas.mask, held)
+            below = sigmas[0] if bare else math.inf
+            denoise = Masked(denoise, canvas.latent, canvas.mask, held, below)
         x = run_sampler(
             options.sampler, denoise, x, sigmas,
             noise=source.noise(sigmas), callback=self.report.step, **self.settings(),

@@ -47,14 +47,11 @@ def spread(network: torch.nn.Module) -> torch.nn.Module:
     return network.eval().requires_grad_(False)
 
 
-def write_checkpoint(path: Path, channels: int = 4) -> Path:
+def write_checkpoint(path: Path, channels: int = 4, config: sd.Config = CONFIG) -> Path:
     torch.manual_seed(0)
-    model = spread(sd.build(replace(CONFIG, unet=replace(CONFIG.unet, in_channels=channels))))
-    prefixes = {
-        "unet.": sd.UNET_PREFIX,
-        "vae.": sd.VAE_PREFIX,
-        "towers.0.": CONFIG.towers[0].prefix,
-    }
+    model = spread(sd.build(replace(config, unet=replace(config.unet, in_channels=channels))))
+    prefixes = {"unet.": sd.UNET_PREFIX, "vae.": sd.VAE_PREFIX}
+    prefixes |= {f"towers.{i}.": tower.prefix for i, tower in enumerate(config.towers)}
     tensors = {}
     for own, tensor in model.state_dict().items():
         part = next(p for p in prefixes if own.startswith(p))
