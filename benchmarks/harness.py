@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import os
 import platform
-import statistics
 import subprocess
 import time
 from collections.abc import Callable, Sequence
@@ -19,6 +18,7 @@ from pathlib import Path
 import torch
 
 from accel.kernels._op import FORCED, INTERPRETED, Op
+from accel.pipelines.bench import measure
 
 RESULTS = Path(__file__).parent / "results"
 Call = Callable[[], object]
@@ -80,32 +80,9 @@ def interleaved(
     calls: dict[str, Call], *, rounds: int = 15, threads: int = 1, min_s: float = 0.01
 ) -> dict[str, float]:
     """Return the median seconds of each call, run in turn. A slow call is run fewer times."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads)
-    clock = time.process_time if threads == 1 and not torch.cuda.is_available() else _wall
-    repeats = {}
-    try:
-        for name, call in calls.items():
-            call()
-            start = time.perf_counter()
-            call()
-            repeats[name] = max(1, int(min_s / max(time.perf_counter() - start, 1e-7)))
-        times: dict[str, list[float]] = {name: [] for name in calls}
-        for _ in range(rounds):
-            for name, call in calls.items():
-                start = clock()
-                for _ in range(repeats[name]):
-                    call()
-                times[name].append((clock() - start) / repeats[name])
-    finally:
-        torch.set_num_threads(before)
-    return {name: statistics.median(series) for name, series in times.items()}
-
-
-def _wall() -> float:
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
-    return time.perf_counter()
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    times = measure.interleaved(calls, rounds=rounds, device=device, threads=threads, min_s=min_s)
+    return {name: timing.seconds for name, timing in times.items()}
 
 
 def conditions(threads: int) -> dict:
