@@ -125,7 +125,7 @@ def pays(model: ModelProto) -> bool:
     operators, where ONNX Runtime has less to do: benchmarks/results/onnx_networks.json.
     """
     kernels = {t.name: list(t.dims) for t in model.graph.initializer}
-    maps = onnx_graph._shapes(model)
+    maps = onnx_graph.value_shapes(model)
     wide = total = 0
     for node in model.graph.node:
         if node.op_type not in ("Conv", "MatMul", "Gemm") or len(node.input) < 2:

@@ -72,7 +72,7 @@ def parse(data: bytes, name: str) -> ModelProto:
                     f"{name}: {message.op_type!r:.60} reads another file and is refused"
                 )
     check_growth(model, name)
-    for value, shape in _shapes(model).items():
+    for value, shape in value_shapes(model).items():
         _check_made(math.prod(shape), value, name)
     return model
 
@@ -216,7 +216,7 @@ def free_batch(model: ModelProto) -> bool:
     batched = [i for i in graph.input if _first_dimension(i) == 1]
     if not batched:
         return False
-    shapes = _shapes(model)
+    shapes = value_shapes(model)
     constants = {i.name: i for i in graph.initializer}
     constants |= {n.output[0]: n.attribute[0].t for n in graph.node if n.op_type == "Constant"}
     fixes = {"Reshape": (1, _reshape_target), "Resize": (3, _resize_scales)}
@@ -248,7 +248,7 @@ def _first_dimension(value: onnx.ValueInfoProto) -> int | None:
     return shape.dim[0].dim_value if len(shape.dim) > 1 else None
 
 
-def _shapes(model: ModelProto) -> dict[str, list[int]]:
+def value_shapes(model: ModelProto) -> dict[str, list[int]]:
     """The shapes of inputs and values as far as they follow from the graph; 0 is a free size."""
     light = ModelProto(ir_version=model.ir_version)
     light.opset_import.extend(model.opset_import)
