@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from accel.core import ConfigError, InputError
 from accel.faces.autoencoder import from_dfl_order, to_dfl_order
@@ -90,11 +90,7 @@ def load(trainer: AutoencoderTrainer, folder: Path, name: str) -> list[str]:
         if part == "code_discriminator" and not file.exists():
             notes.append("true_face begins anew: it was off so far")
             continue
-        try:
-            module.load_state_dict(from_dfl_order(module, dfl.read_weights(file)))
-        except InputError as error:
-            text = str(error)
-            raise InputError(text if text.startswith(str(file)) else f"{file}: {text}") from None
+        load_part(module, file)
     for key, optimiser in trainer.optimisers.items():
         file = dfl.part_file(folder, name, kind, key)
         state = _memory_from_dfl(trainer, dfl.read_weights(file)) if file.exists() else {}
@@ -106,6 +102,15 @@ def load(trainer: AutoencoderTrainer, folder: Path, name: str) -> list[str]:
     if trainer.loss_scale and scale:
         trainer.loss_scale.factor, trainer.loss_scale.good = float(scale[0]), int(scale[1])
     return notes
+
+
+def load_part(module: nn.Module, file: Path) -> None:
+    """Take one part's weights from its file. Raises InputError, which names the file."""
+    try:
+        module.load_state_dict(from_dfl_order(module, dfl.read_weights(file)))
+    except InputError as error:
+        text = str(error)
+        raise InputError(text if text.startswith(str(file)) else f"{file}: {text}") from None
 
 
 def _progress(data: Mapping[str, Any], path: Path) -> tuple[int, list[list[float]]]:

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from accel.core import ConfigError, InputError
-from accel.faces.autoencoder import Autoencoder, from_dfl_order
+from accel.faces.autoencoder import Autoencoder
 from accel.faces.autoencoder_onnx import to_onnx
 from accel.pipelines.dfl.workspace import Workspace, open_workspace
 from accel.training import model_files
@@ -100,12 +100,7 @@ def load_autoencoder(folder: Path, name: str, model: str) -> tuple[Autoencoder, 
         network = Autoencoder(options.network)
     network = network.to_empty(device="cpu").eval()
     for part, module in network.parts.items():
-        file = dfl.part_file(folder, name, options.kind, part)
-        try:
-            module.load_state_dict(from_dfl_order(module, dfl.read_weights(file)))
-        except InputError as error:
-            text = str(error)
-            raise InputError(text if text.startswith(str(file)) else f"{file}: {text}") from None
+        model_files.load_part(module, dfl.part_file(folder, name, options.kind, part))
     data = dfl.read_data(model_files.data_path(folder, name, model))
     return network, int(data.get("iter", 0))
 

@@ -14,19 +14,15 @@ import numpy as np
 import torch
 
 from accel.core import ConfigError, InputError
-from accel.faces.autoencoder import (
-    QUICK96,
-    Autoencoder,
-    AutoencoderConfig,
-    from_dfl_order,
-)
+from accel.faces.autoencoder import QUICK96, Autoencoder, AutoencoderConfig
 from accel.faces.face_types import face_type
 from accel.faces.merge import batch, input_crop
 from accel.faces.merge_mask import Pixels, Prediction
 from accel.faces.merge_place import Place
 from accel.faces.merge_settings import MergeSettings
+from accel.training.model_files import load_part
 from accel.weights.assets import asset
-from accel.weights.dfl import find_models, part_file, read_data, read_weights
+from accel.weights.dfl import find_models, part_file, read_data
 from accel.weights.onnx import Network, open_onnx
 
 ENHANCER = "esrgan_slim_x4.onnx"
@@ -66,11 +62,7 @@ def open_model(folder: Path, name: str | None = None) -> FaceModel:
     digest = hashlib.sha256()
     for part, module in network.parts.items():
         path = part_file(folder, label, kind, part)
-        try:
-            module.load_state_dict(from_dfl_order(module, read_weights(path)))
-        except InputError as error:
-            text = str(error)
-            raise InputError(text if str(path) in text else f"{path}: {text}") from None
+        load_part(module, path)
         digest.update(hashlib.sha256(path.read_bytes()).digest())
     network.eval().requires_grad_(False)
     return FaceModel(label, kind, network, _whole(data.get("iter")), digest.hexdigest())
