@@ -1,9 +1,11 @@
-"""A file of the full size of Stable Diffusion 1.5, 4 GB of random weights in one checkpoint."""
+"""Files of the full size of published ones, of random weights: 4 GB for Stable Diffusion 1.5."""
 
 from __future__ import annotations
 
 import json
 import math
+import zlib
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -12,35 +14,47 @@ import torch
 from accel.models import stable_diffusion as sd
 
 PREFIXES = {"unet.": sd.UNET_PREFIX, "vae.": sd.VAE_PREFIX}
+BLOCK = 1 << 22  # numbers in memory at a time
 
 
 def write_full_size(path: Path, name: str = "sd1") -> None:
-    """Stream it out: no more than a block of numbers is in memory at a time."""
-    config = sd.CONFIGS[name]
+    """A checkpoint in one file, under the published names."""
+    config = sd.config_of(name)
     with torch.device("meta"):
         model = sd.build(config)
     prefixes = PREFIXES | {f"towers.{i}.": t.prefix for i, t in enumerate(config.towers)}
-    header, shapes, end = {}, [], 0
+    shapes = {}
     for own, tensor in model.state_dict().items():
         part = next(p for p in prefixes if own.startswith(p))
-        begin, end = end, end + 4 * tensor.numel()
-        header[prefixes[part] + own.removeprefix(part)] = {
-            "dtype": "F32", "shape": list(tensor.shape), "data_offsets": [begin, end],
-        }  # fmt: skip
-        shapes.append(tuple(tensor.shape))
+        shapes[prefixes[part] + own.removeprefix(part)] = tuple(tensor.shape)
+    write_random(path, shapes)
+
+
+def write_random(path: Path, shapes: Mapping[str, tuple[int, ...]]) -> None:
+    """Safetensors in float32, each tensor drawn by its own name's seed and streamed out."""
+    header, end = {}, 0
+    for name, shape in shapes.items():
+        begin, end = end, end + 4 * math.prod(shape)
+        header[name] = {"dtype": "F32", "shape": list(shape), "data_offsets": [begin, end]}
     text = json.dumps(header).encode()
     text += b" " * (-len(text) % 8)
-    block = np.random.default_rng(0).standard_normal(1 << 22, dtype=np.float32)
     with path.open("wb") as file:
         file.write(len(text).to_bytes(8, "little") + text)
-        for shape in shapes:
-            # Such a spread keeps activations of the order of 1; norms get gains near 1.
-            if len(shape) > 1:
-                values = block / math.sqrt(math.prod(shape[1:]))
-            else:
-                values = 1 + 0.01 * block
-            left = math.prod(shape)
-            while left:
-                part_size = min(left, len(values))
-                file.write(values[:part_size].tobytes())
-                left -= part_size
+        for name, shape in shapes.items():
+            for part in drawn(name, shape):
+                file.write(part.tobytes())
+
+
+def drawn(name: str, shape: tuple[int, ...]) -> Iterator[np.ndarray]:
+    """Numbers of a spread that keeps activations of the order of 1; norms get gains near 1."""
+    random = np.random.default_rng(zlib.crc32(name.encode()))
+    spread, mean = 0.1, 0.0
+    if len(shape) > 1:
+        spread = 1 / math.sqrt(math.prod(shape[1:]))
+    elif name.endswith("weight"):
+        mean = 1.0
+    for begin in range(0, math.prod(shape), BLOCK):
+        count = min(BLOCK, math.prod(shape) - begin)
+        yield random.standard_normal(count, dtype=np.float32) * np.float32(spread) + np.float32(
+            mean
+        )
