@@ -160,24 +160,61 @@ class Unet(Trunk):
         features: Mapping[int, Tensor] | None = None,  # what a T2I-Adapter adds: adapter.placed
     ) -> Tensor:  # [B, out_channels, H, W]
         self.check(x, t, context, vector)
-        embedding = self.embed(t, vector, x.dtype)
+        return self.predict(x, self.embed(t, vector, x.dtype), context, control, features)
+
+    def predict(
+        self,
+        x: Tensor,  # [B, in_channels, H, W]
+        embedding: Tensor,  # [B, 4 * channels] of timestep and vector; goes to residual blocks
+        context: Tensor,  # [B, tokens, context_width]; goes to transformers
+        control: Sequence[Tensor] | None = None,
+        features: Mapping[int, Tensor] | None = None,
+        cut: Cut | None = None,
+    ) -> Tensor:  # [B, out_channels, H, W]
+        """As `forward`, of what `embed` gave. With `cut` the deep part may be left out: see Cut."""
+        whole = cut is None or cut.deep is None
+        down, up = list(self.input_blocks), list(self.output_blocks)
+        if cut is not None and not whole:
+            down, up = down[: cut.branch + 1], up[-cut.branch - 1 :]
         h, skips, features = channels_last(x), [], features or {}
-        for i, block in enumerate(self.input_blocks):
+        for i, block in enumerate(down):
             h = block(h, embedding, context)
             if i in features:
                 h = h + features[i]
             skips.append(h)
-        h = self.middle_block(h, embedding, context)
-        if len(skips) in features:
-            h = h + features[len(skips)]
+        extra = [] if control is None else list(control)
+        if whole:
+            h = self.middle_block(h, embedding, context)
+            if len(skips) in features:
+                h = h + features[len(skips)]
+            if control is not None:
+                h = h + extra.pop()
         if control is not None:
-            *added, middle = control
-            skips = [skip + extra for skip, extra in zip(skips, added, strict=True)]
-            h = h + middle
-        for block in self.output_blocks:
+            skips = [skip + one for skip, one in zip(skips, extra, strict=True)]
+        if cut is not None and not whole:
+            assert cut.deep is not None
+            h = cut.deep
+        for block in up:
+            if cut is not None and whole and len(skips) == cut.branch + 1:
+                cut.deep = h
             h = block(torch.cat([h, skips.pop()], dim=1), embedding, context)
         norm, _, conv = self.out
         return conv(norm_silu(h, norm))
+
+
+@dataclass
+class Cut:
+    """Where a UNet is cut for step caching (Ma et al. 2023, arXiv:2312.00858).
+
+    branch: the skip connection at which; 0 is the outermost, then only the first block down and the
+        last one up lie outside the cut. At most `len(unet.input_blocks) - 1`.
+    deep: [B, C, H, W] what goes into the block that takes that skip. None: the whole network runs
+        and fills this in; else only what lies outside the cut runs, and `control` has one entry
+        for each of its skips and none for the middle.
+    """
+
+    branch: int
+    deep: Tensor | None = None
 
 
 def mlp(inputs: int, outputs: int) -> nn.Sequential:
