@@ -6,6 +6,7 @@ Nothing here knows of kernels, video, faces or models.
 from __future__ import annotations
 
 import gc
+import json
 import os
 import stat
 import threading
@@ -13,7 +14,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import torch
 
@@ -77,6 +78,21 @@ def read_file(path: Path, most_bytes: int, what: str = "a file") -> bytes:
     if len(data) > most_bytes:
         raise InputError(f"{path}: must be {what} of {most_bytes} bytes at most, is larger")
     return data
+
+
+def read_json(path: Path, what: str = "JSON", most_bytes: int = 64 << 20) -> Any:
+    """What a JSON file of a regular size says; raises InputError, one line, for any other file."""
+    return parse_json(read_file(path, most_bytes, what), str(path), what)
+
+
+def parse_json(text: str | bytes, who: str, what: str = "JSON") -> Any:
+    """What JSON text of a stranger says; raises InputError, naming `who`, for any other text."""
+    try:
+        return json.loads(text)
+    except RecursionError:
+        raise InputError(f"{who}: must be {what}, is nested too deep") from None
+    except ValueError as error:  # also text that is no UTF-8, and numbers of thousands of digits
+        raise InputError(f"{who}: must be {what}, is damaged: {error}") from None
 
 
 class Refused(RuntimeError):

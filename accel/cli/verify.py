@@ -69,9 +69,9 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _root(path: Path) -> str:
-    from accel.core import ConfigError
+    from accel.core import ConfigError, read_file
 
-    text = path.read_text(encoding="utf-8", errors="replace")
+    text = read_file(path, 1 << 20, "certificates in PEM").decode("utf-8", "replace")
     if "-----BEGIN CERTIFICATE-----" not in text:
         raise ConfigError(f"{path}: must hold certificates in PEM")
     return text

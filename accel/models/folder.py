@@ -6,7 +6,6 @@ only the scheduler's is read, for what no shape tells.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +14,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
-from accel.core import InputError
+from accel.core import InputError, read_json
 from accel.models import stable_diffusion as sd
 from accel.models.diffusers_names import open_clip_module, unet_module, vae_module
 from accel.weights.files import TensorFile, open_tensors
@@ -66,11 +65,10 @@ def read_prediction(path: Path) -> tuple[str, bool]:
     file = path / "scheduler" / "scheduler_config.json"
     if not file.is_file():
         return "eps", False
-    try:
-        about = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise InputError(f"{file}: must be JSON: {error}") from error
-    kind = {"v_prediction": "v"}.get(about.get("prediction_type", ""), "eps")
+    about = read_json(file)
+    if not isinstance(about, dict):
+        raise InputError(f"{file}: must be a JSON object")
+    kind = "v" if about.get("prediction_type") == "v_prediction" else "eps"
     return kind, bool(about.get("rescale_betas_zero_snr", False))
 
 

@@ -10,13 +10,14 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from accel.core import InputError
+from accel.core import InputError, read_file
 from accel.models import nano
 from accel.models import stable_diffusion as sd
 from accel.models.folder import is_folder, read_folder, read_prediction
 from accel.weights.files import TensorFile, first_not_finite, open_tensors
 
 V_IN_YAML = re.compile(r"""parameterization:\s*["']?v["']?\s*$|\.VScaling\b""", re.MULTILINE)
+MAX_YAML_BYTES = 1 << 20
 NAMED = 3  # missing tensors that an error spells out
 
 
@@ -96,7 +97,9 @@ def told_prediction(file: TensorFile) -> tuple[str, bool]:
     The marks are empty tensors that trainers add; the yaml is the original repository's.
     """
     sidecar = file.path.with_suffix(".yaml")
-    text = sidecar.read_text(encoding="utf-8", errors="replace") if sidecar.is_file() else ""
+    text = ""
+    if sidecar.is_file():
+        text = read_file(sidecar, MAX_YAML_BYTES, "a yaml").decode("utf-8", "replace")
     says_v = (
         "v_pred" in file
         or file.metadata.get("modelspec.prediction_type") == "v"

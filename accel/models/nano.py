@@ -6,10 +6,9 @@ training/nano/README.md.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 
-from accel.core import InputError
+from accel.core import InputError, parse_json
 from accel.models.stable_diffusion import Config, Tower
 from accel.nn.text import TextConfig
 from accel.nn.unet import UnetConfig
@@ -61,5 +60,12 @@ def config(shapes: Mapping[str, Sequence[int]]) -> Config:
 
 def row_map(metadata: Mapping[str, str]) -> RowMap:
     """Which row each token has, as the file's metadata tells."""
-    about = json.loads(metadata[NAME])
-    return RowMap(tuple(about["kept_tokens"]), about["hashed_rows"])
+    about = parse_json(metadata.get(NAME, ""), "nano", "metadata in JSON")
+    try:
+        kept, hashed = about["kept_tokens"], about["hashed_rows"]
+        is_whole = all(type(number) is int and 0 <= number < 1 << 31 for number in [*kept, hashed])
+    except (KeyError, TypeError):
+        is_whole = False
+    if not is_whole:
+        raise InputError("nano: its metadata must name kept_tokens and hashed_rows, whole numbers")
+    return RowMap(tuple(kept), hashed)

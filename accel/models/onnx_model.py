@@ -9,7 +9,6 @@ LoRA, and no textual inversion: export the model with LoRAs in effect.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import fields
 from pathlib import Path
@@ -19,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from accel.core import ConfigError, InputError
+from accel.core import ConfigError, InputError, read_json
 from accel.models import stable_diffusion as sd
 from accel.models.export import GRAPH, PAGE
 from accel.models.load import Loaded
@@ -165,11 +164,11 @@ def open_onnx(
     page = folder / PAGE
     if not page.is_file():
         raise InputError(f"{folder}: must be a folder that accel exported, found no {PAGE}")
+    about = read_json(page, "the page of an export")
     try:
-        about = json.loads(page.read_text(encoding="utf-8"))
         config = config_of(about["config"])
         told = about["name"], about["prediction"], about["zero_terminal_snr"], about["metadata"]
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(f"{page}: must say what was exported: {error!r}") from error
     model = OnnxModel(folder, config, providers, threads)
     name, prediction, zero_snr, metadata = told

@@ -25,8 +25,9 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from accel.core import ConfigError
+from accel.core import ConfigError, read_file
 
+MAX_PEM_BYTES = 1 << 20
 CLAIM_SIGNING = "1.3.6.1.4.1.62558.2.1"  # c2pa-kp-claimSigning
 ROOT_DAYS, LEAF_DAYS, RENEW_DAYS = 3650, 730, 30
 _ORGANISATION = "accel local installation"
@@ -131,15 +132,17 @@ def _algorithm(key: PrivateKey, path: Path) -> str:
 
 
 def _certificates(path: Path) -> list[x509.Certificate]:
+    data = read_file(path, MAX_PEM_BYTES, "certificates in PEM")
     try:
-        return x509.load_pem_x509_certificates(path.read_bytes())
+        return x509.load_pem_x509_certificates(data)
     except ValueError as error:
         raise ConfigError(f"{path.name}: must hold certificates in PEM, does not") from error
 
 
 def _private_key(path: Path) -> PrivateKey:
+    data = read_file(path, MAX_PEM_BYTES, "a key in PEM")
     try:
-        key = serialization.load_pem_private_key(path.read_bytes(), password=None)
+        key = serialization.load_pem_private_key(data, password=None)
     except (ValueError, TypeError) as error:
         raise ConfigError(f"{path.name}: must hold an unencrypted private key in PEM") from error
     if not isinstance(key, PrivateKey):

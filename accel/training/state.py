@@ -13,7 +13,7 @@ import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
-from accel.core import ConfigError, InputError
+from accel.core import ConfigError, InputError, read_json
 
 PARTIAL = ".partial"
 NOTE = "saving.json"
@@ -51,8 +51,8 @@ def recover(folder: Path, stem: str) -> None:
     note = _note(folder, stem)
     if note.exists():
         try:
-            names = [str(name) for name in json.loads(note.read_text())]
-        except (ValueError, TypeError) as error:
+            names = [str(name) for name in read_json(note, "a list of files")]
+        except TypeError as error:
             raise InputError(f"{note}: is damaged: {error}") from None
         for name in names:
             partial = folder / (Path(name).name + PARTIAL)

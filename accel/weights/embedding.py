@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import base64
 import binascii
-import json
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -25,7 +24,7 @@ import torch
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
-from accel.core import InputError
+from accel.core import InputError, parse_json
 from accel.weights.files import open_tensors
 
 PNG_START = b"\x89PNG\r\n\x1a\n"
@@ -33,6 +32,7 @@ PNG_TEXT = "sd-ti-embedding"
 SDXL_PARTS = ("clip_l", "clip_g")
 PREFIXES = ("string_to_param.", "emb_params.")
 NOT_VECTORS = ("string_to_token.",)
+MAX_PIXELS = 1 << 22  # of a picture that holds one: a vector takes some thousand
 MAX_JSON_BYTES = 64 << 20  # a compressed picture could unpack to anything
 LCG = (1664525, 1013904223, 1 << 32)  # the generator that scrambles the pixels' low bits
 
@@ -89,12 +89,15 @@ def vectors_of(tensors: Mapping[str, Tensor], path: Path) -> tuple[Tensor, ...]:
 def from_png(path: Path) -> dict[str, Tensor]:
     try:
         with Image.open(path) as image:
+            if image.width * image.height > MAX_PIXELS:
+                raise ValueError(f"{image.width} by {image.height} pixels are too many")
             image.load()
             text = image.info.get(PNG_TEXT)
             raw = base64.b64decode(text) if text else from_pixels(np.asarray(image.convert("RGB")))
-        about = json.loads(raw)
-    except (UnidentifiedImageError, OSError, ValueError, binascii.Error, zlib.error) as error:
+    except (UnidentifiedImageError, OSError, ValueError, binascii.Error, zlib.error, SyntaxError,
+            Image.DecompressionBombError) as error:  # fmt: skip
         raise InputError(f"{path}: holds no embedding that can be read: {error}") from error
+    about = parse_json(raw, f"{path}: its embedding")
     params = about.get("string_to_param") if isinstance(about, dict) else None
     if not isinstance(params, dict):
         raise InputError(f"{path}: the picture's embedding must have string_to_param")
@@ -104,7 +107,7 @@ def from_png(path: Path) -> dict[str, Tensor]:
 def tensor_of(value: Any, path: Path) -> Tensor:
     try:
         return torch.tensor(value["TORCHTENSOR"], dtype=torch.float32)
-    except (TypeError, KeyError, ValueError) as error:
+    except (TypeError, KeyError, ValueError, RuntimeError, OverflowError) as error:
         raise InputError(f"{path}: the picture's vectors must be lists of numbers") from error
 
 

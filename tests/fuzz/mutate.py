@@ -1,9 +1,11 @@
-"""Mutations of bytes: what fuzzers have found to work, and nothing about any format."""
+"""Mutations of bytes: what fuzzers have found to work; formats are known to `structure` alone."""
 
 from __future__ import annotations
 
 import random
 import struct
+
+from tests.fuzz.structure import Structure
 
 NUMBERS = (0, 1, 7, 8, 16, 127, 128, 255, 256, 32767, 32768, 65535, 65536, 2**31 - 1, 2**31,
            2**32 - 1, 2**32, 2**62, 2**63 - 1, 2**63, 2**64 - 1)  # fmt: skip
@@ -11,8 +13,18 @@ LAYOUTS = ("<B", "<H", ">H", "<I", ">I", "<Q", ">Q")
 MAX_BYTES = 1 << 20
 
 
-def mutate(data: bytes, others: list[bytes], words: tuple[bytes, ...], rng: random.Random) -> bytes:
-    """`data` after one to eight changes, most often few."""
+def mutate(
+    data: bytes,
+    others: list[bytes],
+    words: tuple[bytes, ...],
+    rng: random.Random,
+    structure: Structure | None = None,
+) -> bytes:
+    """`data` after one to eight changes, most often few; where a structure is known, in it."""
+    if structure is not None and rng.random() < 0.6:
+        for _ in range(rng.choice((1, 1, 1, 2, 4))):
+            data = structure(data, lambda part: mutate(part, others, words, rng), rng)
+        return data[:MAX_BYTES]
     made = bytearray(data)
     for _ in range(min(8, 1 + int(rng.expovariate(0.7)))):
         rng.choice(KINDS)(made, others, words, rng)

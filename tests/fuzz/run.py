@@ -1,8 +1,9 @@
 """Fuzz the parsers: `python -m tests.fuzz.run --minutes 60`, or `--only pak ckpt`.
 
 Each target runs in a process of its own, so that a crash of native code is one finding more and not
-the end. Inputs whose outcome was not seen before join the corpus. What breaks a target is saved to
-tests/fuzz/crashes/<target>/, which `tests/fuzz/test_fuzz.py` replays for ever.
+the end. Inputs whose outcome was not seen before join the corpus; with `--guided` those that reach
+new lines of `accel` do (needs atheris: `pip install accel-engine[fuzz]`). What breaks a target is
+saved to tests/fuzz/crashes/<target>/, which `tests/fuzz/test_fuzz.py` replays for ever.
 """
 
 from __future__ import annotations
@@ -69,41 +70,100 @@ def check(target: Target, data: bytes, folder: Path) -> tuple[str, str]:
         signal.signal(signal.SIGVTALRM, before)
 
 
-def work(target: Target, minutes: float, seed: int) -> dict[str, object]:
-    """Fuzz one target in this process until its time is over."""
-    os.environ["ACCEL_HOME"] = tempfile.mkdtemp()
+class Session:
+    """What became of the inputs that one target was given."""
+
+    def __init__(self, target: Target, folder: Path, scratch: Path) -> None:
+        self.target, self._folder, self._current = target, folder, scratch / "current"
+        self.found: dict[str, str] = {}
+        self.seen: set[str] = set()
+        self.runs = 0
+        self._peak_mb = 0
+
+    def begin(self, seeds: list[bytes]) -> None:
+        for data in seeds:
+            self.try_(data)
+        self._peak_mb = _peak_mb()
+        self.runs = 0
+
+    def try_(self, data: bytes) -> bool:
+        """Give the target one input; whether its outcome is a new one, and no fault."""
+        self._current.write_bytes(data)
+        what, fault = check(self.target, data, self._folder)
+        self.runs += 1
+        now = _peak_mb()
+        if not fault and self._peak_mb and now > self._peak_mb + MEMORY_MB:
+            what, fault = "memory", f"took {now - self._peak_mb} MB"
+        self._peak_mb = max(self._peak_mb, now)
+        if fault:
+            where = re.findall(r'File "[^"]*/(accel/[^"]+)", line (\d+)', fault)
+            key = f"{what} {where[-1] if where else ''}"
+            if key not in self.found:
+                self.found[key] = save(self.target, data, fault)
+            return False
+        is_new = what not in self.seen
+        self.seen.add(what)
+        return is_new
+
+    def report(self, minutes: float) -> dict[str, object]:
+        self._current.unlink(missing_ok=True)
+        return {"target": self.target.name, "runs": self.runs, "outcomes": len(self.seen),
+                "peak_mb": self._peak_mb, "minutes": round(minutes, 2),
+                "found": self.found}  # fmt: skip
+
+
+def _peak_mb() -> int:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
+
+
+def work(target: Target, minutes: float, seed: int, scratch: Path, guided: bool) -> None:
+    """Fuzz one target in this process until its time is over, and print its report."""
+    os.environ["ACCEL_HOME"] = str(scratch / "home")
+    folder = scratch / "input"
+    folder.mkdir()
+    session = Session(target, folder, scratch)
+    if guided:
+        _guided(session, minutes, seed, scratch)  # does not return
     rng = random.Random(seed)
     end = time.monotonic() + 60 * minutes
-    found: dict[str, str] = {}
-    runs = 0
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        corpus = target.seeds(folder)
-        seen = {check(target, data, folder)[0] for data in corpus}
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
-        current = CRASHES / target.name / "current"
-        current.parent.mkdir(parents=True, exist_ok=True)
-        while time.monotonic() < end:
-            data = mutate(rng.choice(corpus), corpus, target.words, rng)
-            current.write_bytes(data)
-            what, fault = check(target, data, folder)
-            runs += 1
-            now = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
-            if not fault and now > peak + MEMORY_MB:
-                what, fault = "memory", f"took {now - peak} MB"
-            peak = max(peak, now)
-            if fault:
-                where = re.findall(r'File "[^"]*/(accel/[^"]+)", line (\d+)', fault)
-                key = f"{what} {where[-1] if where else ''}"
-                if key not in found:
-                    found[key] = save(target, data, fault)
-            elif what not in seen:
-                seen.add(what)
-                if len(corpus) < MAX_CORPUS:
-                    corpus.append(data)
-        current.unlink(missing_ok=True)
-    return {"target": target.name, "runs": runs, "outcomes": len(seen), "peak_mb": peak,
-            "minutes": minutes, "found": found}  # fmt: skip
+    corpus = target.seeds(folder)
+    session.begin(corpus)
+    while time.monotonic() < end:
+        data = mutate(rng.choice(corpus), corpus, target.words, rng, target.structure)
+        if session.try_(data) and len(corpus) < MAX_CORPUS:
+            corpus.append(data)
+    print(json.dumps(session.report(minutes)))
+
+
+def _guided(session: Session, minutes: float, seed: int, scratch: Path) -> None:
+    """Let libFuzzer choose the inputs, by the lines of `accel` that they reach."""
+    import atheris
+
+    target, folder = session.target, scratch / "corpus"
+    folder.mkdir()
+    with atheris.instrument_imports(include=["accel"]):
+        seeds = target.seeds(scratch)
+        session.begin(seeds)
+    for index, data in enumerate(seeds):
+        (folder / str(index)).write_bytes(data)
+    end = time.monotonic() + 60 * minutes
+
+    def change(data: bytes, most: int, number: int) -> bytes:
+        rng = random.Random(number)
+        if rng.random() < 0.3:
+            return atheris.Mutate(data, most)
+        return mutate(data, seeds, target.words, rng, target.structure)[:most]
+
+    def one(data: bytes) -> None:
+        session.try_(data)
+        if time.monotonic() > end:
+            print(json.dumps(session.report(minutes)), flush=True)
+            os._exit(0)  # libFuzzer knows no other end than a fault
+
+    words = [sys.argv[0], str(folder), f"-seed={seed % 2**31}", "-rss_limit_mb=0", "-timeout=600"]
+    words += ["-max_len=262144", "-verbosity=0", f"-artifact_prefix={scratch}/"]
+    atheris.Setup(words, one, custom_mutator=change, internal_libfuzzer=True)
+    atheris.Fuzz()
 
 
 def save(target: Target, data: bytes, fault: str) -> str:
@@ -115,24 +175,27 @@ def save(target: Target, data: bytes, fault: str) -> str:
     return name
 
 
-def run(names: list[str], minutes: float, seed: int) -> list[dict[str, object]]:
+def run(names: list[str], minutes: float, seed: int, guided: bool) -> list[dict[str, object]]:
     """Fuzz several targets one after the other, the time divided among them."""
     reports = []
+    memory = "/dev/shm" if Path("/dev/shm").is_dir() else None  # disks are slow at small files
     for name in names:
         share = minutes / len(names)
         report: dict[str, object] = {"target": name, "runs": 0, "minutes": 0.0}
         end = time.monotonic() + share * 60
         while (left := (end - time.monotonic()) / 60) > 0.01:
-            command = [sys.executable, "-m", "tests.fuzz.run", "--work", name]
-            command += ["--minutes", str(left), "--seed", str(seed)]
-            done = subprocess.run(command, stdout=subprocess.PIPE, text=True)
-            if done.returncode == 0:
-                report = json.loads(done.stdout.splitlines()[-1])
-                break
-            current = CRASHES / name / "current"
-            if current.exists():
-                crashed = f"ended the process with status {done.returncode}"
-                report["native"] = save(TARGETS[name], current.read_bytes(), crashed)
+            with tempfile.TemporaryDirectory(dir=memory) as scratch:
+                command = [sys.executable, "-m", "tests.fuzz.run", "--work", name, scratch]
+                command += ["--minutes", str(left), "--seed", str(seed)]
+                command += ["--guided"] * guided
+                done = subprocess.run(command, stdout=subprocess.PIPE, text=True)
+                if done.returncode == 0:
+                    report |= json.loads(done.stdout.splitlines()[-1])
+                    break
+                current = Path(scratch, "current")
+                if current.exists():
+                    crashed = f"ended the process with status {done.returncode}"
+                    report["native"] = save(TARGETS[name], current.read_bytes(), crashed)
             seed += 1
         print(json.dumps(report), flush=True)
         reports.append(report)
@@ -144,35 +207,15 @@ def main() -> int:
     parser.add_argument("--minutes", type=float, default=60, help="for all targets together")
     parser.add_argument("--only", nargs="*", choices=sorted(TARGETS), help="some targets")
     parser.add_argument("--seed", type=int, default=int(time.time()))
-    parser.add_argument("--atheris", metavar="TARGET", help="guided by coverage (pip: atheris)")
-    parser.add_argument("--work", help=argparse.SUPPRESS)
+    parser.add_argument("--guided", action="store_true", help="by coverage (needs atheris)")
+    parser.add_argument("--work", nargs=2, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.work:
-        print(json.dumps(work(TARGETS[args.work], args.minutes, args.seed)))
+        name, scratch = args.work
+        work(TARGETS[name], args.minutes, args.seed, Path(scratch), args.guided)
         return 0
-    if args.atheris:
-        return with_atheris(TARGETS[args.atheris], args.minutes)
-    reports = run(args.only or list(TARGETS), args.minutes, args.seed)
+    reports = run(args.only or list(TARGETS), args.minutes, args.seed, args.guided)
     return int(any(report.get("found") or report.get("native") for report in reports))
-
-
-def with_atheris(target: Target, minutes: float) -> int:
-    """Let libFuzzer choose the inputs by the lines of `accel` that they reach."""
-    import atheris
-
-    with atheris.instrument_imports(include=["accel.weights", "accel.faces", "accel.text",
-                                             "accel.provenance", "accel.video"]):  # fmt: skip
-        folder = Path(tempfile.mkdtemp())
-        seeds = folder / "corpus"
-        seeds.mkdir()
-        for index, data in enumerate(target.seeds(folder)):
-            (seeds / str(index)).write_bytes(data)
-    words = [sys.argv[0], str(seeds), f"-max_total_time={int(minutes * 60)}", "-rss_limit_mb=3000"]
-    words += [f"-artifact_prefix={CRASHES / target.name}/", "-timeout=5"]
-    (CRASHES / target.name).mkdir(parents=True, exist_ok=True)
-    atheris.Setup(words, lambda data: outcome(target, data, folder))
-    atheris.Fuzz()
-    return 0
 
 
 if __name__ == "__main__":

@@ -20,6 +20,8 @@ import torch
 from PIL import Image, PngImagePlugin
 
 from accel.core import ConfigError
+from tests.fuzz import structure
+from tests.fuzz.structure import Structure
 
 MAX_TOUCHED = 1 << 22  # elements of a tensor that are looked at
 
@@ -33,14 +35,21 @@ class Target:
     run: Callable[[bytes, Path], object]
     suffix: str = ""
     words: tuple[bytes, ...] = ()  # that mutations may put in
+    structure: Structure | None = None  # mutations that keep lengths and sums right
 
 
 TARGETS: dict[str, Target] = {}
 
 
-def target(name: str, seeds: Callable[[Path], list[bytes]], suffix: str = "", words=()):
+def target(
+    name: str,
+    seeds: Callable[[Path], list[bytes]],
+    suffix: str = "",
+    words=(),
+    structure: Structure | None = None,
+):
     def register(run: Callable[[bytes, Path], object]):
-        TARGETS[name] = Target(name, seeds, run, suffix, tuple(words))
+        TARGETS[name] = Target(name, seeds, run, suffix, tuple(words), structure)
         return run
 
     return register
@@ -278,7 +287,7 @@ def _infotext_seeds(folder: Path) -> list[bytes]:
 # --- targets --------------------------------------------------------------------------------------
 
 
-@target("pickle", _pickle_seeds)
+@target("pickle", _pickle_seeds, structure=structure.pickle)
 def _pickle(data: bytes, path: Path) -> None:
     from accel.weights.pickle_writer import dump_pickle
     from accel.weights.pickles import METADATA_LIMITS, load_pickle
@@ -286,21 +295,26 @@ def _pickle(data: bytes, path: Path) -> None:
     dump_pickle(load_pickle(data, "fuzz", METADATA_LIMITS))
 
 
-@target("dfl_weights", _pickle_seeds, ".npy")
+@target("dfl_weights", _pickle_seeds, ".npy", structure=structure.pickle)
 def _dfl_weights(data: bytes, path: Path) -> None:
     from accel.weights.dfl import read_weights
 
     read_weights(path)
 
 
-@target("dfl_data", _pickle_seeds, ".dat")
+@target("dfl_data", _pickle_seeds, ".dat", structure=structure.pickle)
 def _dfl_data(data: bytes, path: Path) -> None:
     from accel.weights.dfl import read_data
 
     read_data(path)
 
 
-@target("face", _face_seeds, words=[b"\xff\xef", b"\xff\xda", b"fcWp", b"IEND", b"\xff\xff"])
+@target(
+    "face",
+    _face_seeds,
+    words=[b"\xff\xef", b"\xff\xda", b"fcWp", b"IEND", b"\xff\xff"],
+    structure=structure.picture,
+)
 def _face(data: bytes, path: Path) -> None:
     from accel.faces.faceset import dict_from, face_in, picture_shape, with_face
     from accel.weights.pickle_writer import dump_pickle
@@ -313,7 +327,13 @@ def _face(data: bytes, path: Path) -> None:
         assert face_in(with_face(data, record), "again").face_type == record.face_type
 
 
-@target("pak", _pak_seeds, ".pak", [b"filename", b"person_name", b"../../x", b"/etc/x", b"C:\\x"])
+@target(
+    "pak",
+    _pak_seeds,
+    ".pak",
+    [b"filename", b"person_name", b"../../x", b"/etc/x", b"C:\\x"],
+    structure=structure.pak,
+)
 def _pak(data: bytes, path: Path) -> None:
     from accel.faces.faceset_pak import open_pak
 
@@ -332,18 +352,35 @@ def _touch(path: Path) -> dict[str, torch.Tensor]:
     return tensors
 
 
-@target("safetensors", _safetensors_seeds, ".safetensors",
-        [b'"dtype"', b'"data_offsets"', b"[0,-1]", b"1e400", b"BF16", b"9" * 30])  # fmt: skip
+@target(
+    "safetensors",
+    _safetensors_seeds,
+    ".safetensors",
+    [b'"dtype"', b'"data_offsets"', b"[0,-1]", b"1e400", b"BF16", b"9" * 30],
+    structure=structure.safetensors,
+)
 def _safetensors(data: bytes, path: Path) -> None:
     _touch(path)
 
 
-@target("ckpt", _ckpt_seeds, ".ckpt", [b"PK\x03\x04", b"PK\x01\x02", b"PK\x05\x06", b"PK\x06\x06"])
+@target(
+    "ckpt",
+    _ckpt_seeds,
+    ".ckpt",
+    [b"PK\x03\x04", b"PK\x01\x02", b"PK\x05\x06", b"PK\x06\x06"],
+    structure=structure.archive,
+)
 def _ckpt(data: bytes, path: Path) -> None:
     _touch(path)
 
 
-@target("lora", _lora_seeds, ".safetensors", [b"lora_up.weight", b"lokr_w2_a", b"on_input", b"F16"])
+@target(
+    "lora",
+    _lora_seeds,
+    ".safetensors",
+    [b"lora_up.weight", b"lokr_w2_a", b"on_input", b"F16"],
+    structure=structure.safetensors,
+)
 def _lora(data: bytes, path: Path) -> None:
     from accel.weights.lora import merged, parse
 
@@ -351,7 +388,7 @@ def _lora(data: bytes, path: Path) -> None:
         merged(torch.ones(6, 5), adapter, 0.5)
 
 
-@target("onnx", _onnx_seeds, ".onnx")
+@target("onnx", _onnx_seeds, ".onnx", structure=structure.protobuf)
 def _onnx(data: bytes, path: Path) -> None:
     from accel.weights import onnx_graph
 
@@ -361,7 +398,7 @@ def _onnx(data: bytes, path: Path) -> None:
     onnx_graph.free_batch(model)
 
 
-@target("onnx_session", _onnx_seeds, ".onnx")
+@target("onnx_session", _onnx_seeds, ".onnx", structure=structure.protobuf)
 def _onnx_session(data: bytes, path: Path) -> None:
     from accel.weights.onnx import open_onnx
 
@@ -408,7 +445,9 @@ def _infotext(data: bytes, path: Path) -> None:
     settings_of(parse(data.decode("utf-8", "replace")))
 
 
-@target("sniff", lambda folder: _still_seeds(folder) + _film_seeds(folder))
+@target(
+    "sniff", lambda folder: _still_seeds(folder) + _film_seeds(folder), structure=structure.boxes
+)
 def _sniff(data: bytes, path: Path) -> None:
     from accel.video.gif import gif_loops
     from accel.video.sniff import sniff
@@ -417,12 +456,12 @@ def _sniff(data: bytes, path: Path) -> None:
     sniff(path)
 
 
-@target("still", _still_seeds)
+@target("still", _still_seeds, structure=structure.picture)
 def _still(data: bytes, path: Path) -> None:
     _read_media(path)
 
 
-@target("film", _film_seeds)
+@target("film", _film_seeds, structure=structure.boxes)
 def _film(data: bytes, path: Path) -> None:
     _read_media(path)
 
@@ -436,7 +475,13 @@ def _read_media(path: Path) -> None:
             frame.planes.c0.numpy().sum()
 
 
-@target("xmp", _declared_seeds, ".png", [b"DigitalSourceType", b"<x:xmpmeta", b"</x:xmpmeta>"])
+@target(
+    "xmp",
+    _declared_seeds,
+    ".png",
+    [b"DigitalSourceType", b"<x:xmpmeta", b"</x:xmpmeta>"],
+    structure=structure.picture,
+)
 def _xmp(data: bytes, path: Path) -> None:
     from accel.provenance import xmp
 
@@ -444,14 +489,20 @@ def _xmp(data: bytes, path: Path) -> None:
     xmp.declare(path, "generate")
 
 
-@target("c2pa", _signed_seeds, ".png", [b"jumb", b"jumd", b"caBX", b"c2pa", b"cbor"])
+@target(
+    "c2pa",
+    _signed_seeds,
+    ".png",
+    [b"jumb", b"jumd", b"caBX", b"c2pa", b"cbor"],
+    structure=structure.picture,
+)
 def _c2pa(data: bytes, path: Path) -> None:
     from accel.provenance.c2pa import read
 
     read(path)
 
 
-@target("ledger", _ledger_seeds, ".sqlite")
+@target("ledger", _ledger_seeds, ".sqlite", structure=structure.database)
 def _ledger(data: bytes, path: Path) -> None:
     from accel.provenance.ledger import Ledger
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import time
 from collections.abc import Callable, Iterator
@@ -16,7 +15,7 @@ from accel.core import (
     Progress,
     ProgressCallback,
     choose_device,
-    read_file,
+    read_json,
 )
 from accel.pipelines.bench.jobs import bench_generate, bench_networks, bench_swap
 from accel.pipelines.bench.kernels import bench_kernels
@@ -107,10 +106,7 @@ def score(rows: list[dict[str, Any]], kind: str) -> dict[str, Any]:
 
 def read_report(path: Path) -> dict[str, Any]:
     """Read a report; InputError when it is none."""
-    try:
-        report = json.loads(read_file(path, MAX_REPORT_BYTES, "a bench report"))
-    except ValueError:
-        raise InputError(f"{path}: a bench report must be JSON") from None
+    report = read_json(path, "a bench report in JSON", MAX_REPORT_BYTES)
     if not isinstance(report, dict) or report.get("schema") != SCHEMA:
         raise InputError(f"{path}: a bench report must have the schema {SCHEMA}")
     rows = report.get("rows")

@@ -21,7 +21,15 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from accel.core import Cancel, ConfigError, Progress, ProgressCallback, light_collector
+from accel.core import (
+    Cancel,
+    ConfigError,
+    InputError,
+    Progress,
+    ProgressCallback,
+    light_collector,
+    read_json,
+)
 from accel.faces import mesh
 from accel.faces.align import Array, transform
 from accel.faces.between import Sparse, quick
@@ -374,11 +382,11 @@ class _Run:
 def read_journal(folder: Path) -> dict[str, Any] | None:
     """What the last extraction into a folder noted; None if there is nothing usable."""
     try:
-        values: dict[str, Any] = json.loads((folder / JOURNAL).read_text())
+        values: dict[str, Any] = read_json(folder / JOURNAL, "a journal")
         if not isinstance(values["settings"], dict) or not isinstance(values["done"], int):
             return None
         return {"complete": False, "counts": {}, "dropped": {}, **values}
-    except (FileNotFoundError, ValueError, KeyError, TypeError):
+    except (InputError, KeyError, TypeError):  # missing or damaged: everything is done again
         return None
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
@@ -17,7 +18,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from accel.core import ConfigError, InputError
+from accel.core import ConfigError, InputError, read_json
 from accel.pipelines.dfl.timeline import Seeker, Timeline, film, locate, read_timeline
 from accel.pipelines.dfl.workspace import Workspace, check_side, open_workspace
 from accel.video.frame import Frame
@@ -75,18 +76,18 @@ class FrameIndex:
 
 def load_index(path: Path) -> FrameIndex | None:
     """Read an index; None if there is none. Raises InputError if it is damaged."""
-    try:
-        text = path.read_text()
-    except FileNotFoundError:
+    if not path.exists():
         return None
+    values: dict[str, Any] = read_json(path, "an index of frames")
     try:
-        values: dict[str, Any] = json.loads(text)
         if values["version"] != VERSION:
             raise ValueError(f"version {values['version']}")
         pts = {str(name): int(value) for name, value in values["pts"].items()}
         rising = list(pts.values())
         if any(b <= a for a, b in pairwise(rising)):
             raise ValueError("time stamps that do not rise")
+        if not re.fullmatch(r"\d{1,10}(/\d{1,10})?", str(values["time_base"])):
+            raise ValueError(f"time base {values['time_base']!r:.40}")
         base = Fraction(values["time_base"])
         if not base > 0:
             raise ValueError(f"time base {base}")
@@ -99,7 +100,7 @@ def load_index(path: Path) -> FrameIndex | None:
             is_complete=bool(values["complete"]),
             pts=pts,
         )
-    except (ValueError, KeyError, TypeError, AttributeError, ZeroDivisionError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, ArithmeticError) as error:
         raise InputError(
             f"{path}: must be an index of frames, is damaged: {error}; run `frames` again"
         ) from error

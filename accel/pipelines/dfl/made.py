@@ -10,7 +10,10 @@ import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
+from accel.core import read_file
+
 LIST_NAME = ".accel-made"
+MAX_LIST_BYTES = 256 << 20
 
 
 def remember(folder: Path, names: Iterable[str]) -> None:
@@ -24,7 +27,9 @@ def made_in(folder: Path) -> list[Path]:
     path = folder / LIST_NAME
     if not path.is_file():
         return []
-    names = dict.fromkeys(path.read_text(encoding="utf-8").splitlines())
+    names = dict.fromkeys(
+        read_file(path, MAX_LIST_BYTES, "a list of files").decode("utf-8", "replace").splitlines()
+    )
     # A name with a folder in it was written by somebody else.
     plain = [name for name in names if name and Path(name).name == name]
     found = [folder / name for name in plain if (folder / name).is_file()]
@@ -36,7 +41,9 @@ def renamed(folder: Path, names: Mapping[str, Path]) -> None:
     path = folder / LIST_NAME
     if not path.is_file():
         return
-    known = dict.fromkeys(path.read_text(encoding="utf-8").splitlines())
+    known = dict.fromkeys(
+        read_file(path, MAX_LIST_BYTES, "a list of files").decode("utf-8", "replace").splitlines()
+    )
     here = [name for name in known if name not in names]
     moved: dict[Path, list[str]] = {}
     for name in known:

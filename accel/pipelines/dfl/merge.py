@@ -24,10 +24,12 @@ import torch
 from accel.core import (
     Cancel,
     ConfigError,
+    InputError,
     Progress,
     ProgressCallback,
     choose_device,
     light_collector,
+    read_json,
 )
 from accel.faces.merge_settings import MergeSettings as MergeSettings
 from accel.kernels import planes_to_rgb
@@ -248,11 +250,9 @@ class Journal:
         self.recipes: dict[str, str] = {}
         self._saved = time.monotonic()
         try:
-            found = json.loads(path.read_text())
+            found = read_json(path, "a journal") if path.exists() else {}
             self.recipes = {str(name): str(recipe) for name, recipe in found.items()}
-        except FileNotFoundError:
-            pass
-        except (ValueError, AttributeError):
+        except (InputError, AttributeError):
             # A damaged journal costs work, nothing else: everything is merged again.
             self.recipes = {}
 

@@ -16,7 +16,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from accel.core import ConfigError
+from accel.core import ConfigError, parse_json
 from accel.pipelines.dfl.merge import MergeConfig, MergeJob
 from accel.pipelines.dfl.merge_keys import HELP
 from accel.pipelines.dfl.merge_live import LiveMerger, open_live
@@ -138,7 +138,7 @@ def _handler(page: MergePage) -> type[BaseHTTPRequestHandler]:
             if not length.isdecimal() or int(length) > MAX_BODY:
                 return None
             try:
-                found = json.loads(self.rfile.read(int(length)))
+                found = parse_json(self.rfile.read(int(length)), "keys")
             except ValueError:
                 return None
             if not isinstance(found, list) or len(found) > MAX_KEYS:

@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from accel.core import ConfigError, InputError
+from accel.core import ConfigError, InputError, read_json
 from accel.faces.merge_settings import MergeSettings, check_names
 
 VERSION = 1
@@ -103,14 +103,7 @@ def load_session(
     base: what `default` leaves out is taken from it. Raises InputError for a file that is no such
     settings, or that names a frame or a setting there is not.
     """
-    try:
-        if path.stat().st_size > MAX_FILE_BYTES:
-            raise InputError(f"{path}: must be below {MAX_FILE_BYTES} bytes")
-        values = json.loads(path.read_text())
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror})") from None
-    except ValueError as error:
-        raise InputError(f"{path}: must be JSON, but {error}") from None
+    values = read_json(path, "JSON with merge settings", MAX_FILE_BYTES)
     if not isinstance(values, dict) or values.get("version") != VERSION:
         raise InputError(f"{path}: must be merge settings of version {VERSION}")
     unknown = [str(key) for key in values if key not in KEYS]
