@@ -1,0 +1,356 @@
+"""Stable Diffusion 1.5's UNet, full size, beside what else runs it on a CPU.
+
+    python -m benchmarks.pipelines.unet_peers WORK_FOLDER [--peers ort openvino] [--sides 32 64]
+    python -m benchmarks.pipelines.unet_peers WORK_FOLDER --memory
+
+WORK_FOLDER keeps the files that all read: a checkpoint of random weights (4 GB), its UNet as
+ONNX, and MNN's form of that; 12 GB of disk in all. Each engine runs in a process of its own,
+which loads its network from its file, as a program would, and answers one call at a time: two
+networks of several GB take turns fairly, and neither finds the other's memory or threads. Peers
+that are not installed are left out and named.
+
+What is reported for each: seconds from file to the end of the first call (an engine transforms or
+compiles weights there), the median of the calls after it, and the largest error against ours. With
+`--memory`: the process's largest resident set after a step and a decoding of 512 pixels.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import importlib.util
+import json
+import os
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from benchmarks.harness import conditions, save
+
+Inputs = tuple[Tensor, Tensor, Tensor]  # x [2, 4, S, S], t [2], context [2, 77, 768]
+Call = Callable[[], Tensor]
+NEEDS = {
+    "accel": None,
+    "torch": None,
+    "diffusers": "diffusers",
+    "ort": "onnxruntime",
+    "openvino": "openvino",
+    "mnn": "MNN",
+}
+TITLES = {
+    "accel": "accel",
+    "torch": "torch's operators",
+    "diffusers": "diffusers",
+    "ort": "ONNX Runtime",
+    "openvino": "OpenVINO",
+    "mnn": "MNN",
+}
+ROUNDS = 3
+
+
+def inputs(side: int) -> Inputs:
+    make = torch.Generator().manual_seed(0)
+    x = torch.randn(2, 4, side, side, generator=make)
+    return x, torch.full((2,), 500.0), torch.randn(2, 77, 768, generator=make)
+
+
+# ------------------------------------------------------------------ the files that all read
+
+
+def prepare(work: Path, peers: list[str]) -> None:
+    work.mkdir(parents=True, exist_ok=True)
+    checkpoint, graph, mnn = work / "sd1.safetensors", work / "unet" / "model.onnx", work / "u.mnn"
+    if not checkpoint.exists():
+        from tests.pipelines.generate.full_size import write_full_size
+
+        write_full_size(checkpoint)
+    if {"ort", "openvino", "mnn"} & set(peers) and not graph.exists():
+        apart("from accel.models.export import export_unet; from accel.models.load import load;"
+              "export_unet(load(Path(a)).model.unet, Path(b))", checkpoint, graph)  # fmt: skip
+    if "mnn" in peers and not mnn.exists():
+        # The console command installs telemetry; the compiled entry under it does not.
+        apart("import _tools; _tools.mnnconvert(['mnnconvert', '-f', 'ONNX', '--modelFile', a,"
+              " '--MNNModel', b, '--bizCode', 'x'])", graph, mnn)  # fmt: skip
+
+
+def apart(program: str, *files: Path) -> None:
+    """Run in a process that then gives its memory back."""
+    code = f"import sys; from pathlib import Path; a, b = sys.argv[1:]; {program}"
+    subprocess.run([sys.executable, "-c", code, *map(str, files)], check=True, stdout=sys.stderr)
+
+
+# ------------------------------------------------------------------ one engine, in its process
+
+
+def accel(work: Path, given: Inputs, threads: int) -> Call:
+    from accel.models.load import load
+
+    unet = load(work / "sd1.safetensors").model.unet
+    return lambda: unet(*given)
+
+
+def torch_(work: Path, given: Inputs, threads: int) -> Call:
+    from benchmarks.pipelines.networks import on_torch
+
+    return on_torch(accel(work, given, threads), last=True)  # type: ignore[return-value]
+
+
+def diffusers(work: Path, given: Inputs, threads: int) -> Call:
+    unet, _ = diffusers_networks(work)
+    return lambda: unet(*given).sample
+
+
+def diffusers_networks(work: Path) -> tuple[Any, Any]:
+    """UNet and autoencoder as diffusers builds them, on the checkpoint's mapped weights."""
+    library = importlib.import_module("diffusers")
+    from accel.models import diffusers_names as names
+    from accel.models.load import load
+
+    loaded = load(work / "sd1.safetensors").model
+    with torch.device("meta"):
+        unet = library.UNet2DConditionModel(
+            cross_attention_dim=768,
+            attention_head_dim=8,
+            block_out_channels=(320, 640, 1280, 1280),
+            layers_per_block=2,
+        )
+        vae = library.AutoencoderKL(
+            down_block_types=("DownEncoderBlock2D",) * 4,
+            up_block_types=("UpDecoderBlock2D",) * 4,
+            block_out_channels=(128, 256, 512, 512),
+            layers_per_block=2,
+            latent_channels=4,
+        )
+    for ours, theirs, name, config in (
+        (loaded.unet, unet, names.unet_module, loaded.config.unet),
+        (loaded.vae, vae, names.vae_module, loaded.config.vae),
+    ):
+        wanted = theirs.state_dict()
+        state = {}
+        for key, value in ours.state_dict().items():
+            module, kind = key.rsplit(".", 1)
+            path = f"{name(module, config)}.{kind}"
+            state[path] = value.view(wanted[path].shape)  # 1x1 convolutions and linears
+        theirs.load_state_dict(state, assign=True)
+        theirs.eval().requires_grad_(False)
+    return unet, vae
+
+
+def ort(work: Path, given: Inputs, threads: int) -> Call:
+    library = importlib.import_module("onnxruntime")
+    options = library.SessionOptions()
+    options.intra_op_num_threads = threads
+    path = str(work / "unet" / "model.onnx")
+    session = library.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    feed = {n: v.numpy() for n, v in zip(("x", "t", "context"), given, strict=True)}
+    return lambda: torch.from_numpy(session.run(None, feed)[0])
+
+
+def openvino(work: Path, given: Inputs, threads: int) -> Call:
+    core = importlib.import_module("openvino").Core()
+    settings = {
+        "INFERENCE_NUM_THREADS": threads,
+        "NUM_STREAMS": 1,
+        "INFERENCE_PRECISION_HINT": "f32",
+    }
+    model = core.read_model(str(work / "unet" / "model.onnx"))
+    model.reshape({n: list(v.shape) for n, v in zip(("x", "t", "context"), given, strict=True)})
+    request = core.compile_model(model, "CPU", settings).create_infer_request()
+    feed = {n: v.numpy() for n, v in zip(("x", "t", "context"), given, strict=True)}
+    return lambda: torch.from_numpy(
+        next(iter(request.infer(feed, share_inputs=True).values())).copy()
+    )
+
+
+def mnn(work: Path, given: Inputs, threads: int) -> Call:
+    library = importlib.import_module("MNN")
+    expr = importlib.import_module("MNN.expr")
+    settings = {"backend": "CPU", "numThread": threads, "precision": "high"}
+    manager = library.nn.create_runtime_manager((settings,))
+    module = library.nn.load_module_from_file(
+        str(work / "u.mnn"), ["x", "t", "context"], ["prediction"], runtime_manager=manager
+    )
+    feed = [expr.const(value.numpy(), list(value.shape), expr.NCHW) for value in given]
+
+    def run() -> Tensor:
+        result = expr.convert(module.onForward(feed)[0], expr.NCHW)
+        return torch.from_numpy(np.array(result.read()).copy())
+
+    return run
+
+
+ENGINES: dict[str, Callable[[Path, Inputs, int], Call]] = {
+    "accel": accel,
+    "torch": torch_,
+    "diffusers": diffusers,
+    "ort": ort,
+    "openvino": openvino,
+    "mnn": mnn,
+}
+
+
+def clock(threads: int) -> float:
+    return time.process_time() if threads == 1 else time.perf_counter()
+
+
+@torch.no_grad()
+def worker(name: str, work: Path, side: int, threads: int) -> None:
+    """Load and call once, then call once for each line that comes in."""
+    torch.set_num_threads(threads)
+    given = inputs(side)
+    start, cpu = time.perf_counter(), time.process_time()
+    call = ENGINES[name](work, given, threads)
+    result = call()
+    first = {
+        "first_s": time.perf_counter() - start,
+        "first_cpu_s": time.process_time() - cpu,
+    }
+    np.save(work / f"result-{name}-{side}.npy", result.reshape(given[0].shape).numpy())
+    print("READY " + json.dumps(first), flush=True)
+    for _ in sys.stdin:
+        start = clock(threads)
+        call()
+        print(f"READY {clock(threads) - start}", flush=True)
+
+
+class Engine:
+    """A worker process."""
+
+    def __init__(self, name: str, work: Path, side: int, threads: int) -> None:
+        command = [sys.executable, "-m", "benchmarks.pipelines.unet_peers", str(work)]
+        command += ["--worker", name, "--sides", str(side), "--threads", str(threads)]
+        environment = os.environ | {"OMP_NUM_THREADS": str(threads), "OMP_WAIT_POLICY": "passive"}
+        self.process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
+        )
+        self.name = name
+        self.first = self.answer()
+
+    def answer(self) -> Any:
+        assert self.process.stdout is not None
+        for line in self.process.stdout:  # libraries print what they like between
+            if line.startswith("READY "):
+                return json.loads(line.removeprefix("READY "))
+        raise SystemExit(f"unet_peers: {self.name} ended with {self.process.wait()}")
+
+    def seconds(self) -> float:
+        assert self.process.stdin is not None
+        self.process.stdin.write("again\n")
+        self.process.stdin.flush()
+        return float(self.answer())
+
+    def close(self) -> None:
+        self.process.communicate()
+
+
+def compare(work: Path, side: int, threads: int, peers: list[str]) -> list[dict]:
+    """Each peer takes turns with ours, two processes at a time."""
+    rows: list[dict] = []
+    ours = Engine("accel", work, side, threads)
+    times: list[float] = []
+    for peer in peers:
+        theirs = Engine(peer, work, side, threads)
+        pairs = [(ours.seconds(), theirs.seconds()) for _ in range(ROUNDS)]
+        theirs.close()
+        times += [a for a, _ in pairs]
+        ratio = statistics.median(b / a for a, b in pairs)
+        row = {
+            "implementation": TITLES[peer],
+            "median_s": round(statistics.median(b for _, b in pairs), 3),
+            "ratio_to_ours": round(ratio, 3),
+            "error": apart_by(work, side, peer),
+            **{k: round(v, 2) for k, v in theirs.first.items()},
+        }
+        rows.append(row)
+        print(f"  {side}x{side} {threads} thread(s) {row}", flush=True)
+    ours.close()
+    first = {k: round(v, 2) for k, v in ours.first.items()}
+    median = round(statistics.median(times), 3) if times else None
+    row = {"implementation": "accel", "median_s": median, "ratio_to_ours": 1.0, **first}
+    print(f"  {side}x{side} {threads} thread(s) {row}", flush=True)
+    case = {"case": f"UNet step, {side}x{side} latents x2", "threads": threads}
+    return [{**case, **row} for row in (row, *rows)]
+
+
+def apart_by(work: Path, side: int, peer: str) -> float:
+    """Largest difference to our result over the largest value."""
+    a, b = (np.load(work / f"result-{name}-{side}.npy") for name in ("accel", peer))
+    return float(f"{np.abs(a - b).max() / np.abs(a).max():.1e}")
+
+
+# ------------------------------------------------------------------ memory
+
+
+@torch.no_grad()
+def memory_worker(name: str, work: Path) -> None:
+    """A step and a decoding of 512 pixels; the largest resident set, files' pages included."""
+    from accel.pipelines.swap import peak_memory_mb
+
+    torch.set_num_threads(2)
+    given, latent = inputs(64), torch.randn(1, 4, 64, 64)
+    if name == "accel":
+        from accel.models.load import load
+
+        model = load(work / "sd1.safetensors").model
+        model.unet(*given)
+        model.vae.decode(latent)
+    else:
+        unet, vae = diffusers_networks(work)
+        _ = unet(*given).sample
+        _ = vae.decode(latent).sample
+    print("READY " + json.dumps(peak_memory_mb()), flush=True)
+
+
+def memory(work: Path) -> list[dict]:
+    rows: list[dict] = []
+    for name in ("accel", "diffusers"):
+        command = [sys.executable, "-m", "benchmarks.pipelines.unet_peers", str(work)]
+        done = subprocess.run(
+            [*command, "--memory", "--worker", name], capture_output=True, text=True, check=True
+        )
+        line = next(x for x in done.stdout.splitlines() if x.startswith("READY "))
+        rows.append({"implementation": name, "peak_mb": round(float(line.split()[1]))})
+        print(f"  512 px, a step and a decoding: {rows[-1]}", flush=True)
+    return rows
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0] if __doc__ else "")
+    parser.add_argument("work", type=Path)
+    parser.add_argument("--peers", nargs="*", choices=list(NEEDS)[1:], default=list(NEEDS)[1:])
+    parser.add_argument("--sides", nargs="*", type=int, default=[32, 64])
+    parser.add_argument("--threads", nargs="*", type=int, default=[1, 2])
+    parser.add_argument("--memory", action="store_true")
+    parser.add_argument("--worker", choices=list(NEEDS), help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.worker and args.memory:
+        return memory_worker(args.worker, args.work)
+    if args.worker:
+        return worker(args.worker, args.work, args.sides[0], args.threads[0])
+    missing = [p for p in args.peers if NEEDS[p] and not importlib.util.find_spec(NEEDS[p])]
+    if missing:
+        print(f"not installed: {', '.join(missing)}")
+    peers = [p for p in args.peers if p not in missing]
+    prepare(args.work, peers)
+    if args.memory:
+        result = {"rows": memory(args.work), **conditions(threads=2)}
+        save("memory_sd1", result)
+        return None
+    rows = []
+    for threads in args.threads:
+        for side in args.sides:
+            rows += compare(args.work, side, threads, peers)
+    save("unet_peers", {"rows": rows, "not_installed": missing, **conditions(threads=1)})
+    return None
+
+
+if __name__ == "__main__":
+    main()
