@@ -27,7 +27,12 @@ RUNTIMES = ("auto", "accel", "onnxruntime")
 
 
 def load_onnx(
-    source: Path | str | bytes, device: str = "cpu", runtime: str = "auto", threads: int = 0
+    source: Path | str | bytes,
+    device: str = "cpu",
+    runtime: str = "auto",
+    threads: int = 0,
+    *,
+    tensorrt: Path | None = None,
 ) -> OnnxModel:
     """Open an ONNX file, or the bytes of one.
 
@@ -36,6 +41,7 @@ def load_onnx(
         takes ours on the CPU where every operator is known and most of the arithmetic is in
         convolutions that our kernels take, ONNX Runtime elsewhere.
     threads: for ONNX Runtime on the CPU; 0: as many as torch uses.
+    tensorrt: on CUDA, a folder for TensorRT's engines; TensorRT then runs what it can.
 
     Raises InputError for a file that is no ONNX model or reaches outside its own bytes, ConfigError
     where the runtime or the device cannot be had.
@@ -58,8 +64,9 @@ def load_onnx(
             if runtime == "accel":
                 raise ConfigError(f"{name}: runtime accel cannot run it: {error}") from None
     network = open_onnx(
-        data, device=device, threads=threads or torch.get_num_threads(), dynamic_batch=False
-    )
+        data, device=device, threads=threads or torch.get_num_threads(), dynamic_batch=False,
+        tensorrt=tensorrt,
+    )  # fmt: skip
     return OnnxModel(name, network=network)
 
 
@@ -88,6 +95,16 @@ class OnnxModel:
     def ports(self) -> list[Port]:
         """What goes in, with shapes and types; only of a network that ONNX Runtime runs."""
         return self._network.inputs if self._network else []
+
+    def on_device(self, feeds: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Map CUDA tensors to CUDA tensors, bound in place; the host waits for nothing.
+
+        Sizes of outputs must follow from those of inputs. Raises ConfigError for a network that was
+        not opened on CUDA.
+        """
+        if self._network is None or self._network.binding is None:
+            raise ConfigError(f"{self.name}: must be opened on a CUDA device to run there")
+        return dict(zip(self.outputs, self._network.binding(feeds)))
 
     def run(self, feeds: Mapping[str, Array | Tensor]) -> dict[str, Array]:
         """Map arrays by input name to arrays by output name.

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import onnxruntime
 import torch
 from onnx import numpy_helper
@@ -15,6 +16,12 @@ from onnxruntime.capi import onnxruntime_pybind11_state as ort_state
 
 from accel.core import ConfigError, InputError, choose_device, read_file
 from accel.weights import onnx_graph
+from accel.weights.onnx_binding import (
+    Binding,
+    batch_profiles,
+    device_providers,
+    device_stream,
+)
 
 Array = np.ndarray[Any, Any]
 
@@ -59,6 +66,7 @@ def open_onnx(
     threads: int = 1,
     dynamic_batch: bool = True,
     fold: bool = True,
+    tensorrt: Path | None = None,
 ) -> Network:
     """Open an ONNX file, or the bytes of one.
 
@@ -67,6 +75,8 @@ def open_onnx(
         is compared with a single run; where they differ the network goes on item by item and says
         so (`batched` is False).
     fold: keep weights that are stored as float16 or uint8 as float32 in memory.
+    tensorrt: on CUDA, let TensorRT run what it can; a folder in which the engines it builds are
+        kept, as building takes minutes.
 
     Raises InputError when the file cannot be read, is no ONNX model, or is one that reaches
     outside its own bytes; ConfigError when the device cannot be used.
@@ -80,13 +90,15 @@ def open_onnx(
     if fold:
         onnx_graph.fold_storage(model)
     fixed = model.SerializeToString()
+    where, sizes = _Place(device, tensorrt), _sizes(model)
     if dynamic_batch and onnx_graph.free_batch(model):
         try:
-            session = _session(model.SerializeToString(), device, threads, name)
-            return Network(session, name, verified=False)
+            session = _session(model.SerializeToString(), where, threads, name, _sizes(model))
+            return Network(session, name, verified=False, binding=where.binding(session))
         except InputError:  # the rewrite did not fit this graph; one at a time always does
             pass
-    return Network(_session(fixed, device, threads, name), name, verified=True)
+    session = _session(fixed, where, threads, name, sizes)
+    return Network(session, name, verified=True, binding=where.binding(session))
 
 
 def last_initializer(source: Path | str | bytes) -> Array | None:
@@ -101,8 +113,37 @@ def _read(path: Path) -> bytes:
     return read_file(path, onnx_graph.MAX_FILE_BYTES, "an ONNX model")
 
 
-def _session(data: bytes, device: str, threads: int, name: str) -> onnxruntime.InferenceSession:
-    where = choose_device(device)
+class _Place:
+    """Where a session runs; on CUDA with a stream of its own."""
+
+    def __init__(self, name: str, tensorrt: Path | None = None) -> None:
+        self.name, self.tensorrt, self.device = name, tensorrt, choose_device(name)
+        self.stream = device_stream(self.device) if self.device.type == "cuda" else None
+
+    def providers(self, sizes: dict[str, tuple[int | str, ...]]) -> list[Any]:
+        if self.stream is None:
+            return ["CPUExecutionProvider"]
+        if hasattr(onnxruntime, "preload_dlls"):
+            onnxruntime.preload_dlls()
+        return device_providers(self.device, self.stream, self.tensorrt, batch_profiles(sizes))
+
+    def binding(self, session: onnxruntime.InferenceSession) -> Binding | None:
+        return None if self.stream is None else Binding(session, self.device, self.stream)
+
+
+def _sizes(model: onnx.ModelProto) -> dict[str, tuple[int | str, ...]]:
+    """Sizes of the inputs; a free one is a word."""
+    constants = {t.name for t in model.graph.initializer}
+    return {
+        i.name: tuple(d.dim_value or d.dim_param or "?" for d in i.type.tensor_type.shape.dim)
+        for i in model.graph.input
+        if i.name not in constants
+    }
+
+
+def _session(
+    data: bytes, where: _Place, threads: int, name: str, sizes: dict[str, tuple[int | str, ...]]
+) -> onnxruntime.InferenceSession:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
@@ -111,11 +152,7 @@ def _session(data: bytes, device: str, threads: int, name: str) -> onnxruntime.I
     # A waiting thread must not burn the core that the decoder or the encoder could use.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.add_session_config_entry("session.inter_op.allow_spinning", "0")
-    providers: list[Any] = ["CPUExecutionProvider"]
-    if where.type == "cuda":
-        if hasattr(onnxruntime, "preload_dlls"):
-            onnxruntime.preload_dlls()
-        providers.insert(0, ("CUDAExecutionProvider", {"device_id": where.index or 0}))
+    providers = where.providers(sizes)
     try:
         # Without its own fall-back, which prints; with no settings that the model brings along.
         session = onnxruntime.InferenceSession(
@@ -124,10 +161,12 @@ def _session(data: bytes, device: str, threads: int, name: str) -> onnxruntime.I
     except (*ORT_ERRORS, ValueError, RuntimeError, MemoryError) as error:
         raise InputError(f"{name}: ONNX Runtime refuses it: {_first_line(error)}") from None
     # Asked for a provider that does not load, ONNX Runtime logs a line and takes the CPU.
-    if where.type == "cuda" and session.get_providers()[0] != "CUDAExecutionProvider":
+    wanted = {p[0] for p in providers if isinstance(p, tuple)}
+    got = session.get_providers()
+    if not wanted <= set(got):
         raise ConfigError(
-            f"device {device} must have ONNX Runtime's CUDA provider (CUDA 13, cuDNN 9), "
-            f"got {session.get_providers()[0]}"
+            f"device {where.name} must have ONNX Runtime's {' and '.join(sorted(wanted))} "
+            f"(CUDA 13, cuDNN 9), got {got[0]}"
         )
     return session
 
@@ -148,8 +187,16 @@ class Network:
     Safe to call from several threads.
     """
 
-    def __init__(self, session: onnxruntime.InferenceSession, name: str, *, verified: bool) -> None:
+    def __init__(
+        self,
+        session: onnxruntime.InferenceSession,
+        name: str,
+        *,
+        verified: bool,
+        binding: Binding | None = None,
+    ) -> None:
         self.name = name
+        self.binding = binding  # on CUDA; None on the CPU
         self.inputs = [_port(i, name) for i in session.get_inputs()]
         self.outputs = [_port(o, name) for o in session.get_outputs()]
         self.metadata: dict[str, str] = dict(session.get_modelmeta().custom_metadata_map)
@@ -167,6 +214,9 @@ class Network:
 
         Raises ValueError when an input is missing, unknown, or of the wrong shape.
         """
+        if any(isinstance(a, torch.Tensor) and a.is_cuda for a in (*arrays, *named.values())):
+            results = self.on_device(**self._named(arrays, named))
+            return [r.cpu().numpy() for r in results]  # waits, as whoever wants arrays must
         feed = self._feed(arrays, named)
         counts = {feed[name].shape[0] for name in self._per_item}
         if len(counts) > 1:
@@ -182,6 +232,27 @@ class Network:
         singles = [self._run(self._item(feed, i)) for i in range(count)]
         return [np.concatenate(parts) for parts in zip(*singles)]
 
+    def on_device(self, **named: torch.Tensor) -> list[torch.Tensor]:
+        """Run it on tensors of its device and leave the results there; nothing is waited for.
+
+        Items go one by one where a batch was not yet found to give the same (see `batched`); the
+        first batch is checked for that, once, on the host. Raises ConfigError for a network that
+        was opened on the CPU.
+        """
+        if self.binding is None:
+            raise ConfigError(f"{self.name}: must be opened on a CUDA device to run there")
+        count = max((named[n].shape[0] for n in self._per_item), default=1)
+        if count == 1 or (self.batched and (self._verified or self._verify(self._host(named)))):
+            return self.binding(named)
+        singles = [
+            self.binding({n: t[i : i + 1] if n in self._per_item else t for n, t in named.items()})
+            for i in range(count)
+        ]
+        return [torch.cat(parts) for parts in zip(*singles)]
+
+    def _host(self, named: dict[str, torch.Tensor]) -> dict[str, Array]:
+        return self._feed((), {name: tensor.cpu() for name, tensor in named.items()})
+
     def whole(self, **named: Array | torch.Tensor) -> list[Array]:
         """Run it once on exactly these arrays; the first axis is whatever the graph says it is.
 
@@ -194,9 +265,7 @@ class Network:
                 f"{self.name}: inputs must fit the graph: {_first_line(error)}"
             ) from None
 
-    def _feed(
-        self, arrays: Sequence[Array | torch.Tensor], named: dict[str, Array | torch.Tensor]
-    ) -> dict[str, Array]:
+    def _named(self, arrays: Sequence[Any], named: dict[str, Any]) -> dict[str, Any]:
         given = dict(zip((p.name for p in self.inputs), arrays)) | named
         wanted = {p.name for p in self.inputs}
         if given.keys() != wanted or len(arrays) + len(named) != len(wanted):
@@ -204,6 +273,12 @@ class Network:
                 f"{self.name}: inputs must be {', '.join(map(str, self.inputs))}, "
                 f"got {len(arrays)} arrays and {sorted(named)}"
             )
+        return given
+
+    def _feed(
+        self, arrays: Sequence[Array | torch.Tensor], named: dict[str, Array | torch.Tensor]
+    ) -> dict[str, Array]:
+        given = self._named(arrays, named)
         feed = {}
         for port in self.inputs:
             value = given[port.name]

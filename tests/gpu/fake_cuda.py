@@ -118,6 +118,9 @@ class FakeTensor(torch.Tensor):
     def numpy(self, *, force: bool = False) -> Any:
         raise TypeError("can't convert cuda:0 device type tensor to numpy")
 
+    def record_stream(self, stream: Any) -> None:
+        """Only delays when memory is used again."""
+
     def __repr__(self) -> str:
         return f"FakeTensor({tuple(self.shape)}, {self.dtype}, device=cuda:0)"
 
@@ -342,6 +345,7 @@ def fake_cuda(exact: bool = False) -> Iterator[Device]:
         "get_device_capability": lambda *a: (8, 9),
         "current_stream": lambda *a: stream,
         "default_stream": lambda *a: stream,
+        "Stream": lambda *a, **k: _Stream(device),
         "synchronize": lambda *a: device.wait("torch.cuda.synchronize"),
         "empty_cache": lambda: None,
     }
