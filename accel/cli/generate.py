@@ -35,6 +35,12 @@ SETTINGS: dict[str, tuple[tuple[str, Any, str], ...]] = {
         ("pag", float, "strength of perturbed-attention guidance (default 0: off)"),
         ("tiling", True, "edges match, so that the picture can be laid side by side"),
     ),
+    "approximations, quicker and off by default": (
+        ("deepcache", int, "run the deep part of the network at every so many steps (default 1)"),
+        ("deepcache-branch", int, "where it is cut: 0 (default) is quickest, more is nearer"),
+        ("tgate", float, "share of the steps, then cross attention is frozen without guidance"),
+        ("token-merging", float, "share of the tokens that self attention is spared, 0 to 0.75"),
+    ),
     "from a picture": (
         ("init", Path, "picture to start from"),
         ("strength", float, "how much of it is replaced, 0 to 1 (default 0.75)"),

@@ -72,15 +72,21 @@ def matching(
     length = x.shape[1]
     if length != height * width:
         raise ValueError(f"matching: x must have {height} * {width} tokens, got {length}")
-    grid = torch.arange(length, device=x.device).view(height, width)
-    stays = torch.zeros_like(grid, dtype=torch.bool)
-    stays[: height // STRIDE * STRIDE : STRIDE, : width // STRIDE * STRIDE : STRIDE] = True
-    targets, others = grid[stays], grid[~stays]
+    stays = torch.zeros(height, width, dtype=torch.uint8, device=x.device)
+    stays[: height // STRIDE * STRIDE : STRIDE, : width // STRIDE * STRIDE : STRIDE] = 1
+    # Sorting by what is known to be there waits for no count, as a mask would.
+    others, targets = (
+        stays.flatten().argsort(stable=True).split([length - kept_count(size), kept_count(size)])
+    )
     count = min(count, len(others))
     unit = x / x.norm(dim=-1, keepdim=True)
     found = [_match(one, targets, others, count) for one in unit]
     kept, place, order, counts = (torch.stack(parts) for parts in zip(*found, strict=True))
     return Matching(kept, place, order, counts)
+
+
+def kept_count(size: tuple[int, int]) -> int:
+    return (size[0] // STRIDE) * (size[1] // STRIDE)
 
 
 def _match(
@@ -97,7 +103,7 @@ def _match(
     place[kept] = torch.arange(len(kept), device=unit.device)
     place[others[merged]] = len(alone) + into
     side_by_side = into.argsort(stable=True)
-    counts = torch.bincount(into, minlength=len(targets))
+    counts = torch.zeros_like(targets).scatter_add_(0, into, torch.ones_like(into))
     return kept, place, others[merged][side_by_side], counts
 
 

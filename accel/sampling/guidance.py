@@ -22,8 +22,8 @@ from accel.sampling.parameterise import Denoise, NoiseLevels, denoised
 
 C = TypeVar("C")  # whatever a network takes as its conditioning; nothing here looks inside
 
-# Scaled x [N * B, C, H, W] (the batch once for each condition, in order), timesteps [N * B], the N
-# conditions -> raw predictions [N * B, C, H, W].
+# Scaled x [N * B, C, H, W] (the batch once for each condition, in order), timesteps [N * B] on the
+# CPU (so that reading one waits for nothing), the N conditions -> raw predictions [N * B, C, H, W].
 PredictWith = Callable[[Tensor, Tensor, Sequence[C]], Tensor]
 
 
@@ -37,6 +37,8 @@ class Guidance:
     s_min_uncond: below this sigma every other call is made at scale 1; 0: none.
     every_call: with `s_min_uncond`, every call is, and not every other one.
     pag: how far to go away from a prediction whose self attention sees nothing (0: off).
+    gate: share of the calls, from the first, that are guided; later ones are made at scale 1
+        (T-GATE, see `gate_call`; 1: none).
     """
 
     scale: float = 7.0
@@ -45,9 +47,10 @@ class Guidance:
     s_min_uncond: float = 0.0
     every_call: bool = False
     pag: float = 0.0
+    gate: float = 1.0
 
     def __post_init__(self) -> None:
-        for name in ("rescale", "skip_early"):
+        for name in ("rescale", "skip_early", "gate"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ConfigError(f"{name} must lie in 0..1, got {getattr(self, name)}")
         for name in ("s_min_uncond", "pag"):
@@ -60,7 +63,17 @@ class Guidance:
         """Whether call number `call` (from 0) of `calls` is made at scale 1."""
         if self.skip_early and call <= self.skip_early * calls:
             return True
+        if self.gate < 1 and call >= gate_call(self.gate, calls):
+            return True
         return sigma < self.s_min_uncond and (self.every_call or call % 2 == 1)
+
+
+def gate_call(gate: float, calls: int) -> int:
+    """The first of `calls` calls beyond the gate; there is one before it always.
+
+    Source: Zhang et al. 2024 (arXiv:2404.02747): by then cross attention has said what it has to.
+    """
+    return max(1, round(gate * calls))
 
 
 @dataclass(frozen=True)
@@ -90,7 +103,7 @@ def guided(
     noise: NoiseLevels,
     kind: str = "eps",  # what the network predicts: see parameterise.PREDICTIONS
     *,
-    calls: int = 0,  # of the whole run, see samplers.calls_of; needed for skip_early alone
+    calls: int = 0,  # of the whole run, see samplers.calls_of; for skip_early and gate
     perturbed: PredictWith[C] | None = None,  # as predict, without self attention; for pag alone
 ) -> Guided[C]:
     """A denoiser for `run_sampler`: all conditions in one batch of the network, then their sum.
@@ -101,8 +114,9 @@ def guided(
     guidance = scale if isinstance(scale, Guidance) else Guidance(scale=scale)
     if guidance.pag and perturbed is None:
         raise ConfigError("pag needs a network that can do without its self attention")
-    if guidance.skip_early and calls < 1:
-        raise ConfigError(f"skip_early needs the number of calls, got {calls}")
+    if (guidance.skip_early or guidance.gate < 1) and calls < 1:
+        name = "skip_early" if guidance.skip_early else "gate"
+        raise ConfigError(f"{name} needs the number of calls, got {calls}")
     return Guided(predict, guidance, conditions, noise, kind, calls, perturbed)
 
 
@@ -164,7 +178,7 @@ class Guided(Generic[C]):
         self, predict: PredictWith[C], x: Tensor, t: float, conditions: Sequence[C]
     ) -> Sequence[Tensor]:
         count = len(conditions)
-        times = torch.full((count * x.shape[0],), t, device=x.device)
+        times = torch.full((count * x.shape[0],), t)
         out = predict(x.repeat(count, *[1] * (x.ndim - 1)), times, conditions)
         if out.shape[0] != count * x.shape[0]:
             raise ValueError(

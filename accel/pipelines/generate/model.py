@@ -150,6 +150,7 @@ class Model:
         self._loras: LoraSet | None = None  # made when the first is wanted
         self._standing: list[Lora] = []  # what `load_lora` asked for
         self._in_effect: list[Lora] = []
+        self.weight_changes = 0  # how often; what was made of weights before is void then
 
     @property
     def name(self) -> str:
@@ -270,6 +271,7 @@ class Model:
             parsed.append((str(path), parse_lora(open_tensors(file), str(file)), weight))
         self._loras.set(parsed)
         self._in_effect = wanted
+        self.weight_changes += 1
         self.text.forget()
 
     @property

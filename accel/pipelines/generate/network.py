@@ -7,6 +7,7 @@ may round otherwise, and a picture must not depend on its neighbours.
 from __future__ import annotations
 
 import math
+from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,9 +16,14 @@ import torch
 from torch import Tensor, nn
 
 from accel.models.stable_diffusion import Conditioning, StableDiffusion
-from accel.nn.unet import Unet
+from accel.nn.perturb import perturbed
+from accel.nn.reuse import Answers, Levels, Prompts, ReusingUnet
+from accel.nn.unet import Cut
 from accel.pipelines.generate.controls import Steer, steering
+from accel.pipelines.generate.step_cache import Added, StepCache, rows_of
 from accel.sampling.guidance import Guided
+
+MOST_BATCHES = 8  # combinations of prompts whose keys and values are kept: SDXL's take 50 MB a row
 
 
 @dataclass(frozen=True)
@@ -25,41 +31,96 @@ class Told:
     """What one call of the network is told beside x.
 
     sizes: [1, size_numbers] for networks that take them (SDXL). extra: [1, channels, H, W] that
-    inpainting and editing networks see beside x. steers: controls that are in effect.
+    inpainting and editing networks see beside x. steers: controls that are in effect. gate: "last"
+    at the call whose cross attention is kept, "after" at those that get it again.
     """
 
     conditioning: Conditioning
     sizes: Tensor | None = None
     extra: Tensor | None = None
     steers: tuple[Steer, ...] = ()
+    gate: str = ""
+
+
+class Known:
+    """What the layers of one run have made of its prompts and timesteps, for all its pictures.
+
+    unet, blind: the network, and the one for perturbed attention. With weights that are changed,
+    take a new one.
+    """
+
+    def __init__(
+        self, model: StableDiffusion, dtype: torch.dtype, *, merging: float = 0.0, pag: bool = False
+    ):
+        self.model, self.dtype = model, dtype
+        self.unet = ReusingUnet(model.unet, merging)
+        self.blind = ReusingUnet(perturbed(model.unet), merging) if pag else None
+        self.levels = Levels(model.unet, dtype)
+        self._batches: OrderedDict[tuple[int, ...], tuple[Prompts, Sequence[Told]]] = OrderedDict()
+
+    def prompts(self, told: Sequence[Told]) -> Prompts:
+        key = tuple(id(part) for one in told for part in (one.conditioning, one.sizes))
+        if key not in self._batches:
+            # What the key names is held too: the id of what is gone may come back.
+            self._batches[key] = Prompts(*batched(self.model, self.dtype, told)), told
+            if len(self._batches) > MOST_BATCHES:
+                self._batches.popitem(last=False)
+        self._batches.move_to_end(key)
+        return self._batches[key][0]
+
+
+def batched(
+    model: StableDiffusion, dtype: torch.dtype, told: Sequence[Told]
+) -> tuple[Tensor, Tensor | None]:
+    """Context and vector for a call of the UNet."""
+    context = torch.cat([one.conditioning.context for one in told]).to(dtype)
+    pooled = [one.conditioning.pooled for one in told if one.conditioning.pooled is not None]
+    sizes = [one.sizes for one in told if one.sizes is not None]
+    if not sizes:
+        return context, None
+    return context, model.vector(torch.cat(pooled), torch.cat(sizes)).to(dtype)
 
 
 class Network:
+    """The UNet of one pass over one picture."""
+
     def __init__(
         self,
         model: StableDiffusion,
         dtype: torch.dtype,
-        unet: Unet | None = None,
+        unet: ReusingUnet | None = None,
+        known: Known | None = None,
+        *,
         one_by_one: bool = False,
+        cache: StepCache | None = None,
     ):
-        """unet: one that stands in for the model's own. one_by_one: each prompt in its own call."""
-        self.model, self.dtype, self.unet = model, dtype, unet or model.unet
-        self.one_by_one = one_by_one
+        """unet: in place of the model's own, with `known`. one_by_one: each prompt in its own call.
+        cache: for step caching.
+        """
+        self.model, self.dtype, self.unet, self.known = model, dtype, unet, known
+        self.one_by_one, self.cache, self.answers = one_by_one, cache, Answers()
 
     def __call__(
         self,
         x: Tensor,  # [N, 4, H, W] scaled, one picture N times over
-        t: Tensor,  # [N]
+        t: Tensor,  # [N] the same N times, on the CPU
         told: Sequence[Told],  # N
     ) -> Tensor:  # [N, 4, H, W] float32
         """One call for prompts of equal length, one more for each other length."""
+        gate = told[0].gate
+        if gate == "last":
+            self.answers.clear()
+        elif gate == "after":
+            self.answers.freeze()
+        if self.cache is not None:
+            self.cache.begin(whole=gate == "last")
         if self.one_by_one:
             alone = [self._call(x[i : i + 1], t[i : i + 1], told[i : i + 1]) for i in range(len(x))]
             return torch.cat(alone).float()
         answers: dict[int, Tensor] = {}
         for length in dict.fromkeys(one.conditioning.context.shape[1] for one in told):
             which = [i for i, one in enumerate(told) if one.conditioning.context.shape[1] == length]
-            out = self._call(x[which], t[which], [told[i] for i in which])
+            out = self._call(rows_of(x, which), rows_of(t, which), [told[i] for i in which])
             answers |= {i: out[row : row + 1] for row, i in enumerate(which)}
         return torch.cat([answers[i] for i in range(len(told))]).float()
 
@@ -67,20 +128,31 @@ class Network:
         extra = [one.extra for one in told if one.extra is not None]
         if extra:
             x = torch.cat([x, torch.cat(extra)], dim=1)
-        context = torch.cat([one.conditioning.context for one in told]).to(self.dtype)
-        pooled = [one.conditioning.pooled for one in told if one.conditioning.pooled is not None]
-        sizes = [one.sizes for one in told if one.sizes is not None]
-        vector = None
-        if sizes:
-            vector = self.model.vector(torch.cat(pooled), torch.cat(sizes)).to(self.dtype)
         x = x.to(self.dtype)
+        if self.unet is None or self.known is None:  # an exported one
+            context, vector = batched(self.model, self.dtype, told)
+            out: Tensor = self.model.unet(x, t.to(x.device), context, vector)
+            return out
+        prompts, levels = self.known.prompts(told), self.known.levels
+        answers = self.answers if told[0].gate else None
+        recalled = None if self.cache is None else self.cache.recall(told)
+        if recalled is not None:
+            cut, added = recalled
+            return self.unet(x, float(t[0]), prompts, levels, *added, cut=cut, answers=answers)
+        fresh = None if self.cache is None else Cut(self.cache.branch)
+        added = self._steered(x, t, prompts, told)
+        out = self.unet(x, float(t[0]), prompts, levels, *added, cut=fresh, answers=answers)
+        if self.cache is not None and fresh is not None:
+            self.cache.keep(told, fresh, added)
+        return out
+
+    def _steered(self, x: Tensor, t: Tensor, prompts: Prompts, told: Sequence[Told]) -> Added:
         steers = [one.steers for one in told]
         if not any(steers):
-            out: Tensor = self.unet(x, t, context, vector)
-            return out
-        added = steering(steers, self.unet.config, x, t, context, vector)
-        out = self.unet(x, t, context, vector, *added)
-        return out
+            return None, None
+        return steering(
+            steers, self.model.unet.config, x, t.to(x.device), prompts.context, prompts.vector
+        )
 
 
 class Masked:

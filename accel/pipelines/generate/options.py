@@ -52,6 +52,12 @@ class Options:
     skip_early: share of the steps, from the first, without guidance.
     s_min_uncond: below this noise level every other step is without guidance.
     pag: strength of perturbed-attention guidance; 0 is off.
+    deepcache: the deep part of the network runs at every so many steps alone; 1 is at all
+        (arXiv:2312.00858). deepcache_branch: where it is cut; 0, outermost, is quickest.
+    tgate: share of the steps after which cross attention is frozen and guidance ends; 1 is never
+        (arXiv:2404.02747).
+    token_merging: share of the tokens that self attention at the first level is spared; 0 is none
+        (arXiv:2303.17604). These three are approximations: docs/generate.md says how good.
     tiling: edges match, so that the picture can be laid side by side.
     resize: how a picture is brought to another shape: "stretch", "crop" or "fill".
     mask_blur: pixels; mask_invert: black is replaced instead of white; mask_content: what lies
@@ -87,6 +93,10 @@ class Options:
     skip_early: float = 0.0
     s_min_uncond: float = 0.0
     pag: float = 0.0
+    deepcache: int = 1
+    deepcache_branch: int = 0
+    tgate: float = 1.0
+    token_merging: float = 0.0
     tiling: bool = False
     resize: str = "stretch"
     mask_blur: int = 4
@@ -135,6 +145,10 @@ class Options:
             ("cfg_rescale", 0, 1),
             ("skip_early", 0, 1),
             ("pag", 0, 100),
+            ("deepcache", 1, 100),
+            ("deepcache_branch", 0, 100),
+            ("tgate", 0, 1),
+            ("token_merging", 0, 0.9),
             ("s_min_uncond", 0, 100),
             ("mask_blur", 0, 256),
             ("padding", 0, 1024),
@@ -160,6 +174,10 @@ class Options:
                 f"outpaint must be four counts of pixels, at most {MAX_SIDE_PX},"
                 f" got {self.outpaint}"
             )
+
+    @property
+    def approximates(self) -> bool:
+        return self.deepcache > 1 or self.tgate < 1 or self.token_merging > 0
 
     @property
     def follows_diffusers(self) -> bool:

@@ -13,17 +13,25 @@ import torch
 from torch import Tensor
 
 from accel.core import Cancel, ConfigError, Progress, ProgressCallback
-from accel.nn.perturb import perturbed
+from accel.nn.reuse import ReusingUnet
 from accel.pipelines.generate.canvas import Canvas, Size, prepare, unit_of
 from accel.pipelines.generate.controls import keep, ready
 from accel.pipelines.generate.loras import loras_of
 from accel.pipelines.generate.model import Model
-from accel.pipelines.generate.network import Masked, Network, Told, seamless
+from accel.pipelines.generate.network import Known, Masked, Network, Told, seamless
 from accel.pipelines.generate.options import Options
 from accel.pipelines.generate.prompts import Plan
+from accel.pipelines.generate.step_cache import StepCache
 from accel.pipelines.generate.upscale import LATENT, enlarged_image, enlarged_latent
 from accel.sampling.brownian import BrownianNoise
-from accel.sampling.guidance import Guidance, Guided, Prompted, edit_weights, guided
+from accel.sampling.guidance import (
+    Guidance,
+    Guided,
+    Prompted,
+    edit_weights,
+    gate_call,
+    guided,
+)
 from accel.sampling.names import schedule
 from accel.sampling.noise import BatchNoise
 from accel.sampling.samplers import BROWNIAN, SAMPLERS, calls_of, run_sampler
@@ -68,6 +76,7 @@ def runs(
     """Yield each picture as it is done."""
     if (options.tiling or options.pag) and not model.has_weights:
         raise ConfigError("tiling and pag need the networks themselves, not exported ones")
+    check_approximations(model, options)
     with model.lock:
         networks = keep(model, options.controls)
         model.use_loras(loras_of(prompt, options, model))
@@ -89,9 +98,12 @@ class Maker:
         self, model: Model, prompt: str, options: Options, report: Reporter, draws: Any = None
     ):
         self.model, self.options, self.report, self.draws = model, options, report, draws
+        self._known: tuple[int, Known] | None = None
         steps = options.steps
         self.plan = self._plan(prompt, steps, None)
         self.sigmas = self._levels(steps)
+        if options.tgate < 1 and len(self.plan.parts) > 1:
+            raise ConfigError(f"tgate takes one prompt, got {len(self.plan.parts)} joined by AND")
         self.hires_plan, self.hires_sigmas = self.plan, self.sigmas
         if options.hires_scale > 1:
             second = options.hires_steps or steps
@@ -212,22 +224,24 @@ class Maker:
         edits = model.name.endswith("-edit")
         steers = ready(model, options.controls, canvas, options.resize)
         steps = len(sigmas) - 1
+        calls = calls_of(options.sampler, steps)
+        blank = torch.zeros_like(canvas.extra) if edits and canvas.extra is not None else None
 
         def prompted(call: int) -> Prompted[Told]:
             step = report.index
             steered = tuple(s for s in steers if s.control.in_effect(step, steps))
             spared = tuple(s for s in steered if s.control.mode != "control")
+            gate = gate_phase(options.tgate, call, calls)
             positive = [
-                (Told(part.at(step), sizes, canvas.extra, steered), part.weight)
+                (Told(part.at(step), sizes, canvas.extra, steered, gate), part.weight)
                 for part in plan.parts
             ]
-            negative = Told(plan.negative.at(step), negative_sizes, canvas.extra, spared)
-            if not edits or canvas.extra is None:
+            negative = Told(plan.negative.at(step), negative_sizes, canvas.extra, spared, gate)
+            if blank is None:
                 return Prompted(positive, negative)
             both, alone = edit_weights(options.cfg, options.image_cfg)
             positive = [(told, weight * both) for told, weight in positive]
-            blind = replace(negative, extra=torch.zeros_like(canvas.extra))
-            return Prompted([*positive, (negative, alone)], blind)
+            return Prompted([*positive, (negative, alone)], replace(negative, extra=blank))
 
         guidance = Guidance(
             scale=1.0 if edits else options.cfg,
@@ -235,26 +249,51 @@ class Maker:
             skip_early=options.skip_early,
             s_min_uncond=options.s_min_uncond,
             pag=options.pag,
+            gate=options.tgate,
         )
         noise = model.noise
         if options.follows_diffusers and options.sampler in ROUNDED:
             noise = replace(noise, rounded=True)
-        whole = model.loaded.model
-        tight = model.budget.one_by_one(
-            whole.config, height // model.factor, width // model.factor, model.dtype
-        )
-        blind = None
-        if options.pag:
-            blind = Network(whole, model.dtype, perturbed(whole.unet), tight)
+        network, blind = self.networks(canvas.size, [noise.timestep(s) for s in sigmas if s > 0])
         return guided(
-            Network(whole, model.dtype, one_by_one=tight),
+            network,
             guidance,
             prompted,
             noise,
             model.loaded.prediction,
-            calls=calls_of(options.sampler, len(sigmas) - 1),
+            calls=calls,
             perturbed=blind,
         )
+
+    def networks(self, size: Size, timesteps: Sequence[float]) -> tuple[Network, Network | None]:
+        """For one pass: the UNet, and where it is asked for the one without self attention."""
+        model, options = self.model, self.options
+        whole, (width, height) = model.loaded.model, size
+        tight = model.budget.one_by_one(
+            whole.config, height // model.factor, width // model.factor, model.dtype
+        )
+        if not model.has_weights:
+            return Network(whole, model.dtype, one_by_one=tight), None
+        known = self.known()
+        known.levels.add(timesteps)
+
+        def network(unet: ReusingUnet) -> Network:
+            cache = None
+            if options.deepcache > 1:
+                cache = StepCache(options.deepcache, options.deepcache_branch)
+            return Network(whole, model.dtype, unet, known, one_by_one=tight, cache=cache)
+
+        return network(known.unet), network(known.blind) if known.blind else None
+
+    def known(self) -> Known:
+        """Kept from picture to picture, unless weights are changed between them."""
+        model, options = self.model, self.options
+        if self._known is None or self._known[0] != model.weight_changes:
+            known = Known(
+                model.loaded.model, model.dtype, merging=options.token_merging, pag=options.pag > 0
+            )
+            self._known = model.weight_changes, known
+        return self._known[1]
 
     def first_deviation(self, sigma: float) -> float:
         """What the first noise is multiplied by.
@@ -314,6 +353,38 @@ class Draws:
         if tuple(draw.shape) != (1, *self.shape):
             raise ConfigError(f"noise: must be {(1, *self.shape)} a picture, got {draw.shape}")
         return draw.to(self.model.device, torch.float32)
+
+
+def gate_phase(gate: float, call: int, calls: int) -> str:
+    """Told.gate of one call."""
+    if gate >= 1:
+        return ""
+    first = gate_call(gate, calls)
+    return "after" if call >= first else "last" if call == first - 1 else ""
+
+
+def check_approximations(model: Model, options: Options) -> None:
+    """Raise ConfigError for those that cannot be had together, or of this model."""
+    if not options.approximates:
+        return
+    if not model.has_weights:
+        raise ConfigError(
+            "deepcache, tgate and token_merging need the networks themselves, not exported ones"
+        )
+    most = len(model.loaded.model.unet.input_blocks) - 1
+    if options.deepcache > 1 and options.deepcache_branch > most:
+        raise ConfigError(
+            f"deepcache_branch must lie in 0..{most} for {model.name},"
+            f" got {options.deepcache_branch}"
+        )
+    if options.tgate < 1:
+        for what, is_so in (
+            ("pag", options.pag > 0),
+            ("an editing model", model.name.endswith("-edit")),
+            (options.sampler, options.sampler.endswith("_cfg_pp")),
+        ):
+            if is_so:
+                raise ConfigError(f"tgate ends guidance, so it cannot go with {what}")
 
 
 def later(sigmas: Sequence[float], steps: int, strength: float, options: Options) -> list[float]:
