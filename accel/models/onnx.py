@@ -16,6 +16,7 @@ from torch import Tensor
 
 from accel.core import ConfigError, InputError, choose_device, read_file
 from accel.nn.onnx.fuse import fuse
+from accel.nn.onnx.native import Runner
 from accel.nn.onnx.ops import TYPES, Unsupported
 from accel.nn.onnx.plan import KEPT_INPUT, Plan, Step, attributes_of
 from accel.weights import onnx_graph
@@ -24,6 +25,8 @@ from accel.weights.onnx import Network, Port, open_onnx
 Array = NDArray[Any]
 HALF = (torch.float16, torch.bfloat16)
 RUNTIMES = ("auto", "accel", "onnxruntime")
+FREE_SIZE = 64  # of a dimension that a file leaves open, when its plan is tried
+MOST_SAMPLED = 1 << 24  # numbers of an input with which a plan is tried
 
 
 def load_onnx(
@@ -38,8 +41,8 @@ def load_onnx(
 
     device: `auto`, `cpu`, `cuda` or `cuda:N`.
     runtime: `accel` runs the graph on our kernels (CPU); `onnxruntime` on ONNX Runtime; `auto`
-        takes ours on the CPU where every operator is known and most of the arithmetic is in
-        convolutions that our kernels take, ONNX Runtime elsewhere.
+        takes ours on the CPU where the whole graph becomes one native program, or every operator is
+        known and most of the arithmetic is in wide 3x3 convolutions; ONNX Runtime elsewhere.
     threads: for ONNX Runtime on the CPU; 0: as many as torch uses.
     tensorrt: on CUDA, a folder for TensorRT's engines; TensorRT then runs what it can.
 
@@ -58,8 +61,9 @@ def load_onnx(
             model = onnx_graph.parse(data, name)
             onnx_graph.tidy(model)
             onnx_graph.fold_storage(model)
-            if runtime == "accel" or pays(model):
-                return OnnxModel(name, plan=_plan(model), types=_types(model))
+            runner = Runner(_plan(model))
+            if runtime == "accel" or runner.is_native(_samples(model)) or pays(model):
+                return OnnxModel(name, plan=runner, types=_types(model))
         except Unsupported as error:
             if runtime == "accel":
                 raise ConfigError(f"{name}: runtime accel cannot run it: {error}") from None
@@ -77,7 +81,7 @@ class OnnxModel:
         self,
         name: str,
         *,
-        plan: Plan | None = None,
+        plan: Runner | None = None,
         network: Network | None = None,
         types: Mapping[str, Any] | None = None,  # of the plan's outputs
     ):
@@ -136,10 +140,9 @@ def _computable(tensor: Tensor) -> Tensor:
 
 
 def pays(model: ModelProto) -> bool:
-    """Whether our kernels would do most of the work: wide 3x3 convolutions over maps of some size.
+    """Whether most of the work is wide 3x3 convolutions over maps of some size.
 
-    Networks of depthwise and 1x1 convolutions, or of small maps, spend their time between
-    operators, where ONNX Runtime has less to do: benchmarks/results/onnx_networks.json.
+    Then ours are ahead even where torch computes some operators in between.
     """
     kernels = {t.name: list(t.dims) for t in model.graph.initializer}
     maps = onnx_graph.value_shapes(model)
@@ -154,6 +157,21 @@ def pays(model: ModelProto) -> bool:
         if kernel[2:] == [3, 3] and min(kernel[:2]) >= 64 and pixels >= 256:
             wide += work
     return wide > total / 2
+
+
+def _samples(model: ModelProto) -> dict[str, Tensor] | None:
+    """Inputs of the declared sizes, a free size being a small one; None where that is too large."""
+    found: dict[str, Tensor] = {}
+    for port in model.graph.input:
+        kind = port.type.tensor_type.elem_type
+        if kind not in TYPES or not port.type.tensor_type.HasField("shape"):
+            return None
+        dims = port.type.tensor_type.shape.dim
+        sizes = [d.dim_value or (1 if i == 0 else FREE_SIZE) for i, d in enumerate(dims)]
+        if math.prod(sizes) > MOST_SAMPLED:
+            return None
+        found[port.name] = torch.zeros(sizes, dtype=TYPES[kind])
+    return found
 
 
 def _read(path: Path) -> bytes:

@@ -1,0 +1,204 @@
+"""Runs a graph by the native program: planned once for each size of the inputs, then one call.
+
+What the program has no kernel for is computed by torch in between; a graph that cannot be planned
+at all is run by Plan, operator by operator.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from accel.kernels import _native
+from accel.nn.onnx.arena import Node, Place, lay_out
+from accel.nn.onnx.lower import Boxed, Ending, Lowering, NotNative
+from accel.nn.onnx.ops import Unsupported
+from accel.nn.onnx.pack import Packed
+from accel.nn.onnx.plan import Plan
+from accel.nn.onnx.rules import RULES
+
+native: Any = _native.module
+KEPT_PROGRAMS = 4  # sizes of inputs whose programs are kept
+Feeds = Mapping[str, Tensor]
+
+
+class Runner:
+    """Runs a Plan, natively where that can be. One run at a time: the caller holds a lock."""
+
+    def __init__(self, plan: Plan):
+        self.plan = plan
+        self._packed = Packed(native.simd_lanes()) if native is not None else None
+        self._programs: OrderedDict[Any, Program | None] = OrderedDict()
+
+    @property
+    def inputs(self) -> list[str]:
+        return self.plan.inputs
+
+    @property
+    def outputs(self) -> list[str]:
+        return self.plan.outputs
+
+    def run(self, feeds: Feeds) -> list[Tensor]:
+        """Return the outputs, in the graph's order."""
+        program = self.program(feeds)
+        return self.plan.run(feeds) if program is None else program.run(feeds)
+
+    def is_native(self, feeds: Feeds | None) -> bool:
+        """Whether inputs like these are run by the native program alone."""
+        program = None if feeds is None else self.program(feeds)
+        return program is not None and all(node.python is None for node in program.nodes)
+
+    def program(self, feeds: Feeds) -> Program | None:
+        """What runs inputs of these sizes; None where only the plan can."""
+        if self._packed is None:
+            return None
+        key = tuple((n, tuple(t.shape), t.dtype) for n, t in sorted(feeds.items()))
+        if key not in self._programs:
+            self._programs[key] = self._planned(feeds, self._packed)
+            if len(self._programs) > KEPT_PROGRAMS:
+                self._programs.popitem(last=False)
+        self._programs.move_to_end(key)
+        return self._programs[key]
+
+    def _planned(self, feeds: Feeds, packed: Packed) -> Program | None:
+        try:
+            return Program(self.plan, feeds, packed)
+        except (NotNative, Unsupported):
+            return None
+
+
+class Program:
+    """A graph for inputs of one size."""
+
+    def __init__(self, plan: Plan, feeds: Feeds, packed: Packed):
+        low = Lowering(plan.steps, plan.constants, feeds, plan.outputs, packed, RULES)
+        self._small = [name for name in plan.small if name in feeds]
+        self._inputs, self._outputs = low.inputs, low.outputs
+        self.nodes = [n for n in low.nodes if n.stays] + [n for n in low.nodes if not n.stays]
+        self._program = native.GraphProgram()
+        self._tensors: dict[int, Tensor] = {}  # by slot, of what is held
+        self._slots: dict[int, int] = {}  # by id of a held tensor
+        for buffer, tensor in low.arrays.items():
+            buffer.slot = self._hold(tensor)
+        for place in low.inputs.values():
+            place.buffer.slot = self._program.port(place.buffer.floats, False)
+        self._made = [p for p in low.outputs if isinstance(p, Place)]
+        for place in self._made:
+            place.buffer.slot = self._program.port(place.buffer.floats, True)
+        arena = len(self._tensors) + len(low.inputs) + len(self._made)
+        floats = lay_out(self.nodes, arena)
+        self.arena_floats = floats
+        assert self._hold(torch.zeros(max(floats, 1))) == arena
+        self._packed = packed
+        self._build()
+        self._last: dict[str, Tensor] = {}  # small inputs of the last run
+        self._boxes: dict[str, Tensor] = {}  # what they gave that is not float32
+
+    # --- building -------------------------------------------------------------------------------
+
+    def _hold(self, tensor: Tensor) -> int:
+        if id(tensor) not in self._slots:
+            slot = self._program.hold(tensor)
+            self._slots[id(tensor)] = slot
+            self._tensors[slot] = tensor
+        return self._slots[id(tensor)]
+
+    def _build(self) -> None:
+        """Stretches of native steps, and calls of torch between them."""
+        self._work: list[tuple[int, int] | Callable[..., None]] = []
+        self._first = 0  # where the work begins that is done in every run
+        began = 0
+
+        def close() -> None:
+            nonlocal began
+            if len(self._program) > began:
+                self._work.append((began, len(self._program)))
+            began = len(self._program)
+
+        stays = True
+        for node in self.nodes:
+            if stays and not node.stays:
+                close()
+                self._first, stays = len(self._work), False
+            if node.python is not None:
+                close()
+                self._work.append(node.python)
+            else:
+                self._add(node)
+        close()
+        if stays:
+            self._first = len(self._work)
+
+    def _add(self, node: Node) -> None:
+        a = node.arguments
+        if node.kind == "copy":
+            x, y = a["x"], a["y"]
+            self._program.copy(
+                x.buffer.slot, x.buffer.at + x.at + a["x_at"], a["x_steps"],
+                y.buffer.slot, y.buffer.at + y.at + a["y_at"], a["y_steps"], a["sizes"],
+            )  # fmt: skip
+            return
+        getattr(self._program, node.kind)(**{k: self._argument(v) for k, v in a.items()})
+
+    def _argument(self, value: Any) -> Any:
+        if isinstance(value, Place):
+            return value.operand()
+        if isinstance(value, Tensor):
+            return self._span(value)
+        if isinstance(value, Ending):
+            return native.GraphFinish(
+                None if value.bias is None else self._span(self._packed.vector(value.bias)),
+                None if value.slope is None else self._span(self._packed.vector(value.slope)),
+                None if value.residual is None else value.residual.operand(),
+                value.activation,
+                value.alpha,
+                value.beta,
+            )
+        return value
+
+    def _span(self, tensor: Tensor) -> list[int]:
+        return [self._hold(tensor), 0, tensor.numel()]
+
+    # --- running --------------------------------------------------------------------------------
+
+    def run(self, feeds: Feeds) -> list[Tensor]:
+        given = [feeds[name].contiguous() for name in self._inputs]
+        made = [torch.empty(place.shape) for place in self._made]
+        arrays = [*given, *made]
+        ports = {
+            place.buffer.slot: tensor
+            for place, tensor in zip([*self._inputs.values(), *self._made], arrays)
+        }
+        boxes = {**self._boxes, **feeds}
+
+        def view(place: Place) -> Tensor:
+            slot = place.buffer.slot
+            base = ports[slot] if slot in ports else self._tensors[slot]  # type: ignore[index]
+            return base.as_strided(place.shape, place.steps(), place.buffer.at + place.at)
+
+        threads = torch.get_num_threads()
+        fresh = not self._same(feeds)
+        with torch.no_grad():
+            for work in self._work if fresh else self._work[self._first :]:
+                if isinstance(work, tuple):
+                    self._program.run(arrays, *work, threads)
+                else:
+                    work(view, boxes)
+        if fresh and self._small:
+            self._last = {name: feeds[name].clone() for name in self._small}
+            self._boxes = boxes
+        results = iter(made)
+        return [
+            next(results) if isinstance(o, Place) else boxes[o.name] if isinstance(o, Boxed) else o
+            for o in self._outputs
+        ]
+
+    def _same(self, feeds: Feeds) -> bool:
+        return bool(self._last) and all(torch.equal(feeds[n], t) for n, t in self._last.items())
+
+
+__all__: Sequence[str] = ["Program", "Runner"]
