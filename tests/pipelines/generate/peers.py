@@ -116,7 +116,9 @@ def pipeline_of(kind, scheduler, parts, **rest):
     else:
         nothing |= {"safety_checker": None, "feature_extractor": None,
                     "requires_safety_checker": False}  # fmt: skip
-    pipeline = getattr(diffusers, kind)(scheduler=scheduler, **parts, **nothing, **rest)
+    if "XLAdapter" in kind:
+        del nothing["add_watermarker"]
+    pipeline = getattr(diffusers, kind)(scheduler=scheduler, **(nothing | parts | rest))
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
 
