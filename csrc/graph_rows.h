@@ -67,42 +67,86 @@ ACCEL_INLINE Vec activate(Vec v, const Ending& e, int64_t channel) {
   }
 }
 
-// Bias, residual and activation of the sums of channels [channel, channel + n) of one pixel.
-ACCEL_INLINE void end(const Ending& e, Vec v, float* y, int64_t pixel, int64_t channel, int64_t n) {
-  if (e.bias) v += load(e.bias + channel);
+// Residual and activation of the sums of channels [channel, channel + n) of one pixel.
+ACCEL_INLINE void end_sum(const Ending& e, Vec v, float* y, int64_t pixel, int64_t channel,
+                          int64_t n) {
   if (e.residual && channel < e.residual_channels)
     v += get(e.residual + pixel * e.residual_step + channel, e.residual_channels - channel);
   put(y, activate(v, e, channel), n);
 }
 
+ACCEL_INLINE void end(const Ending& e, Vec v, float* y, int64_t pixel, int64_t channel, int64_t n) {
+  if (e.bias) v += load(e.bias + channel);
+  end_sum(e, v, y, pixel, channel, n);
+}
+
 // ---- products ----------------------------------------------------------------------------------
 
-// R pixels times V vectors of outputs, all depth, from a row of A on.
+// Rows of A: `lines` stretches of `depth` values each, `apart` from the next.
+struct Rows {
+  const float* a;
+  int64_t step;  // between rows
+  int64_t lines, depth, apart;
+  int64_t skipped;  // values before the first, whose weights are not wanted
+};
+
+// R pixels times V vectors of outputs.
 template <int R, int V>
-__attribute__((noinline)) void tile(const ProductStep& s, const float* a, int64_t a_step,
+__attribute__((noinline)) void tile(const ProductStep& s, const Rows& rows, int64_t row,
                                     int64_t pixel, int64_t vector) {
   Vec sum[R][V] = {};
-  const float* b = s.weights + vector * s.depth * kLanes;
-  const int64_t apart = s.depth * kLanes;
+  const float* b = s.weights + (vector * s.depth + rows.skipped) * kLanes;
+  const int64_t apart = s.depth * kLanes, step = rows.step;
+  const float* line = rows.a + row * step;
+  for (int64_t i = 0; i < rows.lines; ++i, line += rows.apart) {
+    const float *a = line, *stop = line + rows.depth;
 #pragma GCC unroll 1
-  for (int64_t k = 0; k < s.depth; ++k, ++a, b += kLanes) {
-    Vec column[V];
+    for (; a < stop; ++a, b += kLanes) {
+      Vec column[V];
 #pragma GCC unroll 4
-    for (int i = 0; i < V; ++i) column[i] = load(b + i * apart);
+      for (int j = 0; j < V; ++j) column[j] = load(b + j * apart);
 #pragma GCC unroll 16
-    for (int r = 0; r < R; ++r) {
-      const Vec value = spread(a[r * a_step]);
+      for (int r = 0; r < R; ++r) {
+        const Vec value = spread(a[r * step]);
 #pragma GCC unroll 4
-      for (int i = 0; i < V; ++i) sum[r][i] = fma(value, column[i], sum[r][i]);
+        for (int j = 0; j < V; ++j) sum[r][j] = fma(value, column[j], sum[r][j]);
+      }
     }
   }
-  const int64_t left = s.y.channels - vector * kLanes;
-  float* y = s.y.data + pixel * s.y.step + vector * kLanes;
-#pragma GCC unroll 16
-  for (int r = 0; r < R; ++r, y += s.y.step)
+  const Ending e = s.last;  // a copy: what is written cannot be it
+  const int64_t left = s.y.channels - vector * kLanes, y_step = s.y.step;
+  float* y = s.y.data + pixel * y_step + vector * kLanes;
 #pragma GCC unroll 4
-    for (int i = 0; i < V; ++i)
-      end(s.last, sum[r][i], y + i * kLanes, pixel + r, (vector + i) * kLanes, left - i * kLanes);
+  for (int j = 0; j < V; ++j) {
+    const int64_t channel = (vector + j) * kLanes, n = left - j * kLanes;
+    const Vec bias = e.bias ? load(e.bias + channel) : zeros();
+#pragma GCC unroll 16
+    for (int r = 0; r < R; ++r) sum[r][j] += bias;
+    if (e.residual && channel < e.residual_channels) {
+      const float* from = e.residual + pixel * e.residual_step + channel;
+#pragma GCC unroll 16
+      for (int r = 0; r < R; ++r)
+        sum[r][j] += get(from + r * e.residual_step, e.residual_channels - channel);
+    }
+    if (e.activation == kRelu) {
+#pragma GCC unroll 16
+      for (int r = 0; r < R; ++r) sum[r][j] = sum[r][j] < zeros() ? zeros() : sum[r][j];
+    } else if (e.activation == kPrelu) {
+      const Vec slope = load(e.slope + channel);
+#pragma GCC unroll 16
+      for (int r = 0; r < R; ++r) sum[r][j] = sum[r][j] < zeros() ? sum[r][j] * slope : sum[r][j];
+    } else if (e.activation != kNone) {
+      float spilled[R][kLanes];
+#pragma GCC unroll 16
+      for (int r = 0; r < R; ++r) store(spilled[r], sum[r][j]);
+#pragma GCC unroll 1
+      for (int r = 0; r < R; ++r)
+        put(y + r * y_step + j * kLanes, activate(load(spilled[r]), e, channel), n);
+      continue;
+    }
+#pragma GCC unroll 16
+    for (int r = 0; r < R; ++r) put(y + r * y_step + j * kLanes, sum[r][j], n);
+  }
 }
 
 constexpr int kMaxV = kLanes == 16 ? 4 : 3;
@@ -111,13 +155,14 @@ constexpr int kTall[5] = {0, kLanes == 16 ? 16 : 8, kLanes == 16 ? 12 : 6, kLane
                           kLanes == 16 ? 6 : 0};
 
 template <int V>
-inline int64_t tiles(const ProductStep& s, const float* a, int64_t a_step, int64_t pixel,
-                     int64_t left, int64_t vector) {
+inline void tiles(const ProductStep& s, const Rows& rows, int64_t pixel, int64_t left,
+                  int64_t vector) {
   constexpr int tall = kTall[V];
-#define ACCEL_TILE(R)                                           \
-  if constexpr (R <= tall)                                      \
-    for (; left >= R; left -= R, pixel += R, a += R * a_step) { \
-      tile<R, V>(s, a, a_step, pixel, vector);                  \
+  int64_t row = 0;
+#define ACCEL_TILE(R)                                    \
+  if constexpr (R <= tall)                               \
+    for (; left >= R; left -= R, pixel += R, row += R) { \
+      tile<R, V>(s, rows, row, pixel, vector);           \
     }
   ACCEL_TILE(16)
   ACCEL_TILE(12)
@@ -128,7 +173,31 @@ inline int64_t tiles(const ProductStep& s, const float* a, int64_t a_step, int64
   ACCEL_TILE(2)
   ACCEL_TILE(1)
 #undef ACCEL_TILE
-  return left;
+}
+
+inline void multiply(const ProductStep& s, const Rows& rows, int64_t pixel, int64_t count) {
+  const int64_t vectors = (s.y.channels + kLanes - 1) / kLanes;
+  for (int64_t v = 0; v < vectors;) {
+    const int64_t left = vectors - v;
+    const int64_t most = s.depth > 192 ? 2 : kMaxV;
+    // 5 vectors are 3 and 2 rather than 4 and 1.
+    const int64_t groups = (left + most - 1) / most;
+    const int64_t wide = (left + groups - 1) / groups;
+    switch (wide) {
+      case 1:
+        tiles<1>(s, rows, pixel, count, v);
+        break;
+      case 2:
+        tiles<2>(s, rows, pixel, count, v);
+        break;
+      case 3:
+        tiles<3>(s, rows, pixel, count, v);
+        break;
+      default:
+        if constexpr (kMaxV >= 4) tiles<4>(s, rows, pixel, count, v);
+    }
+    v += wide;
+  }
 }
 
 ACCEL_INLINE void copy_run(const float* from, float* to, int64_t count) {
@@ -188,38 +257,92 @@ struct DepthwiseRow {
   int64_t padded, step;  // between pixels of x
   Window w;
   int64_t r0, r1;  // rows of the window that lie inside
-  const float* x;  // row r0 of the window of column 0, at `left` of the padding
-  int64_t width;   // of x
+  const float* x;  // row r0 of the window of pixel 0, were there columns on the left
+  int64_t line;    // floats between rows of x
 };
 
-// N neighbours, one vector of channels; columns of the window [c0, c1) lie inside.
-template <int N, int kWide>
-ACCEL_INLINE void depthwise_some(const DepthwiseRow& d, int64_t x, int64_t channel, int64_t n,
-                                 int64_t c0, int64_t c1, Vec* sum) {
-  for (int i = 0; i < N; ++i) sum[i] = zeros();
-  const int64_t apart = d.w.across * d.step;
-  for (int64_t r = d.r0; r < d.r1; ++r) {
-    const float* from = d.x + (r - d.r0) * d.width * d.step + x * apart + channel;
+// One pixel, columns [c0, c1) of the window.
+ACCEL_INLINE Vec depthwise_one(const DepthwiseRow& d, int64_t x, int64_t channel, int64_t n,
+                               int64_t c0, int64_t c1, Vec sum) {
+  const float* from = d.x + x * d.w.across * d.step + channel;
+  for (int64_t r = d.r0; r < d.r1; ++r, from += d.line) {
     const float* tap = d.taps + r * d.w.width * d.padded + channel;
-    const auto column = [&](int64_t c) __attribute__((always_inline)) {
-      const Vec weight = load(tap + c * d.padded);
-#pragma GCC unroll 8
-      for (int i = 0; i < N; ++i) {
-        const float* at = from + i * apart + c * d.step;
-        sum[i] = fma(n >= kLanes ? load(at) : load_n(at, n), weight, sum[i]);
-      }
-    };
-    if (kWide) {
-#pragma GCC unroll 5
-      for (int c = 0; c < kWide; ++c) column(c);
-    } else {
-      for (int64_t c = c0; c < c1; ++c) column(c);
-    }
+    for (int64_t c = c0; c < c1; ++c)
+      sum = fma(get(from + c * d.step, n), load(tap + c * d.padded), sum);
   }
+  return sum;
 }
 
-// Pixels [from, to) of row `at` of y's grid; results to_step apart, the first at `to_data`.
-template <int kWide>
+// Four neighbours whose windows lie inside; kAcross apart.
+template <int kWide, int kAcross, bool kFull>
+ACCEL_INLINE void depthwise_four(const DepthwiseRow& d, const float* from, const float* tap,
+                                 int64_t n, Vec* sum) {
+  Vec a = sum[0], b = sum[1], c = sum[2], e = sum[3];
+  for (int64_t r = d.r0; r < d.r1; ++r, from += d.line, tap += kWide * d.padded) {
+    Vec in[3 * kAcross + kWide];
+#pragma GCC unroll 16
+    for (int i = 0; i < 3 * kAcross + kWide; ++i)
+      in[i] = kFull ? load(from + i * d.step) : load_n(from + i * d.step, n);
+#pragma GCC unroll 8
+    for (int i = 0; i < kWide; ++i) {
+      const Vec weight = load(tap + i * d.padded);
+      a = fma(in[i], weight, a);
+      b = fma(in[kAcross + i], weight, b);
+      c = fma(in[2 * kAcross + i], weight, c);
+      e = fma(in[3 * kAcross + i], weight, e);
+    }
+  }
+  sum[0] = a, sum[1] = b, sum[2] = c, sum[3] = e;
+}
+
+struct Stretch {  // pixels [from, to) of one row of y, of which [inner, inner_end) need no care
+  int64_t from, to, inner, inner_end;
+};
+inline Stretch stretch(const Picture& x, const Window& w, int64_t from, int64_t to) {
+  int64_t inner = (w.left + w.across - 1) / w.across, inner_end = 0;
+  if (x.width + w.left >= w.width) inner_end = (x.width + w.left - w.width) / w.across + 1;
+  inner = inner < from ? from : inner > to ? to : inner;
+  inner_end = inner_end > to ? to : inner_end < inner ? inner : inner_end;
+  return {from, to, inner, inner_end};
+}
+
+template <int kWide, int kAcross, bool kFull, bool kPlain>
+inline void depthwise_inner(const DepthwiseRow& d, const Ending& e, int64_t from, int64_t to,
+                            int64_t channel, int64_t n, int64_t pixel, float* out,
+                            int64_t out_step) {
+  const Vec bias = e.bias ? load(e.bias + channel) : zeros();
+  const float* tap = d.taps + d.r0 * kWide * d.padded + channel;
+  const float* x = d.x + from * kAcross * d.step + channel;
+  for (; from + 4 <= to; from += 4, pixel += 4, out += 4 * out_step, x += 4 * kAcross * d.step) {
+    Vec sum[4] = {bias, bias, bias, bias};
+    depthwise_four<kWide, kAcross, kFull>(d, x, tap, n, sum);
+#pragma GCC unroll 4
+    for (int i = 0; i < 4; ++i) {
+      if (kPlain && kFull)
+        store(out + i * out_step, sum[i]);
+      else if (kPlain)
+        store_n(out + i * out_step, sum[i], n);
+      else
+        end_sum(e, sum[i], out + i * out_step, pixel + i, channel, n);
+    }
+  }
+  for (; from < to; ++from, ++pixel, out += out_step)
+    end_sum(e, depthwise_one(d, from, channel, n, 0, kWide, bias), out, pixel, channel, n);
+}
+
+template <int kWide, int kAcross>
+inline void depthwise_inner(const DepthwiseRow& d, const Ending& e, int64_t from, int64_t to,
+                            int64_t channel, int64_t n, int64_t pixel, float* out,
+                            int64_t out_step) {
+  const bool plain = !e.residual && e.activation == kNone;
+  const auto run = n >= kLanes ? (plain ? depthwise_inner<kWide, kAcross, true, true>
+                                        : depthwise_inner<kWide, kAcross, true, false>)
+                               : (plain ? depthwise_inner<kWide, kAcross, false, true>
+                                        : depthwise_inner<kWide, kAcross, false, false>);
+  run(d, e, from, to, channel, n, pixel, out, out_step);
+}
+
+// Pixels [from, to) of row `row` of a picture of sums; results out_step apart.
 inline void depthwise_run(const Picture& x, const Window& w, const float* taps, const Ending& last,
                           int64_t image, int64_t row, int64_t from, int64_t to, int64_t pixel,
                           float* out, int64_t out_step) {
@@ -228,42 +351,39 @@ inline void depthwise_run(const Picture& x, const Window& w, const float* taps, 
   const int64_t r0 = top < 0 ? (-top < w.height ? -top : w.height) : 0;
   int64_t r1 = x.height - top < w.height ? x.height - top : w.height;
   if (r1 < r0) r1 = r0;
-  const float* start = x.data + (image * x.height + top + r0) * x.width * x.step - w.left * x.step;
-  const DepthwiseRow d = {taps, padded, x.step, w, r0, r1, start, x.width};
-  // Columns whose whole window lies inside.
-  int64_t inner = (w.left + w.across - 1) / w.across, end_inner = 0;
-  if (x.width + w.left >= w.width) end_inner = (x.width + w.left - w.width) / w.across + 1;
-  inner = inner < from ? from : inner > to ? to : inner;
-  end_inner = end_inner > to ? to : end_inner < inner ? inner : end_inner;
+  const int64_t line = x.width * x.step;
+  const float* start = x.data + (image * x.height + top + r0) * line - w.left * x.step;
+  const DepthwiseRow d = {taps, padded, x.step, w, r0, r1, start, line};
+  const Stretch s = stretch(x, w, from, to);
   for (int64_t channel = 0; channel < x.channels; channel += kLanes) {
     const int64_t n = x.channels - channel;
-    const auto edge = [&](int64_t at) {
-      const int64_t left = at * w.across - w.left;
-      const int64_t c0 = left < 0 ? -left : 0;
-      const int64_t c1 = x.width - left < w.width ? x.width - left : w.width;
-      Vec sum[1];
-      depthwise_some<1, 0>(d, at, channel, n, c0, c1, sum);
-      end(last, sum[0], out + (at - from) * out_step + channel, pixel + at - from, channel, n);
+    const Vec bias = last.bias ? load(last.bias + channel) : zeros();
+    const auto edges = [&](int64_t at, int64_t until) {
+      for (; at < until; ++at) {
+        const int64_t left = at * w.across - w.left, c0 = left < 0 ? -left : 0;
+        const int64_t c1 = x.width - left < w.width ? x.width - left : w.width;
+        end_sum(last, depthwise_one(d, at, channel, n, c0, c1, bias),
+                out + (at - from) * out_step + channel, pixel + at - from, channel, n);
+      }
     };
-    int64_t at = from;
-    for (; at < inner; ++at) edge(at);
-    for (; at + 4 <= end_inner; at += 4) {
-      Vec sum[4];
-      if (n >= kLanes)
-        depthwise_some<4, kWide>(d, at, channel, kLanes, 0, w.width, sum);
-      else
-        depthwise_some<4, kWide>(d, at, channel, n, 0, w.width, sum);
-#pragma GCC unroll 4
-      for (int i = 0; i < 4; ++i)
-        end(last, sum[i], out + (at - from + i) * out_step + channel, pixel + at - from + i,
-            channel, n);
-    }
-    for (; at < end_inner; ++at) {
-      Vec sum[1];
-      depthwise_some<1, kWide>(d, at, channel, n, 0, w.width, sum);
-      end(last, sum[0], out + (at - from) * out_step + channel, pixel + at - from, channel, n);
-    }
-    for (; at < to; ++at) edge(at);
+    edges(from, s.inner);
+    float* to_inner = out + (s.inner - from) * out_step + channel;
+    const int64_t first = pixel + s.inner - from;
+#define ACCEL_INNER(WIDE, ACROSS)                                                           \
+  depthwise_inner<WIDE, ACROSS>(d, last, s.inner, s.inner_end, channel, n, first, to_inner, \
+                                out_step)
+    if (w.width == 3 && w.across == 1)
+      ACCEL_INNER(3, 1);
+    else if (w.width == 3 && w.across == 2)
+      ACCEL_INNER(3, 2);
+    else if (w.width == 5 && w.across == 1)
+      ACCEL_INNER(5, 1);
+    else if (w.width == 5 && w.across == 2)
+      ACCEL_INNER(5, 2);
+    else
+      edges(s.inner, s.inner_end);
+#undef ACCEL_INNER
+    edges(s.inner_end, to);
   }
 }
 
@@ -274,10 +394,7 @@ inline void depthwise(const Picture& x, const Picture& y, const Window& w, const
   while (count) {
     const At at = place(pixel, y);
     const int64_t some = y.width - at.x < count ? y.width - at.x : count;
-    const auto run = w.width == 3   ? depthwise_run<3>
-                     : w.width == 5 ? depthwise_run<5>
-                                    : depthwise_run<0>;
-    run(x, w, taps, last, at.image, at.y, at.x, at.x + some, pixel, out, out_step);
+    depthwise_run(x, w, taps, last, at.image, at.y, at.x, at.x + some, pixel, out, out_step);
     pixel += some, count -= some, out += some * out_step;
   }
 }
@@ -289,38 +406,55 @@ inline int64_t product_chunk(const ProductStep& s) {
   return fits < tall ? tall : fits / tall * tall;
 }
 
+// Whether a window's lines are read where they lie. They are short then: to gather them would take
+// as long as the product.
+inline bool reads_in_place(const ProductStep& s) {
+  return s.x.step == s.x.channels && s.window.width * s.x.channels <= 64 && s.y.width >= 16;
+}
+
+// Pixels [at.x, at.x + count) of one row of y.
+inline void multiply_row(const ProductStep& s, const At& at, int64_t pixel, int64_t count,
+                         float* scratch) {
+  const Window& w = s.window;
+  const Stretch part = stretch(s.x, w, at.x, at.x + count);
+  const auto edges = [&](int64_t from, int64_t to) {
+    if (from >= to) return;
+    gather(s, pixel + from - at.x, to - from, scratch);
+    multiply(s, {scratch, s.depth, 1, s.depth, 0, 0}, pixel + from - at.x, to - from);
+  };
+  edges(at.x, part.inner);
+  if (part.inner < part.inner_end) {
+    const int64_t top = at.y * w.down - w.top, line = s.x.width * s.x.step;
+    const int64_t r0 = top < 0 ? -top : 0;
+    const int64_t r1 = s.x.height - top < w.height ? s.x.height - top : w.height;
+    const float* a = s.x.data + (at.image * s.x.height + top + r0) * line +
+                     (part.inner * w.across - w.left) * s.x.step;
+    const int64_t depth = w.width * s.x.channels;
+    multiply(s, {a, w.across * s.x.step, r1 > r0 ? r1 - r0 : 0, depth, line, r0 * depth},
+             pixel + part.inner - at.x, part.inner_end - part.inner);
+  }
+  edges(part.inner_end, at.x + count);
+}
+
 inline void product(const ProductStep& s, int64_t pixel, int64_t count, float* scratch) {
-  const float* a = scratch;
-  int64_t a_step = s.depth;
   if (s.source == kDirect)
-    a = s.x.data + pixel * s.x.step, a_step = s.x.step;
-  else if (s.source == kGathered)
+    return multiply(s, {s.x.data + pixel * s.x.step, s.x.step, 1, s.depth, 0, 0}, pixel, count);
+  if (s.source == kGathered && reads_in_place(s)) {
+    while (count) {
+      const At at = place(pixel, s.y);
+      const int64_t some = s.y.width - at.x < count ? s.y.width - at.x : count;
+      multiply_row(s, at, pixel, some, scratch);
+      pixel += some, count -= some;
+    }
+    return;
+  }
+  if (s.source == kGathered)
     gather(s, pixel, count, scratch);
   else
     depthwise(s.x, s.y, s.window, s.taps, s.first, pixel, count, scratch, s.depth);
-  const int64_t vectors = (s.y.channels + kLanes - 1) / kLanes;
-  for (int64_t v = 0; v < vectors;) {
-    const int64_t left = vectors - v;
-    const int64_t most = s.depth > 192 ? 2 : kMaxV;
-    // 5 vectors are 3 and 2 rather than 4 and 1.
-    const int64_t groups = (left + most - 1) / most;
-    const int64_t wide = (left + groups - 1) / groups;
-    switch (wide) {
-      case 1:
-        tiles<1>(s, a, a_step, pixel, count, v);
-        break;
-      case 2:
-        tiles<2>(s, a, a_step, pixel, count, v);
-        break;
-      case 3:
-        tiles<3>(s, a, a_step, pixel, count, v);
-        break;
-      default:
-        if constexpr (kMaxV >= 4) tiles<4>(s, a, a_step, pixel, count, v);
-    }
-    v += wide;
-  }
+  multiply(s, {scratch, s.depth, 1, s.depth, 0, 0}, pixel, count);
 }
+
 // ---- everything else ---------------------------------------------------------------------------
 
 // Pixels [pixel, pixel + count) of y.
