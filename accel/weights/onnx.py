@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -147,7 +148,7 @@ def _session(
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
-    options.log_severity_level = 3
+    options.log_severity_level = 4  # what goes wrong as it runs is raised; no need to print it too
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
     # A waiting thread must not burn the core that the decoder or the encoder could use.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
@@ -172,7 +173,9 @@ def _session(
 
 
 def _first_line(error: Exception) -> str:
-    return next(iter(str(error).strip().splitlines()), type(error).__name__)[:300]
+    line = next(iter(str(error).strip().splitlines()), type(error).__name__)
+    line = line.rpartition("Status Message: ")[2]
+    return re.sub(r"/onnxruntime\S* \S.*\) ", "", line)[:300]  # a place in its sources
 
 
 class Network:
@@ -259,7 +262,7 @@ class Network:
         Raises ValueError as a call does, and where the graph cannot take the sizes.
         """
         try:
-            return self._run(self._feed((), named))
+            return self._try_to_run(self._feed((), named))
         except ORT_ERRORS as error:
             raise ValueError(
                 f"{self.name}: inputs must fit the graph: {_first_line(error)}"
@@ -290,6 +293,12 @@ class Network:
         return feed
 
     def _run(self, feed: dict[str, Array]) -> list[Array]:
+        try:
+            return self._try_to_run(feed)
+        except (*ORT_ERRORS, MemoryError) as error:  # sizes are known only as it runs
+            raise InputError(f"{self.name}: fails as it runs: {_first_line(error)}") from None
+
+    def _try_to_run(self, feed: dict[str, Array]) -> list[Array]:
         results: list[Array] = self._session.run(None, feed)
         return results
 
@@ -311,7 +320,7 @@ class Network:
         if all(np.array_equal(first[name], last[name]) for name in self._per_item):
             return False
         try:
-            together = self._run(feed)
+            together = self._try_to_run(feed)
         except ORT_ERRORS:  # a size that the graph fixes elsewhere
             self.batched = False
             return False

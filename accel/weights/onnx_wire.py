@@ -116,9 +116,60 @@ def check_growth(model: ModelProto, name: str) -> None:
     unfolded(model.graph.node)
     for key in functions:
         call(key)
+    _check_sizes(model, functions, name)
     _check_operators(model.graph.node, _constants(model.graph), name)
     for function in model.functions:
         _check_operators(function.node, {}, name)
+
+
+# Which inputs of an operator say how large its result is, not only what is in it.
+SIZED_BY = {
+    "ConstantOfShape": (0,), "Expand": (1,), "Tile": (1,), "OneHot": (1,), "Range": (0, 1, 2),
+    "Resize": (2, 3), "Upsample": (1,), "Pad": (1,), "CenterCropPad": (1,), "MaxUnpool": (2,),
+    "HannWindow": (0,), "HammingWindow": (0,), "BlackmanWindow": (0,), "DFT": (1,), "STFT": (3,),
+    "MelWeightMatrix": (0, 1),
+}  # fmt: skip
+
+
+def _check_sizes(model: ModelProto, functions: dict[tuple[str, str], Any], name: str) -> None:
+    """Refuse sizes that are computed from what is in the inputs: nobody knows them before.
+
+    What an input's shape says may set sizes, as may constants.
+    """
+    seen: dict[tuple[Any, ...], frozenset[int]] = {}
+
+    def follow(nodes: Any, unknown: set[str]) -> None:
+        for node in nodes:
+            given = [value in unknown for value in node.input]
+            for index in SIZED_BY.get(node.op_type, ()):
+                if index < len(given) and given[index]:
+                    raise InputError(
+                        f"{name}: {node.op_type} must take its size from constants or shapes, "
+                        f"not from the numbers put in"
+                    )
+            inner = set(unknown)
+            for graph in _graphs(node):
+                follow(graph.node, inner | {value.name for value in graph.input})
+            if node.op_type in ("Shape", "Size"):
+                continue
+            key = (node.domain, node.op_type)
+            if key in functions:
+                unknown |= {node.output[i] for i in call(key, given) if i < len(node.output)}
+            elif any(given) or _graphs(node):
+                unknown |= set(node.output)
+
+    def call(key: tuple[str, str], given: list[bool]) -> frozenset[int]:
+        """Which outputs of a function depend on the numbers put in."""
+        case = (*key, *given)
+        if case not in seen:
+            function = functions[key]
+            unknown = {value for value, is_unknown in zip(function.input, given) if is_unknown}
+            follow(function.node, unknown)
+            seen[case] = frozenset(i for i, v in enumerate(function.output) if v in unknown)
+        return seen[case]
+
+    constants = {tensor.name for tensor in model.graph.initializer}
+    follow(model.graph.node, {v.name for v in model.graph.input} - constants)
 
 
 def _graphs(node: NodeProto) -> list[GraphProto]:
