@@ -110,6 +110,8 @@ class UnetGraph(nn.Module):
 
 def export_unet(unet: Unet, path: Path, *, control: bool = False) -> Path:
     """x, t, context, then vector where the network has one, then control_0... -> prediction."""
+    if unet.config.guidance_width:
+        raise ConfigError("export: a UNet that is told the guidance scale (LCM) cannot be exported")
     config, (inputs, names, axes) = unet.config, trunk_inputs(unet.config, unet)
     if control:
         added = control_shapes(unet.skip_widths, config, side=inputs[0].shape[2])

@@ -96,7 +96,9 @@ def recognise(unet: TensorFile, path: Path) -> tuple[str, sd.Config]:
                 shapes[sd.UNET_PREFIX + key] = shape
         name = sd.detect(shapes)
         if name is not None:
-            return name, sd.config_of(name)
+            module, _, last = sd.GUIDANCE.rpartition(".")
+            told = unet.shapes.get(f"{unet_module(module, config.unet)}.{last}")
+            return name, sd.told_guidance(sd.config_of(name), told)
     raise InputError(f"{path}: its UNet must be of Stable Diffusion 1, 2 or XL")
 
 

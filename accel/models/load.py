@@ -19,6 +19,7 @@ from accel.weights.files import TensorFile, first_not_finite, open_tensors
 V_IN_YAML = re.compile(r"""parameterization:\s*["']?v["']?\s*$|\.VScaling\b""", re.MULTILINE)
 MAX_YAML_BYTES = 1 << 20
 NAMED = 3  # missing tensors that an error spells out
+GUIDANCE = sd.UNET_PREFIX + sd.GUIDANCE
 
 
 @dataclass(frozen=True)
@@ -88,7 +89,7 @@ def recognise(file: TensorFile) -> tuple[str, sd.Config]:
             f"{file.path}: must be a checkpoint of Stable Diffusion 1, 2 or XL in one file, got"
             f" {len(file)} tensors of another kind ({some}, ...)"
         )
-    return name, sd.config_of(name)
+    return name, sd.told_guidance(sd.config_of(name), file.shapes.get(GUIDANCE))
 
 
 def told_prediction(file: TensorFile) -> tuple[str, bool]:

@@ -20,6 +20,7 @@ from accel.nn.vae import Vae, VaeConfig
 
 UNET_PREFIX = "model.diffusion_model."
 VAE_PREFIX = "first_stage_model."
+GUIDANCE = "time_embed.cond_proj.weight"  # only in distilled networks, which are told the scale
 SIZE_WIDTH = 256  # sinusoids per number of SDXL's size conditioning
 
 
@@ -238,6 +239,13 @@ def config_of(name: str) -> Config:
             config = CONFIGS[base]
             return replace(config, unet=replace(config.unet, in_channels=channels))
     raise InputError(f"model must be one of {sorted(CONFIGS)} and kin, got {name!r}")
+
+
+def told_guidance(config: Config, shape: Sequence[int] | None) -> Config:
+    """The configuration of a network that has GUIDANCE, of this shape (None: that has it not)."""
+    if shape is None or len(shape) != 2:
+        return config
+    return replace(config, unet=replace(config.unet, guidance_width=shape[1]))
 
 
 def telling_names(config: UnetConfig) -> list[str]:

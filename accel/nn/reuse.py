@@ -69,10 +69,13 @@ class Answers:
 
 
 class Levels:
-    """Embeddings of timesteps: those of a schedule in one batch, others as they are met."""
+    """Embeddings of timesteps: those of a schedule in one batch, others as they are met.
 
-    def __init__(self, unet: Unet, dtype: torch.dtype):
-        self.unet, self.dtype = unet, dtype
+    guidance: the scale, for networks that are told it.
+    """
+
+    def __init__(self, unet: Unet, dtype: torch.dtype, guidance: float | None = None):
+        self.unet, self.dtype, self.guidance = unet, dtype, guidance
         self._where: dict[float, tuple[_Together, int]] = {}
 
     def add(self, timesteps: Sequence[float]) -> None:
@@ -83,7 +86,7 @@ class Levels:
             return
         weight = next(self.unet.time_embed.parameters())
         waves = sinusoids(torch.tensor(fresh, device=weight.device), self.unet.config.channels)
-        together = _Together(self.unet.time_embed(waves.to(self.dtype)))
+        together = _Together(self.unet.time_embed(waves.to(self.dtype), self.guidance))
         self._where |= {t: (together, row) for row, t in enumerate(fresh)}
 
     def at(self, t: float) -> tuple[_Together, int]:

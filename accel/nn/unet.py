@@ -7,6 +7,7 @@ single-file checkpoint, so the numbered `nn.Sequential`s below are part of the f
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -33,6 +34,8 @@ class UnetConfig:
     heads or head_width: number of heads everywhere, or their width; the other is 0.
     linear_projection: see SpatialTransformer.
     vector_width: length of the second conditioning vector (SDXL); 0 when there is none.
+    guidance_width: length of the embedded guidance scale that distilled networks are told (LCM:
+        256); 0 for all others.
     feedforward_mult: hidden width of the transformers' feed-forward, in widths.
     """
 
@@ -48,6 +51,7 @@ class UnetConfig:
     head_width: int = 0
     linear_projection: bool = False
     vector_width: int = 0
+    guidance_width: int = 0
     feedforward_mult: int = 4
     norm_groups: int = 32
 
@@ -82,7 +86,7 @@ class Trunk(nn.Module):
         super().__init__()
         self.config = config
         width, time_width = config.channels, 4 * config.channels
-        self.time_embed = mlp(width, time_width)
+        self.time_embed = TimeEmbed(width, time_width, config.guidance_width)
         if config.vector_width:
             self.label_emb = nn.Sequential(mlp(config.vector_width, time_width))
 
@@ -104,8 +108,14 @@ class Trunk(nn.Module):
             ResBlock(width, width, time_width, config.norm_groups),
         )
 
-    def embed(self, t: Tensor, vector: Tensor | None, dtype: torch.dtype) -> Tensor:
-        embedding = self.time_embed(sinusoids(t, self.config.channels).to(dtype))
+    def embed(
+        self,
+        t: Tensor,  # [B]
+        vector: Tensor | None,
+        dtype: torch.dtype,
+        guidance: float | None = None,  # scale, for networks that are told it
+    ) -> Tensor:  # [B, 4 * channels]
+        embedding = self.time_embed(sinusoids(t, self.config.channels).to(dtype), guidance)
         return embedding if vector is None else embedding + self.label_emb(vector)
 
     def check(self, x: Tensor, t: Tensor, context: Tensor, vector: Tensor | None) -> None:
@@ -158,9 +168,11 @@ class Unet(Trunk):
         vector: Tensor | None = None,  # [B, vector_width] exactly for networks that have it
         control: Sequence[Tensor] | None = None,  # what a ControlNet adds: skips, then middle
         features: Mapping[int, Tensor] | None = None,  # what a T2I-Adapter adds: adapter.placed
+        guidance: float | None = None,  # scale, for networks with guidance_width
     ) -> Tensor:  # [B, out_channels, H, W]
         self.check(x, t, context, vector)
-        return self.predict(x, self.embed(t, vector, x.dtype), context, control, features)
+        embedding = self.embed(t, vector, x.dtype, guidance)
+        return self.predict(x, embedding, context, control, features)
 
     def predict(
         self,
@@ -215,6 +227,32 @@ class Cut:
 
     branch: int
     deep: Tensor | None = None
+
+
+class TimeEmbed(nn.Sequential):
+    """Of a timestep's sinusoids; with `guidance_width`, of the guidance scale's added to them.
+
+    Source: Meng et al. 2023 (arXiv:2210.03142); the scale is counted from 1, as Luo et al. 2023
+    (arXiv:2310.04378) do.
+    """
+
+    def __init__(self, inputs: int, outputs: int, guidance_width: int):
+        super().__init__(*mlp(inputs, outputs))
+        self.guidance_width = guidance_width
+        if guidance_width:
+            self.cond_proj = Linear(guidance_width, inputs, bias=False)
+
+    def forward(self, waves: Tensor, guidance: float | None = None) -> Tensor:  # type: ignore[override]
+        if self.guidance_width and guidance is not None:
+            waves = waves + self.cond_proj(self._told(guidance).to(waves))
+        first, activation, second = list(self)[:3]
+        return second(activation(first(waves)))
+
+    def _told(self, guidance: float) -> Tensor:  # [1, guidance_width] sines, then cosines
+        half = self.guidance_width // 2
+        steps = torch.arange(half, dtype=torch.float32) * (-math.log(10000.0) / (half - 1))
+        angles = 1000.0 * (guidance - 1) * steps.exp()
+        return torch.cat([angles.sin(), angles.cos()])[None]
 
 
 def mlp(inputs: int, outputs: int) -> nn.Sequential:

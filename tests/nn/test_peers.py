@@ -142,6 +142,7 @@ def diffusers_unet(config: UnetConfig, size_width: int = 8) -> nn.Module:
             "projection_class_embeddings_input_dim": config.vector_width,
         }
     return UNet2DConditionModel(
+        time_cond_proj_dim=config.guidance_width or None,
         in_channels=config.in_channels,
         block_out_channels=config.widths,
         layers_per_block=config.res_blocks,

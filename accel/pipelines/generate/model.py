@@ -163,6 +163,11 @@ class Model:
         return isinstance(self.loaded.model, StableDiffusion)
 
     @property
+    def is_told_guidance(self) -> bool:
+        """Whether the network is told the guidance scale (LCM): one call then does for a step."""
+        return self.loaded.model.config.unet.guidance_width > 0
+
+    @property
     def factor(self) -> int:
         """Pixels per latent pixel."""
         return self.loaded.model.config.vae.factor
@@ -194,6 +199,7 @@ class Model:
         x: Tensor,  # [B, C, H, W] scaled noisy latent
         t: Tensor,  # [B] or a single number: timesteps 0..999; fractions allowed
         conditioning: Conditioning,  # of B prompts, or of one for all
+        guidance: float | None = None,  # scale, for distilled networks that are told it
     ) -> Tensor:  # [B, 4, H, W] the network's own prediction, noise or velocity
         batch = x.shape[0]
         t = torch.as_tensor(t, device=self.device).flatten().float().expand(batch)
@@ -204,8 +210,9 @@ class Model:
             pooled = conditioning.pooled.expand(batch, -1)
             vector = self.loaded.model.vector(pooled, numbers.expand(batch, -1))
         out: Tensor = self.loaded.model.unet(
-            x.to(self.device, self.dtype), t, context.to(self.dtype), vector
-        )
+            x.to(self.device, self.dtype), t, context.to(self.dtype), vector,
+            **({"guidance": guidance} if self.is_told_guidance else {}),
+        )  # fmt: skip
         return out
 
     @torch.inference_mode()

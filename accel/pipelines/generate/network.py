@@ -50,12 +50,18 @@ class Known:
     """
 
     def __init__(
-        self, model: StableDiffusion, dtype: torch.dtype, *, merging: float = 0.0, pag: bool = False
+        self,
+        model: StableDiffusion,
+        dtype: torch.dtype,
+        *,
+        merging: float = 0.0,
+        pag: bool = False,
+        guidance: float | None = None,  # for networks that are told it
     ):
         self.model, self.dtype = model, dtype
         self.unet = ReusingUnet(model.unet, merging)
         self.blind = ReusingUnet(perturbed(model.unet), merging) if pag else None
-        self.levels = Levels(model.unet, dtype)
+        self.levels = Levels(model.unet, dtype, guidance)
         self._batches: OrderedDict[tuple[int, ...], tuple[Prompts, Sequence[Told]]] = OrderedDict()
 
     def prompts(self, told: Sequence[Told]) -> Prompts:

@@ -244,7 +244,7 @@ class Maker:
             return Prompted([*positive, (negative, alone)], replace(negative, extra=blank))
 
         guidance = Guidance(
-            scale=1.0 if edits else options.cfg,
+            scale=1.0 if edits or model.is_told_guidance else options.cfg,
             rescale=options.cfg_rescale,
             skip_early=options.skip_early,
             s_min_uncond=options.s_min_uncond,
@@ -290,8 +290,9 @@ class Maker:
         model, options = self.model, self.options
         if self._known is None or self._known[0] != model.weight_changes:
             known = Known(
-                model.loaded.model, model.dtype, merging=options.token_merging, pag=options.pag > 0
-            )
+                model.loaded.model, model.dtype, merging=options.token_merging,
+                pag=options.pag > 0, guidance=options.cfg if model.is_told_guidance else None,
+            )  # fmt: skip
             self._known = model.weight_changes, known
         return self._known[1]
 

@@ -59,7 +59,10 @@ def unet_of(model):
     unet.register_to_config(sample_size=8)  # diffusers' inpainting asks for it
     own = model.loaded.model.unet.state_dict()
     named = {sd.UNET_PREFIX + name: tensor for name, tensor in own.items()}
-    unet.load_state_dict(convert_ldm_unet_checkpoint(named, unet.config))
+    converted = convert_ldm_unet_checkpoint(named, unet.config)
+    if sd.GUIDANCE in own:  # which it forgets
+        converted["time_embedding.cond_proj.weight"] = own[sd.GUIDANCE]
+    unet.load_state_dict(converted)
     return unet
 
 

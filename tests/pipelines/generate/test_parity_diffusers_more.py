@@ -16,6 +16,7 @@ from safetensors.torch import save_file
 from accel.models import stable_diffusion as sd
 from accel.models.control import diffusers_name
 from accel.nn.adapter import AdapterConfig
+from accel.pipelines.generate import load
 from accel.text.bpe import clip_tokenizer
 from tests.pipelines.generate.tiny import ADAPTER, CONFIG, write_adapter, write_control
 
@@ -320,6 +321,54 @@ def test_edit(make, monkeypatch, picture, name):
     kind = "StableDiffusionInstructPix2PixPipeline"
     expected, got = both(model, parts, monkeypatch, kind, name, theirs, ours)
     assert error(got, expected) < LIMIT
+
+
+# ------------------------------------------------------------------ distilled networks
+
+
+@pytest.mark.parametrize("layout", ["file", "folder"])
+@pytest.mark.parametrize("job", ["t2i", "i2i"])
+def test_told_the_guidance_scale(make, tmp_path, monkeypatch, picture, job, layout):
+    """LCM's own pipelines: the scale goes into the network, one prompt a step."""
+    config = replace(CONFIG, unet=replace(CONFIG.unet, guidance_width=32))
+    betas = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
+    model, parts = make("sd1", config)
+    assert model.loaded.model.config.unet.guidance_width == 32
+    if layout == "folder":
+        parts["unet"].save_pretrained(tmp_path / "lcm" / "unet")
+        parts["vae"].save_pretrained(tmp_path / "lcm" / "vae")
+        text_encoder(model, 0).save_pretrained(tmp_path / "lcm" / "text_encoder")
+        model = load(tmp_path / "lcm")
+    scheduler = diffusers.LCMScheduler(**betas)
+    kind = f"LatentConsistencyModel{'Img2Img' if job == 'i2i' else ''}Pipeline"
+    told = {"num_inference_steps": STEPS, "guidance_scale": 8.0, "output_type": "latent",
+            "prompt_embeds": model.encode_text("a").context}  # fmt: skip
+    ours = {}
+    if job == "i2i":
+        # Its strength also chooses among fewer of the distillation's timesteps; at 1 it does not.
+        told |= {"image": picture, "strength": 1.0}
+        ours = {"init": picture, "strength": 1.0}
+    else:
+        told |= {"width": 64, "height": 64}
+    noise = draws_of(monkeypatch, scheduler, getattr(diffusers, kind).__module__)
+    expected = pipeline_of(kind, scheduler, parts)(**told).images
+    options = {
+        "sampler": "lcm", "schedule": "lcm", "steps": STEPS, "noise": noise, "output": "latent",
+        "convention": "diffusers", "width": 64, "height": 64,
+    }  # fmt: skip
+    assert error(model.sample("a", cfg=8.0, **options | ours), expected) < LIMIT
+    assert error(model.sample("a", cfg=4.0, **options | ours), expected) > 1e-2
+
+
+def test_one_call_for_each_step_of_a_distilled_network(make):
+    config = replace(CONFIG, unet=replace(CONFIG.unet, guidance_width=32))
+    model, _ = make("sd1", config)
+    rows = []
+    first = model.loaded.model.unet.input_blocks[0][0]
+    handle = first.register_forward_hook(lambda module, given, out: rows.append(len(out)))
+    model.sample("a", "b", sampler="lcm", steps=3, cfg=8.0, width=64, height=64, output="latent")
+    handle.remove()
+    assert rows == [1, 1, 1]
 
 
 # ------------------------------------------------------------------ LoRA
