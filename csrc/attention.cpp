@@ -1,6 +1,9 @@
 // Softmax attention on the CPU without ever holding the whole score matrix.
 #include "attention.h"
 
+#include <memory>
+#include <type_traits>
+
 #define ACCEL_VECTOR_CODE "attention_tiles.h"
 #include "binding.h"
 #include "simd.h"
@@ -8,8 +11,10 @@
 namespace accel {
 namespace {
 
-constexpr int64_t kShare =
-    16 * 12;  // query rows a thread takes at a time: whole blocks of any width
+constexpr int64_t kQueries = 192;           // that a thread takes at a time: attend() wants these
+constexpr int64_t kKeysPacked = 512;        // that a thread takes at a time
+constexpr int64_t kNear = 1 << 18;          // floats of packed heads that are worked on together
+constexpr int64_t kWorthThreads = 1 << 20;  // multiplications; below, starting threads costs more
 
 void check(bool holds, const char* what) {
   if (!holds) throw std::invalid_argument(std::string("attention: ") + what);
@@ -41,26 +46,47 @@ struct Whole {
   }
 };
 
-// Many heads: each to one thread. Few: a head's queries are shared out.
+// Memory that grows and is kept by its thread: new pages cost more than a small attention.
+float* scratch(int64_t count) {
+  thread_local std::unique_ptr<Floats> kept;
+  thread_local int64_t size = 0;
+  if (count > size) {
+    kept.reset();
+    kept = std::make_unique<Floats>(count);
+    size = count;
+  }
+  return kept->data;
+}
+
+int64_t parts(int64_t count, int64_t each) { return (count + each - 1) / each; }
+
+// Some heads are packed, then their queries shared out. With few keys many heads are worked on
+// together, so that queries are read, and results written, row by row.
 void run(const Whole& all, int threads) {
   const int64_t units = all.batch * all.heads;
-  const bool apart = units >= 2 * threads;
-  const int team = apart ? threads : 1, inner = apart ? 1 : threads;
+  const int64_t size = parts(ACCEL_WIDEST(packed_floats(all.keys, all.dim)), 16) * 16;
+  const int64_t near = kNear / size, some = near < 1 ? 1 : near < units ? near : units;
+  const int64_t shares = parts(all.queries, kQueries), blocks = parts(all.keys, kKeysPacked);
+  const int64_t own = ACCEL_WIDEST(scratch_floats(all.dim));
+  const bool alone = double(units) * all.queries * all.keys * all.dim < kWorthThreads;
+  const int team = alone ? 1 : threads;
+  const Floats packed(size * some);
 #pragma omp parallel num_threads(team)
-  {
-    const Floats packed(ACCEL_WIDEST(packed_floats(all.keys, all.dim)));
+  for (int64_t first = 0; first < units; first += some) {
+    const int64_t count = units - first < some ? units - first : some;
+#pragma omp for schedule(static)
+    for (int64_t i = 0; i < count * blocks; ++i) {
+      const int64_t at = i % blocks * kKeysPacked, end = at + kKeysPacked;
+      const AttentionHead head = all.head(first + i / blocks);
+      ACCEL_WIDEST(
+          pack(head, at, end < all.keys ? end : all.keys, packed.data + i / blocks * size));
+    }
 #pragma omp for schedule(dynamic)
-    for (int64_t unit = 0; unit < units; ++unit) {
-      const AttentionHead head = all.head(unit);
-      ACCEL_WIDEST(pack(head, packed.data));
-      const int64_t shares = (all.queries + kShare - 1) / kShare;
-#pragma omp parallel for num_threads(inner) schedule(dynamic) if (inner > 1)
-      for (int64_t share = 0; share < shares; ++share) {
-        const Floats scratch(ACCEL_WIDEST(scratch_floats(all.dim)));
-        const int64_t first = share * kShare, end = first + kShare;
-        ACCEL_WIDEST(
-            attend(head, packed.data, first, end < all.queries ? end : all.queries, scratch.data));
-      }
+    for (int64_t i = 0; i < count * shares; ++i) {
+      const int64_t at = i / count * kQueries, end = at + kQueries;
+      const AttentionHead head = all.head(first + i % count);
+      ACCEL_WIDEST(attend(head, packed.data + i % count * size, at,
+                          end < all.queries ? end : all.queries, scratch(own)));
     }
   }
 }
