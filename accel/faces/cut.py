@@ -1,12 +1,13 @@
-"""Aligned faces out of a frame's planes as eight-bit pictures, on the CPU, by OpenCV's warp.
+"""Aligned faces out of a frame's planes as eight-bit pictures, on the CPU, averaged by OpenCV.
 
-Each plane is warped by itself, then the colours are converted in the crop: what it costs does not
+Each plane is sampled by itself, then the colours are converted in the crop: what it costs does not
 grow with the frame. Where a crop shrinks the frame the planes are averaged first, as far as the
 area under a pixel of the crop asks.
 """
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import cv2
@@ -14,44 +15,89 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from accel.faces.align import AnyArray, Array, invert, scale_of, transform
+from accel.faces.align import AnyArray, Array
 from accel.kernels.crop import crop
+from accel.kernels.cut import cut
 from accel.kernels.planes import Planes
 
 Bytes = npt.NDArray[np.uint8]
+Pixels = npt.NDArray[np.float32]
 MARGIN_PX = 4  # of a plane around what a crop shows
+ROUGH = 1.1  # what a crop may shrink by and still be sampled as it is
 
 
 def cut_faces(
     planes: Planes,
     matrices: AnyArray,  # [N, 2, 3] frame to crop
     size: int,
+    *,
+    full_chroma: bool = True,
 ) -> Bytes:  # [N, size, size, 3] BGR
-    """Cut N square pictures, bilinear where they enlarge; what lies outside the frame is black."""
+    """Cut N square pictures, bilinear where they enlarge; what lies outside the frame is black.
+
+    full_chroma: off samples colour once for 2 x 2 pixels, for pictures that go into a 4:2:0 JPEG.
+    """
     wanted = np.asarray(matrices, np.float64)
     if planes.c0.device.type != "cpu" or planes.layout.bits > 8:
         m = torch.from_numpy(np.ascontiguousarray(wanted, np.float32)).to(planes.c0.device)
         deep = crop(planes, m, size, scale=255.0, layout="NHWC", bgr=True, border="zero")
         return np.asarray(deep.add_(0.5).to(torch.uint8).cpu().numpy())
-    return np.stack([_cut(planes, matrix, size) for matrix in wanted])
+    color = np.array(planes.layout.to_rgb).reshape(3, 4)[::-1]  # rows blue, green, red
+    step = 1 if full_chroma else 2
+    return _stacked([_cut(planes, m, size, color, step=step) for m in wanted])
 
 
-def _cut(planes: Planes, matrix: Array, size: int) -> Bytes:
+def cut_floats(
+    planes: Planes,  # of eight bits, in host memory
+    matrices: AnyArray,  # [N, 2, 3] frame to crop
+    size: int,
+) -> Pixels:  # [N, size, size, 3] RGB 0..1
+    """Cut N square pictures as networks take them, otherwise as `cut_faces`."""
+    color = np.array(planes.layout.to_rgb).reshape(3, 4)
+    wanted = np.asarray(matrices, np.float64)
+    return _stacked([_cut(planes, m, size, color, as_float=True) for m in wanted])
+
+
+def _stacked(pictures: list[torch.Tensor]) -> npt.NDArray[Any]:
+    both = pictures[0][None] if len(pictures) == 1 else torch.stack(pictures)
+    return both.numpy()
+
+
+def _cut(
+    planes: Planes,
+    matrix: Array,  # [2, 3]
+    size: int,
+    color: Array,  # [3, 4]
+    *,
+    step: int = 1,
+    as_float: bool = False,
+) -> torch.Tensor:  # [size, size, 3]
     layout = planes.layout
-    color = np.array(layout.to_rgb).reshape(3, 4)[::-1]  # rows blue, green, red
-    black = np.array(layout.from_rgb).reshape(3, 4)[:, 3]
-    crops = []
-    for channel, plane in enumerate(planes[:3]):
-        own = matrix
-        if channel and (layout.shift_x or layout.shift_y):
-            # Chroma sample q lies at site + q 2^shift of the frame.
-            own = matrix.copy()
-            own[:, 2] += matrix[:, :2] @ np.array([layout.site_x, layout.site_y])
-            own[:, 0] *= 1 << layout.shift_x
-            own[:, 1] *= 1 << layout.shift_y
-        crops.append(warp_plane(plane.numpy(), own, size, float(black[channel])))
-    # In [0, 255], rounded and clipped by OpenCV.
-    return np.asarray(cv2.transform(cv2.merge(crops), color * 255), np.uint8)
+    black = layout.from_rgb[3::4]
+    own = matrix
+    if layout.shift_x or layout.shift_y:
+        # Chroma sample q lies at site + q 2^shift of the frame.
+        own = matrix.copy()
+        own[:, 2] += matrix[:, 0] * layout.site_x + matrix[:, 1] * layout.site_y
+        own[:, 0] *= 1 << layout.shift_x
+        own[:, 1] *= 1 << layout.shift_y
+    # A network is content with whole squares of samples; a picture to keep is not.
+    luma, to_luma = _averaged(planes.c0, matrix, size, blur=not as_float)
+    blue, to_chroma = _averaged(planes.c1, own, size, blur=not as_float)
+    red, _ = _averaged(planes.c2, own, size, blur=not as_float)
+    return cut(
+        luma, blue, red, to_luma, to_chroma, size, color, black, step=step, as_float=as_float
+    )
+
+
+def _averaged(
+    plane: torch.Tensor, matrix: Array, size: int, *, blur: bool
+) -> tuple[torch.Tensor, Array]:
+    """What a crop shows of a plane, averaged as far as it shrinks, and the matrix from there."""
+    if _shrink(matrix) <= ROUGH and plane.stride(1) == 1:
+        return plane, matrix
+    small, own = _shrunk(plane.numpy(), matrix, size, blur=blur)
+    return torch.from_numpy(np.ascontiguousarray(small)), own
 
 
 def warp_plane(
@@ -60,25 +106,10 @@ def warp_plane(
     size: int,
     outside: float = 0.0,  # the border's code
 ) -> Any:  # [size, size] as plane
-    """Warp one plane into a square, averaged where it shrinks."""
-    shrink = 1 / float(scale_of(matrix))
-    # Not all of it: a box lets patterns through that a blur stops, and bilinear blurs once more.
-    whole = int(np.clip(shrink / 2.5, 1, min(plane.shape)))
-    plane, low = _seen(plane, matrix, size, MARGIN_PX * whole, whole)
-    own = matrix.copy()
-    own[:, 2] += matrix[:, :2] @ (low + (whole - 1) / 2)
-    own[:, :2] *= whole
-    if whole > 1:  # whole squares of samples, which OpenCV averages fast
-        height, width = plane.shape
-        plane = cv2.resize(plane, (width // whole, height // whole), interpolation=cv2.INTER_AREA)
-    rest = shrink / whole
-    if rest > 1.1:
-        # As wide as the mean over the area under a pixel: its variance is (rest^2 - 1) / 12.
-        sigma = float(np.sqrt((rest**2 - 1) / 12))
-        side = 3 if sigma < 0.5 else 5
-        plane = cv2.GaussianBlur(plane, (side, side), sigma, borderType=cv2.BORDER_REPLICATE)
+    """Warp one plane into a square, averaged over whole squares of samples where it shrinks."""
+    part, own = _shrunk(plane, matrix, size, blur=False)
     return cv2.warpAffine(
-        plane,
+        part,
         own,
         (size, size),
         flags=cv2.INTER_LINEAR,
@@ -87,12 +118,48 @@ def warp_plane(
     )
 
 
-def _seen(plane: Any, matrix: Array, size: int, margin: int, unit: int) -> tuple[Any, Array]:
+def _shrink(matrix: Array) -> float:
+    """Samples of the plane by pixels of the crop, along an axis."""
+    (a, b, _), (c, d, _) = matrix.tolist()
+    return 1 / max(math.sqrt(abs(a * d - b * c)), 1e-9)
+
+
+def _shrunk(plane: Any, matrix: Array, size: int, *, blur: bool) -> tuple[Any, Array]:
+    """The part of a plane that a crop shows, averaged, and the matrix from there to the crop."""
+    shrink = _shrink(matrix)
+    # Not all of it: a box lets patterns through that a blur stops, and bilinear blurs once more.
+    whole = int(min(max(shrink / 2.5 if blur else round(shrink), 1), *plane.shape))
+    plane, left, top = _seen(plane, matrix, size, MARGIN_PX * whole, whole)
+    (a, b, x), (c, d, y) = matrix.tolist()
+    left, top = left + (whole - 1) / 2, top + (whole - 1) / 2
+    moved = x + a * left + b * top, y + c * left + d * top
+    own = np.array([[a * whole, b * whole, moved[0]], [c * whole, d * whole, moved[1]]])
+    if whole > 1:  # whole squares of samples, which OpenCV averages fast
+        height, width = plane.shape
+        plane = cv2.resize(plane, (width // whole, height // whole), interpolation=cv2.INTER_AREA)
+    rest = shrink / whole
+    if blur and rest > ROUGH:
+        # As wide as the mean over the area under a pixel: its variance is (rest^2 - 1) / 12.
+        sigma = math.sqrt((rest**2 - 1) / 12)
+        side = 3 if sigma < 0.5 else 5
+        plane = cv2.GaussianBlur(plane, (side, side), sigma, borderType=cv2.BORDER_REPLICATE)
+    return plane, own
+
+
+def _seen(plane: Any, matrix: Array, size: int, margin: int, unit: int) -> tuple[Any, float, float]:
     """The part of a plane that a crop shows, whole squares of `unit`, and where it begins."""
-    corners = np.array([[0, 0], [size, 0], [0, size], [size, size]], np.float64)
-    reach = transform(invert(matrix), corners)
-    ends = np.array(plane.shape[::-1])
-    low = np.clip(np.floor(reach.min(0)) - margin, 0, ends - unit).astype(int)
-    high = np.clip(np.ceil(reach.max(0)) + margin, low + unit, ends).astype(int)
-    count = (high - low) // unit * unit
-    return plane[low[1] : low[1] + count[1], low[0] : low[0] + count[0]], low.astype(np.float64)
+    (a, b, x), (c, d, y) = matrix.tolist()
+    det = a * d - b * c
+    places = [
+        ((d * (u - x) - b * (v - y)) / det, (a * (v - y) - c * (u - x)) / det)
+        for u in (0, size)
+        for v in (0, size)
+    ]
+    begins, counts = [], []
+    for along, end in zip(zip(*places), plane.shape[::-1]):
+        low = min(max(math.floor(min(along)) - margin, 0), end - unit)
+        high = min(max(math.ceil(max(along)) + margin, low + unit), end)
+        begins.append(low)
+        counts.append((high - low) // unit * unit)
+    part = plane[begins[1] : begins[1] + counts[1], begins[0] : begins[0] + counts[0]]
+    return part, begins[0], begins[1]

@@ -79,6 +79,30 @@ def make_face(
     )
 
 
+def bare_face(
+    *,
+    track: int,
+    landmarks: Array,
+    raw: Array,
+    score: float,
+    identity: AnyArray,
+    scene: int = 0,
+) -> Face:
+    """A face of which only landmarks are known; what follows from them is left 0."""
+    return Face(
+        track=track,
+        landmarks=landmarks.astype(np.float32),
+        raw=raw.astype(np.float32),
+        iris=np.zeros((2, 5, 2), np.float32),
+        lids=np.zeros(2, np.float32),
+        mouth=0.0,
+        pose=np.zeros(3, np.float32),
+        score=score,
+        identity=np.asarray(identity, np.float32),
+        scene=scene,
+    )
+
+
 def lid_openings(landmarks: Array) -> Array:  # [468, 3] -> [2] right, left
     """Return the mean distance of the lids by the distance of the eye's corners.
 

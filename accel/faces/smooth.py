@@ -60,10 +60,12 @@ def smooth(
     head_centre, head_turn = quick + trust * (slow - quick)
 
     # Expression: what is left when the head is brought back to the wanted frame.
-    rest = (z - centre[:, None]) / turn[:, None]
+    back = 1 / turn
+    rest = z * back[:, None] - (centre * back)[:, None]
     slow, quick = np.einsum("fk,kp", fits, rest)
-    apart = np.abs(slow - quick) ** 2
-    trust = _trust(apart[_groups()].mean(axis=-1), tolerance)
+    gap = slow - quick
+    apart = gap.real**2 + gap.imag**2
+    trust = _trust(apart.take(_groups()).mean(axis=0), tolerance)
     flat = head_centre + head_turn * (quick + trust * (slow - quick))
     result = [flat.real, flat.imag]
     if window.shape[-1] == 3:
@@ -95,7 +97,7 @@ def _parabola(count: int, at: int, deviation: float, counts: tuple[float, ...]) 
 
 
 @lru_cache(maxsize=1)
-def _groups() -> npt.NDArray[np.int64]:  # [468, 9] each point and its nearest ones
+def _groups() -> npt.NDArray[np.int64]:  # [9, 468] each point and its nearest ones
     points = mesh.CANONICAL.astype(np.float64)
     far = np.linalg.norm(points[:, None] - points[None], axis=-1)
-    return np.argsort(far, axis=1, kind="stable")[:, :9].astype(np.int64)
+    return np.ascontiguousarray(np.argsort(far, axis=1, kind="stable")[:, :9].T, np.int64)

@@ -18,7 +18,7 @@ import numpy as np
 from accel.core import ConfigError
 from accel.faces.align import Array, cover, overlap
 from accel.faces.detect import Detection, distinct, fine_views, near_views, whole_view
-from accel.faces.face import Face, make_face
+from accel.faces.face import Face, bare_face, make_face
 from accel.faces.find import ANGLES, SAME_FACE, SURE, FaceModels, box_of, find_faces, settle
 from accel.faces.follow import Sight, Track, in_eyes
 from accel.faces.landmark import face_region
@@ -61,6 +61,7 @@ class Analyser:
         tells which way up to look for faces first.
     iris_every: frames between two looks at the irises; those in between are interpolated. 0: never.
     smoothing: off gives the landmarks as they were measured.
+    details: off leaves pose, lids, mouth and irises 0, where only landmarks are wanted.
 
     stats: what has been done so far: runs of each network, tracks, cuts, seconds by stage.
     """
@@ -77,6 +78,7 @@ class Analyser:
         rotation: int = 0,
         iris_every: int = 6,
         smoothing: bool = True,
+        details: bool = True,
         models: FaceModels | None = None,
     ) -> None:
         limits = {
@@ -97,6 +99,7 @@ class Analyser:
         self.angle = float(np.deg2rad(-rotation))
         self.iris_every = iris_every
         self.smoothing = smoothing
+        self.details = details
         self.tracks = self.cuts = self.frames = self.filled = 0
 
     @property
@@ -424,6 +427,15 @@ class _Stream(Generic[T]):
     def _face(self, track: Track, index: int) -> Face:
         sight, reach = track.sights[index], min(self.settings.lookahead, MAX_REACH)
         landmarks = track.smoothed(index, reach) if self.settings.smoothing else sight.landmarks
+        if not self.settings.details:
+            return bare_face(
+                track=track.number,
+                landmarks=landmarks,
+                raw=sight.landmarks,
+                score=sight.score,
+                identity=track.identity,
+                scene=track.scene,
+            )
         return make_face(
             track=track.number,
             landmarks=landmarks,

@@ -11,7 +11,10 @@ from accel.kernels.color import color_stats, illumination, relight
 from accel.kernels.color_transfer import color_transfer
 from accel.kernels.conv2d import conv2d, linear
 from accel.kernels.crop import crop
+from accel.kernels.cut import cut
+from accel.kernels.decode_faces import decode_faces
 from accel.kernels.geglu import geglu
+from accel.kernels.geglu_linear import geglu_linear
 from accel.kernels.group_norm_silu import group_norm_silu
 from accel.kernels.mark import mark
 from accel.kernels.morphology import erode_ellipse
@@ -21,6 +24,8 @@ from accel.kernels.planes import PlaneLayout, Planes, gbr_layout, yuv_layout
 from accel.kernels.planes_rgb import planes_to_rgb, rgb_to_planes
 from accel.kernels.raster import raster
 from accel.kernels.seamless import seamless
+from accel.kernels.similarity import similarity
+from accel.kernels.to_nv12 import to_nv12
 from accel.kernels.warp import warp
 
 __all__ = [
@@ -34,10 +39,13 @@ __all__ = [
     "color_transfer",
     "conv2d",
     "crop",
+    "cut",
+    "decode_faces",
     "erode_ellipse",
     "feather",
     "gbr_layout",
     "geglu",
+    "geglu_linear",
     "group_norm_silu",
     "illumination",
     "linear",
@@ -50,6 +58,8 @@ __all__ = [
     "rgb_to_planes",
     "rmsprop_step",
     "seamless",
+    "similarity",
+    "to_nv12",
     "warp",
     "yuv_layout",
 ]

@@ -24,6 +24,7 @@ NAMES = {kind: pair for pair, kind in ENUMS.items()}
 RECONSTRUCT = ("numpy.core.multiarray", "_reconstruct")
 SCALAR = ("numpy.core.multiarray", "scalar")
 TUPLES = (pickle.EMPTY_TUPLE, pickle.TUPLE1, pickle.TUPLE2, pickle.TUPLE3)
+BINFLOAT = struct.Struct(">cd")
 ONE_BYTE = b"b"  # one object, so that every array after the first refers to it
 
 
@@ -61,7 +62,8 @@ class _Writer:
 
     def recall(self, key: object) -> bool:
         """Write a reference to what was written before, if it was."""
-        self.commit()
+        if len(self.frame) >= FRAME_BYTES:
+            self.commit()
         index = self.memo.get(key)
         if index is None:
             return False
@@ -110,7 +112,8 @@ class _Writer:
             raise TypeError(f"dump_pickle: must be given plain data, got {kind.__name__}")
 
     def save_atom(self, value: Any) -> bool:
-        self.commit()
+        if len(self.frame) >= FRAME_BYTES:
+            self.commit()
         kind = type(value)
         if value is None:
             self.frame += pickle.NONE
@@ -190,7 +193,12 @@ class _Writer:
 
     def save_all(self, items: Iterable[Any]) -> None:
         for item in items:
-            self.save(item)
+            if type(item) is float:  # most of a face's metadata: without the calls that lead there
+                if len(self.frame) >= FRAME_BYTES:
+                    self.commit()
+                self.frame += BINFLOAT.pack(pickle.BINFLOAT, item)
+            else:
+                self.save(item)
 
     def save_name(self, pair: tuple[str, str]) -> None:
         if self.recall(pair):

@@ -194,8 +194,9 @@ class _Run:
                     max_faces=self.config.max_faces or 32,
                     iris_every=0,
                     smoothing=False,
+                    details=False,
                 )
-                sparse = Sparse(analyser, STRIDE)
+                sparse = Sparse(analyser, STRIDE, beside=_beside)
                 with light_collector(), one_opencv_thread():
                     self._write_all(source, sparse, progress, cancel, started)
                 self._save_journal(source, is_complete=True)
@@ -283,9 +284,10 @@ class _Run:
         names = {name: i for i, name in enumerate(source.names)}
         with closing(buffered(source.start(begin), 8, "decode")) as decoded:
             tagged = ((named, named.frame.planes) for named in decoded)
-            for named, planes, faces in analyser.analyse(tagged):
-                if names[named.name] >= self.first:
-                    yield self._cut(named, planes, faces)
+            with closing(analyser.analyse(tagged)) as found:
+                for named, planes, faces in found:
+                    if names[named.name] >= self.first:
+                        yield self._cut(named, planes, faces)
 
     def _cut(self, named: NamedFrame, planes: Planes, faces: list[Face]) -> Cut:
         kept, dropped = [], []
@@ -327,9 +329,9 @@ class _Run:
         """Cut, encode and write the faces of one frame; runs in a pool."""
         if cut.kept:
             matrices = np.array([record.matrix for record in cut.kept], np.float64)
-            pictures = cut_faces(cut.planes, matrices, self.config.side_px)
+            # 4:2:0, as films and DeepFaceLab's faces are.
+            pictures = cut_faces(cut.planes, matrices, self.config.side_px, full_chroma=False)
             for name, record, picture in zip(cut.files, cut.kept, pictures):
-                # 4:2:0, as films and DeepFaceLab's faces are.
                 quality = self.config.jpeg_quality
                 jpeg = encode_picture(picture, ".jpg", quality=quality, full_chroma=False)
                 write_whole(self.folder / name, with_face(jpeg, record, name))
@@ -377,6 +379,16 @@ class _Run:
             "notes": notes,
             "versions": versions(),
         }
+
+
+def _beside(frames: Iterator[Any]) -> Any:
+    """Follow faces in a thread of its own, while those between are placed in another."""
+
+    def alone() -> Iterator[Any]:
+        limit_threads(1)
+        yield from frames
+
+    return buffered(alone(), 4, "follow")
 
 
 def read_journal(folder: Path) -> dict[str, Any] | None:

@@ -1,0 +1,201 @@
+// Rows of a picture cut out of eight-bit planes. Included once per instruction set: see simd.h.
+
+#if ACCEL_LANES >= 8
+constexpr int kWindow = 16;   // bytes that a shuffle chooses from
+constexpr int kMostRows = 8;  // of a plane under one vector; beyond, gathers are faster
+
+// The pixels x and x + 1 of two rows of a plane for a vector of places, in the low bytes.
+struct CutPair {
+  VecInt top, bottom;
+};
+
+// Gathers cost several cycles for every lane; places that lie close together are chosen out of
+// windows of each row that they touch. False where they do not lie so.
+inline bool cut_window(const CutPlane& p, VecInt ix, VecInt iy, CutPair& pair) {
+  constexpr int kHalf = 8, kLast = kLanes - 1;
+  int base[2];
+  VecInt bases = {};
+  for (int i = 0; i * kHalf < kLanes; ++i) {
+    const int a = ix[i * kHalf], b = ix[i * kHalf + kHalf - 1];
+    base[i] = std::min(std::min(a, b), p.width - kWindow);
+    if (base[i] < 0 || std::max(a, b) + 1 - base[i] >= kWindow) return false;
+  }
+#if ACCEL_LANES == 16
+  bases = (VecInt)_mm512_inserti64x4(_mm512_set1_epi32(base[0]), _mm256_set1_epi32(base[1]), 1);
+#else
+  bases += base[0];
+#endif
+  const int first = std::min(iy[0], iy[kLast]), last = std::max(iy[0], iy[kLast]) + 1;
+  if (last - first >= kMostRows) return false;
+  const VecInt choice = (ix - bases) * 0x0101 + int32_t(0x80800100);
+  const uint8_t* row = p.data + first * p.row;
+  pair.top = pair.bottom = VecInt{};
+  for (int y = first; y <= last; ++y, row += p.row) {
+    const __m256i left =
+        _mm256_broadcastsi128_si256(_mm_loadu_si128((const __m128i*)(row + base[0])));
+#if ACCEL_LANES == 16
+    const __m256i right =
+        _mm256_broadcastsi128_si256(_mm_loadu_si128((const __m128i*)(row + base[1])));
+    const VecInt seen = (VecInt)_mm512_shuffle_epi8(
+        _mm512_inserti64x4(_mm512_castsi256_si512(left), right, 1), (__m512i)choice);
+#else
+    const VecInt seen = (VecInt)_mm256_shuffle_epi8(left, (__m256i)choice);
+#endif
+    pair.top = iy == y ? seen : pair.top;
+    pair.bottom = iy == y - 1 ? seen : pair.bottom;
+  }
+  return true;
+}
+
+inline CutPair cut_gather(const CutPlane& p, VecInt ix, VecInt iy) {
+  // Four bytes are read at once, of which two count; the last ones of a row are reached by shifts.
+  const VecInt last_word = VecInt{} + (p.width - 4), row = VecInt{} + int32_t(p.row);
+  const VecInt word = ix > last_word ? last_word : ix;
+  const VecInt offset = iy * row + word, shift = (ix - word) << 3;
+#if ACCEL_LANES == 16
+  const __m512i top = _mm512_i32gather_epi32((__m512i)offset, p.data, 1);
+  const __m512i bottom = _mm512_i32gather_epi32((__m512i)(offset + row), p.data, 1);
+  return {(VecInt)_mm512_srlv_epi32(top, (__m512i)shift),
+          (VecInt)_mm512_srlv_epi32(bottom, (__m512i)shift)};
+#else
+  const int* base = reinterpret_cast<const int*>(p.data);
+  const __m256i top = _mm256_i32gather_epi32(base, (__m256i)offset, 1);
+  const __m256i bottom = _mm256_i32gather_epi32(base, (__m256i)(offset + row), 1);
+  return {(VecInt)_mm256_srlv_epi32(top, (__m256i)shift),
+          (VecInt)_mm256_srlv_epi32(bottom, (__m256i)shift)};
+#endif
+}
+
+// From pixel x on, as long as whole vectors fit before `high`; returns where it stopped.
+inline int cut_vectors(const CutPlane& p, float u0, float v0, int x, int high, float* out) {
+#if ACCEL_LANES == 16
+  const Vec step = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+#else
+  const Vec step = {0, 1, 2, 3, 4, 5, 6, 7};
+#endif
+  const Vec du = spread(p.du), dv = spread(p.dv);
+  const VecInt last_x = VecInt{} + (p.width - 2), last_y = VecInt{} + (p.height - 2);
+  for (; x + kLanes <= high; x += kLanes) {
+    const Vec at = spread(float(x)) + step;
+    const Vec u = du * at + spread(u0), v = dv * at + spread(v0);
+    VecInt ix = __builtin_convertvector(u, VecInt), iy = __builtin_convertvector(v, VecInt);
+    ix = ix > last_x ? last_x : ix;
+    iy = iy > last_y ? last_y : iy;
+    const Vec s = u - __builtin_convertvector(ix, Vec), t = v - __builtin_convertvector(iy, Vec);
+    CutPair pair;
+    if (!cut_window(p, ix, iy, pair)) pair = cut_gather(p, ix, iy);
+    const Vec a = __builtin_convertvector(pair.top & 255, Vec);
+    const Vec b = __builtin_convertvector((pair.top >> 8) & 255, Vec);
+    const Vec c = __builtin_convertvector(pair.bottom & 255, Vec);
+    const Vec d = __builtin_convertvector((pair.bottom >> 8) & 255, Vec);
+    const Vec upper = a + s * (b - a), lower = c + s * (d - c);
+    store(out + x, upper + t * (lower - upper));
+  }
+  return x;
+}
+#endif
+
+// Codes of one plane at (u0 + du x, v0 + dv x), bilinear, for x in 0..count-1; `low`..`high` are
+// those x whose four samples lie in the plane, the others meet its outside.
+inline void cut_line(const CutPlane& p, float u0, float v0, int count, int low, int high,
+                     float* out) {
+  int x = 0;
+  for (; x < low; ++x) out[x] = cut_sample(p, u0 + p.du * float(x), v0 + p.dv * float(x));
+#if ACCEL_LANES >= 8
+  x = cut_vectors(p, u0, v0, x, high, out);
+#endif
+  for (; x < count; ++x) out[x] = cut_sample(p, u0 + p.du * float(x), v0 + p.dv * float(x));
+}
+
+// What chroma adds to each channel, spread over `step` pixels of the row each.
+inline void cut_tint(const float* color, const float* cb, const float* cr, int few, int step,
+                     float scale, int64_t row, float* tint) {
+  for (int c = 0; c < 3; ++c) {
+    const float m1 = color[4 * c + 1] * scale, m2 = color[4 * c + 2] * scale;
+    const float m3 = color[4 * c + 3] * scale;
+    float* to = tint + c * row;
+    if (step == 1)
+      for (int x = 0; x < few; ++x) to[x] = m1 * cb[x] + m2 * cr[x] + m3;
+    else
+      for (int x = 0; x < few; ++x) to[2 * x] = to[2 * x + 1] = m1 * cb[x] + m2 * cr[x] + m3;
+  }
+}
+
+inline void cut_floats(const float* luma, const float* gain, const float* tint, int64_t row,
+                       int width, float* out) {
+  for (int c = 0; c < 3; ++c)
+    for (int x = 0; x < width; ++x) {
+      const float value = gain[c] * luma[x] + tint[c * row + x];
+      out[3 * x + c] = value > 0 ? (value < 1 ? value : 1.0f) : 0.0f;
+    }
+}
+
+inline uint8_t cut_byte(float value) {
+  return uint8_t(int((value > 0 ? (value < 255 ? value : 255.0f) : 0.0f) + 0.5f));
+}
+
+inline void cut_bytes(const float* luma, const float* gain, const float* tint, int64_t row,
+                      int width, uint8_t* out) {
+  int x = 0;
+#if ACCEL_LANES >= 8
+  const Vec top = spread(255.f), none = {}, half = spread(0.5f);
+  // Each vector writes four bytes more than it has: the row's end is left to the plain loop.
+  for (; x + kLanes + 4 <= width; x += kLanes) {
+    VecInt word = {};
+    for (int c = 0; c < 3; ++c) {
+      Vec value = spread(gain[c]) * load(luma + x) + load(tint + c * row + x);
+      value = value > none ? value : none;
+      value = (value < top ? value : top) + half;
+      word |= __builtin_convertvector(value, VecInt) << (8 * c);
+    }
+#if ACCEL_LANES == 16
+    const __m512i order = _mm512_broadcast_i32x4(
+        _mm_setr_epi8(0, 1, 2, 4, 5, 6, 8, 9, 10, 12, 13, 14, -1, -1, -1, -1));
+    const __m512i packed = _mm512_shuffle_epi8((__m512i)word, order);
+    uint8_t* to = out + 3 * x;
+    _mm_storeu_si128((__m128i*)to, _mm512_castsi512_si128(packed));
+    _mm_storeu_si128((__m128i*)(to + 12), _mm512_extracti32x4_epi32(packed, 1));
+    _mm_storeu_si128((__m128i*)(to + 24), _mm512_extracti32x4_epi32(packed, 2));
+    _mm_storeu_si128((__m128i*)(to + 36), _mm512_extracti32x4_epi32(packed, 3));
+#else
+    const __m256i order = _mm256_broadcastsi128_si256(
+        _mm_setr_epi8(0, 1, 2, 4, 5, 6, 8, 9, 10, 12, 13, 14, -1, -1, -1, -1));
+    const __m256i packed = _mm256_shuffle_epi8((__m256i)word, order);
+    uint8_t* to = out + 3 * x;
+    _mm_storeu_si128((__m128i*)to, _mm256_castsi256_si128(packed));
+    _mm_storeu_si128((__m128i*)(to + 12), _mm256_extracti128_si256(packed, 1));
+#endif
+  }
+#endif
+  for (; x < width; ++x)
+    for (int c = 0; c < 3; ++c) out[3 * x + c] = cut_byte(gain[c] * luma[x] + tint[c * row + x]);
+}
+
+// `step` rows of the picture from row `y` on; scratch holds 6 rows of size + 1 floats.
+inline void cut_rows(const CutJob& job, int y, float* scratch) {
+  const int width = job.size, few = (width + job.step - 1) / job.step;
+  const int64_t length = width + 1;
+  float *luma = scratch, *cb = luma + length, *cr = cb + length, *tint = cr + length;
+  const int q = y / job.step;
+  for (int i = 1; i < 3; ++i) {
+    const CutPlane& p = job.planes[i];
+    const float u = p.u0 + p.su * float(q), v = p.v0 + p.sv * float(q);
+    int low, high;
+    cut_reach(p, u, v, few, low, high);
+    cut_line(p, u, v, few, low, high, i == 1 ? cb : cr);
+  }
+  const float scale = job.floats ? 1.0f : 255.0f;
+  cut_tint(job.color, cb, cr, few, job.step, scale, length, tint);
+  const CutPlane& p = job.planes[0];
+  const float gain[3] = {job.color[0] * scale, job.color[4] * scale, job.color[8] * scale};
+  for (int row = y; row < y + job.step && row < width; ++row) {
+    const float u = p.u0 + p.su * float(row), v = p.v0 + p.sv * float(row);
+    int low, high;
+    cut_reach(p, u, v, width, low, high);
+    cut_line(p, u, v, width, low, high, luma);
+    if (job.floats)
+      cut_floats(luma, gain, tint, length, width, job.floats + int64_t(row) * width * 3);
+    else
+      cut_bytes(luma, gain, tint, length, width, job.bytes + int64_t(row) * width * 3);
+  }
+}

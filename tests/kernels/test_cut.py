@@ -1,0 +1,158 @@
+"""Pictures out of eight-bit planes: every implementation against the reference."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+
+from accel.kernels.cut import cut, op
+from tests.kernels.check import check_kernel
+
+COLOR = np.array([[0.004, 0.001, -0.002, 0.1], [0.003, -0.001, 0.001, 0.2], [0.005, 0, 0.001, 0]])
+
+
+def planes(height=90, width=120, seed=0):
+    rng = np.random.default_rng(seed)
+    sizes = (height, width), (-(-height // 2), -(-width // 2)), (-(-height // 2), -(-width // 2))
+    return [torch.from_numpy(rng.integers(0, 256, s).astype(np.uint8)) for s in sizes]
+
+
+def turned(scale, degrees=0.0, x=0.0, y=0.0):
+    turn = np.deg2rad(degrees)
+    c, s = scale * np.cos(turn), scale * np.sin(turn)
+    luma = np.array([[c, -s, x], [s, c, y]])
+    chroma = luma.copy()
+    chroma[:, :2] *= 2
+    return luma, chroma
+
+
+CASES = {
+    "enlarged": turned(1.7, 8, -20, -10),
+    "as it is": turned(1.0),
+    "shrunk": turned(0.3, 3, 10, 12),
+    "upright": turned(1.1, 90, 80, 5),
+    "on its head": turned(1.3, 181, 120, 100),
+    "partly outside": turned(0.8, 20, 30, -40),
+    "all outside": turned(1.0, 0, 5000, 0),
+    "mirrored": tuple(m * [[-1], [1]] + [[0, 0, 70], [0, 0, 0]] for m in turned(1.2)),
+}
+
+
+@pytest.mark.parametrize("step", [1, 2])
+@pytest.mark.parametrize("case", CASES.values(), ids=CASES)
+def test_agrees_with_reference(case, step):
+    args = op_args(case, 67, step)
+    got = check_kernel(op, args, atol=1.01, rtol=0)
+    assert "native" in got or "native" not in [i.name for i in op.implementations]
+    check_kernel(op, op_args(case, 66, step, as_float=True), atol=2e-5, rtol=0)
+
+
+def op_args(case, size, step, as_float=False):
+    """The arguments of the op as the public function hands them over."""
+    seen = []
+    original = torch.ops.accel.cut
+    torch.ops.accel.cut = lambda *args: seen.append(args) or original(*args)
+    try:
+        cut(*planes(), *case, size, COLOR, [16, 128, 128], step=step, as_float=as_float)
+    finally:
+        torch.ops.accel.cut = original
+    return list(seen[0])
+
+
+@pytest.mark.parametrize(("height", "width"), [(1, 1), (2, 3), (1, 40), (40, 1), (5, 17)])
+def test_small_planes(height, width):
+    found = planes(height, width)
+    luma, chroma = turned(1.5, 10)
+    picture = cut(*found, luma, chroma, 40, COLOR, [0, 0, 0])
+    reference = op.reference(*_raw(found, luma, chroma, 40))
+    assert (picture.int() - reference.int()).abs().max() <= 1
+
+
+def _raw(found, luma, chroma, size):
+    from accel.kernels.cut import _back
+
+    return (
+        *found, _back("luma", luma, 1), _back("chroma", chroma, 1), size,
+        COLOR.ravel().tolist(), [0.0, 0.0, 0.0], 1, False,
+    )  # fmt: skip
+
+
+def test_parts_of_larger_planes_are_read_where_they_lie():
+    whole = planes(200, 300)
+    parts = [whole[0][20:110, 40:160], whole[1][10:55, 20:80], whole[2][10:55, 20:80]]
+    case = CASES["enlarged"]
+    ours = cut(*parts, *case, 64, COLOR, [0, 0, 0])
+    copied = cut(*[p.clone() for p in parts], *case, 64, COLOR, [0, 0, 0])
+    assert torch.equal(ours, copied)
+
+
+def test_interleaved_chroma_is_read_too():
+    both = torch.from_numpy(np.random.default_rng(1).integers(0, 256, (45, 60, 2), dtype=np.uint8))
+    luma = planes()[0]
+    case = CASES["enlarged"]
+    apart = cut(luma, both[..., 0], both[..., 1], *case, 64, COLOR, [0, 0, 0])
+    copied = [both[..., i].contiguous() for i in (0, 1)]
+    assert (apart.int() - cut(luma, *copied, *case, 64, COLOR, [0, 0, 0]).int()).abs().max() <= 1
+
+
+def test_colour_of_a_square_is_that_of_its_middle():
+    """A ramp of chroma: sampled once for 2 x 2 pixels it must not be shifted."""
+    ramp = torch.arange(60, dtype=torch.uint8).expand(45, 60) * 4
+    flat = torch.zeros(90, 120, dtype=torch.uint8)
+    luma, chroma = turned(1.0)
+    color = np.array([[0, 1 / 255, 0, 0]] * 3)
+    full, half = (
+        cut(flat, ramp, ramp, luma, chroma, 80, color, [0, 0, 0], step=s).float() for s in (1, 2)
+    )
+    assert (full - half)[2:-2, 2:-2].mean().abs() < 0.05
+    assert (full - half)[2:-2, 2:-2].abs().max() <= 2
+
+
+@pytest.mark.parametrize("lanes", [4, 8])
+def test_narrower_processors_give_the_same_picture(lanes, tmp_path):
+    code = (
+        "import sys, torch; from tests.kernels.test_cut import *\n"
+        "torch.save([cut(*planes(), *c, 67, COLOR, [1, 2, 3], step=s)"
+        " for c in CASES.values() for s in (1, 2)], sys.argv[1])"
+    )
+    path = tmp_path / "pictures.pt"
+    environment = dict(os.environ, ACCEL_LANES=str(lanes))
+    subprocess.run([sys.executable, "-c", code, str(path)], env=environment, check=True)
+    there = torch.load(path)
+    here = [
+        cut(*planes(), *c, 67, COLOR, [1, 2, 3], step=s) for c in CASES.values() for s in (1, 2)
+    ]
+    assert all(torch.equal(a, b) for a, b in zip(there, here))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"size": 0}, "size must lie in"),
+        ({"step": 3}, "step in 1..2"),
+        ({"luma": np.zeros((2, 3))}, "luma must be finite and invertible"),
+        ({"chroma": np.full((2, 3), np.nan)}, "chroma must be finite and invertible"),
+        ({"c2": torch.zeros(3, 3, dtype=torch.uint8)}, "c1 and c2 must have one size"),
+    ],
+)
+def test_refuses(change, message):
+    given = dict(zip(("c0", "c1", "c2"), planes()))
+    given |= dict(zip(("luma", "chroma"), CASES["enlarged"]))
+    given |= {"size": 8, "color": COLOR, "outside": [0, 0, 0]} | change
+    with pytest.raises(ValueError, match=message):
+        cut(**given)
+
+
+def test_refuses_deep_planes():
+    with pytest.raises(TypeError, match="planes must be"):
+        cut(*[p.to(torch.int16) for p in planes()], *CASES["enlarged"], 8, COLOR, [0, 0, 0])
+
+
+def test_registration():
+    args = tuple(op_args(CASES["enlarged"], 16, 1))
+    torch.library.opcheck(torch.ops.accel.cut.default, args, test_utils="test_schema")
