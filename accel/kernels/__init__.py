@@ -16,6 +16,7 @@ from accel.kernels.decode_faces import decode_faces
 from accel.kernels.geglu import geglu
 from accel.kernels.geglu_linear import geglu_linear
 from accel.kernels.group_norm_silu import group_norm_silu
+from accel.kernels.guided_step import guided_step
 from accel.kernels.mark import mark
 from accel.kernels.morphology import erode_ellipse
 from accel.kernels.optimise import adabelief_step, rmsprop_step
@@ -47,6 +48,7 @@ __all__ = [
     "geglu",
     "geglu_linear",
     "group_norm_silu",
+    "guided_step",
     "illumination",
     "linear",
     "mark",
