@@ -13,7 +13,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from accel.kernels import _native as native
-from accel.kernels._op import Op
+from accel.kernels._op import INTERPRETED, Op
+
+try:
+    from accel.kernels._attention_triton import AOT, attend, why_not
+except ImportError:  # Triton is published for Linux alone
+    AOT = []
 
 
 def attention(
@@ -71,4 +76,19 @@ def _why_not_native(q, k, v, scale, causal) -> str:
 
 
 op.implement("native", _native, _why_not_native)
-AOT: list = []
+
+
+def _triton(q, k, v, scale, causal):
+    return attend(q, k, v, scale)
+
+
+def _why_not_triton(q, k, v, scale, causal) -> str:
+    if not (INTERPRETED or all(t.is_cuda for t in (q, k, v))):
+        return f"needs CUDA tensors, got {q.device}"
+    half = (torch.float16, torch.bfloat16)
+    if len({t.dtype for t in (q, k, v)}) > 1 or (q.dtype not in half and not INTERPRETED):
+        return f"needs float16 or bfloat16, got {q.dtype}, {k.dtype}, {v.dtype}"
+    return why_not(q, k, v, causal)
+
+
+op.implement("triton", _triton if AOT else None, _why_not_triton)
