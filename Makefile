@@ -5,13 +5,14 @@
 # make fuzz MINUTES=60  mutated inputs for every parser; what breaks one is kept and replayed
 # make lint    ruff, mypy, clang-format
 # make bench   kernel and pipeline benchmarks, results under benchmarks/results/
+# make gate    fail when a kernel's lead over its peer shrank since it was last kept
 # make native  rebuild the C++ module in place
 # make sanitize  the kernels' tests on a module built with the address and UB sanitizers
 VENV ?= .venv
 PY := $(VENV)/bin/python
 CPP := $(wildcard csrc/*.cpp csrc/*.h)
 
-.PHONY: setup native demo test fast exhaustive fuzz sanitize lint format bench clean
+.PHONY: setup native demo test fast exhaustive fuzz sanitize lint format bench gate clean
 
 $(VENV)/.stamp: pyproject.toml setup.py constraints.txt
 	test -x $(PY) || python3 -m venv $(VENV)
@@ -58,6 +59,9 @@ format: setup
 	$(VENV)/bin/ruff format .
 	$(VENV)/bin/ruff check --fix -q .
 	$(VENV)/bin/clang-format -i $(CPP)
+
+gate: setup
+	$(PY) -m benchmarks.gate
 
 bench: setup
 	$(PY) benchmarks/bench.py

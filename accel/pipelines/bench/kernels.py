@@ -80,15 +80,24 @@ CASES = (
 def bench_kernels(
     device: torch.device, ceilings: Ceilings, *, quick: bool = False
 ) -> Iterator[Row]:
-    """Check, then time, every case. A quick run takes the smaller half of the shapes."""
+    """Check, then time, every case: on one thread, and on all where the device is the CPU.
+
+    A quick run takes the smaller half of the shapes, on one thread.
+    """
+    importlib.import_module("accel.kernels")
     for case in CASES:
         if quick and case.flops > 12e9:
             continue
-        importlib.import_module("accel.kernels")
-        yield bench_case(OPS[case.op], case, device, ceilings, rounds=5 if quick else 9)
+        every = 1 if quick or device.type != "cpu" else torch.get_num_threads()
+        for threads in sorted({1, every}):
+            rounds = 5 if quick else 9
+            yield bench_case(OPS[case.op], case, device, ceilings, rounds, threads)
 
 
-def bench_case(op: Op, case: Case, device: torch.device, ceilings: Ceilings, rounds: int) -> Row:
+def bench_case(
+    op: Op, case: Case, device: torch.device, ceilings: Ceilings, rounds: int, threads: int = 1
+) -> Row:
+    """One row. With one thread the clock is the process's CPU time, with more the wall's."""
     draw = torch.Generator().manual_seed(0)
 
     def tensor(*shape: int, scale: float = 1.0) -> Tensor:
@@ -103,18 +112,20 @@ def bench_case(op: Op, case: Case, device: torch.device, ceilings: Ceilings, rou
     calls = {"accel": lambda: chosen.run(*args)}
     if chosen.name != "reference":
         calls["torch"] = lambda: op.reference(*args)
-    times = interleaved(calls, rounds=rounds, device=device)
+    times = interleaved(calls, rounds=rounds, device=device, threads=threads)
     ours = times["accel"]
     if case.flops:
-        rate, unit, top = case.flops / ours.seconds / 1e9, "GFLOP/s", ceilings.gflops_one
-        top, limit = top or ceilings.gflops, "multiply-adds of one thread"
+        rate, unit = case.flops / ours.seconds / 1e9, "GFLOP/s"
+        one = threads == 1 and ceilings.gflops_one
+        top = ceilings.gflops_one if one else ceilings.gflops
+        limit = f"multiply-adds of {'one thread' if one else 'all threads'}"
     else:
         rate, unit, limit = case.bytes / ours.seconds / 1e9, "GB/s", "memory copied"
         top = ceilings.gbytes
     return Row(
-        group="kernels", name=op.name, case=case.label, device=device.type, threads=1,
-        seconds=ours.seconds, spread=ours.spread, rate=rate, unit=unit, limit=limit,
-        share=rate / top if top else None, error=error,
+        group="kernels", name=op.name, case=case.label, device=device.type,
+        threads=threads, seconds=ours.seconds, spread=ours.spread, rate=rate, unit=unit,
+        limit=limit, share=rate / top if top else None, error=error,
         peers={k: v.seconds / ours.seconds for k, v in times.items() if k != "accel"},
     )  # fmt: skip
 

@@ -82,6 +82,7 @@ def conditions(device: torch.device) -> dict[str, Any]:
         "kind": device.type,
         "cores": os.cpu_count(),
         "vector_lanes": native.simd_lanes() if native else None,
+        "instructions": native.conv_isa() if native else "none",
         "system": f"{platform.system()} {platform.machine()}",
         "accel": accel.__version__,
         "torch": torch.__version__,

@@ -49,6 +49,13 @@ def test_a_row_is_checked_timed_and_set_against_its_limit():
     assert found.device == "cpu"
 
 
+def test_all_threads_are_set_against_the_limit_of_all():
+    work = kernels.Case("geglu", "8x64", lambda t: (t(8, 128),), flops=1e6)
+    found = kernels.bench_case(OPS["geglu"], work, CPU, CEILINGS, rounds=3, threads=2)
+    assert (found.threads, found.limit) == (2, "multiply-adds of all threads")
+    assert found.share == pytest.approx(found.rate / 200)
+
+
 def test_a_wrong_kernel_is_not_timed(monkeypatch):
     op = OPS["geglu"]
     wrong = Implementation("wrong", lambda x: op.reference(x) * 1.01, lambda *a: "")
