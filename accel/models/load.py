@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from accel.core import InputError, read_file
+from accel.core import ConfigError, InputError, read_file
 from accel.models import nano
 from accel.models import stable_diffusion as sd
 from accel.models.folder import is_folder, read_folder, read_prediction
@@ -19,6 +19,7 @@ from accel.weights.files import TensorFile, first_not_finite, open_tensors
 V_IN_YAML = re.compile(r"""parameterization:\s*["']?v["']?\s*$|\.VScaling\b""", re.MULTILINE)
 MAX_YAML_BYTES = 1 << 20
 NAMED = 3  # missing tensors that an error spells out
+DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 GUIDANCE = sd.UNET_PREFIX + sd.GUIDANCE
 
 
@@ -53,6 +54,8 @@ def load(
     overrules what the file says. Raises InputError for a file of another family, tensors that are
     missing, of a wrong shape, or not finite.
     """
+    if dtype not in DTYPES:
+        raise ConfigError(f"dtype must be one of {', '.join(map(str, DTYPES))}, got {dtype}")
     metadata: dict[str, str] = {}
     if is_folder(path):
         name, config, tensors = read_folder(path)

@@ -220,6 +220,7 @@ class Model:
         self,
         image: Tensor,  # [B, 3, H, W] in -1..1
     ) -> Tensor:  # [B, z, H/f, W/f] mean of the posterior, shifted and scaled
+        check_picture("encode: image", image, 3)
         image = image.to(self.device, self.dtype)
         vae = self.loaded.model.vae
         latents = [self.budget.encode(vae, one) for one in torch.split(image, 1)]
@@ -230,6 +231,7 @@ class Model:
         self,
         latent: Tensor,  # [B, z, h, w] shifted and scaled
     ) -> Tensor:  # [B, 3, f*h, f*w] about -1..1, not clamped
+        check_picture("decode: latent", latent, self.loaded.model.config.vae.latent_channels)
         latent = latent.to(self.device, self.dtype)
         if self.tiny is not None:
             return torch.cat([self.tiny.decode(one) for one in torch.split(latent, 1)])
@@ -327,6 +329,11 @@ class Model:
             cancel=cancel,
         )
         return torch.cat([one.image if output == "image" else one.latent for one in made])
+
+
+def check_picture(what: str, x: Tensor, channels: int) -> None:
+    if x.ndim != 4 or x.shape[1] != channels:
+        raise ValueError(f"{what} must be [B, {channels}, H, W], got {tuple(x.shape)}")
 
 
 def noise_schedule(loaded: Loaded) -> NoiseSchedule:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import numbers
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +25,8 @@ NOISE_SOURCES = ("cpu", "philox")
 MASK_CONTENTS = ("fill", "original", "latent noise", "latent nothing")
 OUTPUTS = ("image", "latent")
 MAX_COUNT, MAX_SIDE_PX = 1000, 8192
+WHOLE = {"steps", "seed", "count", "clip_skip", "deepcache", "deepcache_branch", "mask_blur",
+         "padding", "hires_steps", "width", "height"}  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -158,10 +161,13 @@ class Options:
         )
         for name, low, high in ranges:
             value = getattr(self, name)
+            check_number(name, value)
             if not low <= value <= high:  # written so that NaN is refused too
                 raise ConfigError(f"{name} must lie in {low}..{high}, got {value}")
         for name in ("width", "height"):
             side = getattr(self, name)
+            if side is not None:
+                check_number(name, side)
             if side is not None and not 8 <= side <= MAX_SIDE_PX:
                 raise ConfigError(f"{name} must lie in 8..{MAX_SIDE_PX} pixels, got {side}")
             if side is not None and side % 8:
@@ -194,3 +200,11 @@ class Options:
                 near = difflib.get_close_matches(name, known, n=3, cutoff=0.4) or known
                 raise ConfigError(f"no option is called {name!r}; near: {', '.join(near)}")
         return cls(**settings)
+
+
+def check_number(name: str, value: Any) -> None:
+    """Raises ConfigError, where a comparison would speak of types, for "7" or a picture's half."""
+    kind = numbers.Integral if name in WHOLE else numbers.Real
+    if not isinstance(value, kind) or isinstance(value, bool):
+        what = "a whole number" if name in WHOLE else "a number"
+        raise ConfigError(f"{name} must be {what}, got {value!r:.80}")

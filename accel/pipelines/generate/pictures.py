@@ -25,6 +25,8 @@ def read_picture(source: Any) -> Image.Image:  # RGB
     if isinstance(source, (str, Path)):
         source = open_picture(Path(source))
     elif isinstance(source, torch.Tensor):
+        if not source.isfinite().all():
+            raise ConfigError("picture must hold finite numbers, got NaN or infinity")
         source = from_tensor(source)
     elif isinstance(source, np.ndarray):
         if source.dtype != np.uint8 or source.ndim != 3 or source.shape[2] != 3:

@@ -177,6 +177,8 @@ class TextEncoder:
 
 
 def check_length(prompt: str) -> None:
+    if not isinstance(prompt, str):
+        raise ConfigError(f"prompt: must be text, got {type(prompt).__name__}")
     if len(prompt) > MAX_CHARACTERS:
         raise ConfigError(
             f"prompt: must have at most {MAX_CHARACTERS} characters, got {len(prompt)}"

@@ -20,7 +20,7 @@ from accel.pipelines.generate.loras import loras_of
 from accel.pipelines.generate.model import Model
 from accel.pipelines.generate.network import Known, Masked, Network, Told, seamless
 from accel.pipelines.generate.options import Options
-from accel.pipelines.generate.prompts import Plan
+from accel.pipelines.generate.prompts import Plan, check_length
 from accel.pipelines.generate.step_cache import StepCache
 from accel.pipelines.generate.upscale import LATENT, enlarged_image, enlarged_latent
 from accel.sampling.brownian import BrownianNoise
@@ -74,6 +74,7 @@ def runs(
     cancel: Cancel | None = None,
 ) -> Generator[Made, None, None]:
     """Yield each picture as it is done."""
+    check_length(prompt)
     if (options.tiling or options.pag) and not model.has_weights:
         raise ConfigError("tiling and pag need the networks themselves, not exported ones")
     check_approximations(model, options)
