@@ -43,9 +43,7 @@ def side_loss(
         raise ValueError(f"side_loss: kind must be quick96 or saehd, got {kind!r}")
     face, mask, target, target_mask = (t.float() for t in (face, mask, target, target_mask))
     px = face.shape[-1]
-    soft = gaussian_blur(target_mask, max(1, px // 32))
-    if kind == "saehd":
-        soft = soft.clamp(0, 0.5) * 2
+    soft = soft_mask(target_mask, kind)
     seen, wanted = (face * soft, target * soft) if masked else (face, target)
     loss = COLOUR * (seen - wanted).square().mean((1, 2, 3))
     for weight, window in windows(px, kind):
@@ -53,6 +51,12 @@ def side_loss(
     if details is not None:
         loss = loss + DETAIL * ((target - face) * details).abs().mean((1, 2, 3))
     return loss + MASK * (target_mask - mask).square().mean((1, 2, 3))
+
+
+def soft_mask(mask: Tensor, kind: str = "quick96") -> Tensor:  # [B, 1, R, R]
+    """The mask as pictures are multiplied by it: blurred, saehd's also wider."""
+    soft = gaussian_blur(mask.float(), max(1, mask.shape[-1] // 32))
+    return soft.clamp(0, 0.5) * 2 if kind == "saehd" else soft
 
 
 def windows(px: int, kind: str = "quick96") -> list[tuple[float, int]]:

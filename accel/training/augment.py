@@ -14,6 +14,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from accel.kernels.color_transfer import color_transfer
 from accel.kernels.warp import straight_grid, warp
 from accel.training.faces import FaceSet, Shuffled, UniformYaw
 
@@ -29,12 +30,18 @@ Floats = npt.NDArray[np.float32]
 
 @dataclass(frozen=True, kw_only=True)
 class Augment:
-    """How faces are varied. bend: the input, not the target, is bent by a grid."""
+    """How faces are varied. bend: the input, not the target, is bent by a grid.
+
+    color: the way in which faces take on the colours of others, where there are others. hsv: how
+    far hue (of half a circle), saturation and light of the input vary.
+    """
 
     bend: bool = True
     flip: bool = False
     scale: float = SCALE["quick96"]
     uniform_yaw: bool = False
+    color: str = "none"
+    hsv: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -54,11 +61,20 @@ class Side:
 class Sampler:
     """Batches of one faceset, by number.
 
-    seed: of the training; side: 0 source, 1 destination.
+    seed: of the training; side: 0 source, 1 destination. others: faces to take colours from.
     """
 
-    def __init__(self, faces: FaceSet, batch: int, augment: Augment, seed: int, side: int) -> None:
+    def __init__(
+        self,
+        faces: FaceSet,
+        batch: int,
+        augment: Augment,
+        seed: int,
+        side: int,
+        others: FaceSet | None = None,
+    ) -> None:
         self.faces, self.batch, self.augment = faces.faces, batch, augment
+        self.others = others.faces if others and augment.color != "none" else ()
         self._seed = (seed, side)
         self._choose = (
             UniformYaw([f.yaw for f in self.faces], [*self._seed, 0])
@@ -81,13 +97,50 @@ class Sampler:
             torch.from_numpy(np.stack([getattr(face, name) for face in chosen]))
             for name in ("picture", "mask", "details")
         )
+        if self.others:
+            recolored = [self._recolored(p, draw) for p, draw in zip(pictures, draws)]
+            pictures = torch.stack(recolored)
         target = warp(pictures, straight, matrices)
+        warped = warp(pictures, grids, matrices) if self.augment.bend else target
+        if self.augment.hsv:
+            warped = torch.stack([self._tinted(p, draw) for p, draw in zip(warped, draws)])
         return Side(
-            warp(pictures, grids, matrices) if self.augment.bend else target,
+            warped,
             target,
             warp(masks, straight, matrices, cubic=False),
             warp(details, straight, matrices, cubic=False),
         )
+
+    def _recolored(self, picture: Tensor, draw: int) -> Tensor:  # [S, S, 3] uint8 BGR
+        """A face in the colours of another's, which is drawn by lot."""
+        rng = np.random.default_rng([*self._seed, 2, draw])
+        other = torch.from_numpy(self.others[rng.integers(len(self.others))].picture)
+        rgb, target = (t.permute(2, 0, 1).flip(0)[None].float() / 255 for t in (picture, other))
+        everywhere = torch.ones(1, *rgb.shape[2:])
+        found = color_transfer(rgb, target, everywhere, self.augment.color, seed=draw % (1 << 31))
+        return (found[0].flip(0).permute(1, 2, 0) * 255).round().to(torch.uint8)
+
+    def _tinted(self, picture: Tensor, draw: int) -> Tensor:  # [3, S, S] BGR 0..1
+        """A face whose hue, saturation and light are shifted by lot."""
+        rng, power = np.random.default_rng([*self._seed, 3, draw]), self.augment.hsv
+        return tinted(picture, *hsv_shift(rng, power))
+
+
+def hsv_shift(rng: np.random.Generator, power: float) -> tuple[int, float, float]:
+    """Draw what to add to hue (whole degrees), saturation and value."""
+    most = max(1, int(180 * power))
+    hue = int(rng.integers(-most, most + 1))
+    return hue, float(rng.random() - 0.5) * power, float(rng.random() - 0.5) * power
+
+
+def tinted(picture: Tensor, hue: int, saturation: float, value: float) -> Tensor:
+    """Shift hue (degrees, round the circle), saturation and value of [3, S, S] BGR 0..1."""
+    hsv = cv2.cvtColor(picture.permute(1, 2, 0).contiguous().numpy(), cv2.COLOR_BGR2HSV)
+    hsv[..., 0] = (hsv[..., 0] + hue) % 360
+    hsv[..., 1] = np.clip(hsv[..., 1] + saturation, 0, 1)
+    hsv[..., 2] = np.clip(hsv[..., 2] + value, 0, 1)
+    bgr = cv2.cvtColor(hsv, cv2.COLOR_HSV2BGR)
+    return torch.from_numpy(np.clip(bgr, 0, 1)).permute(2, 0, 1)
 
 
 def variation(

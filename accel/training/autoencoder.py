@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -18,10 +19,11 @@ from torch import Tensor, nn
 
 from accel.core import ConfigError
 from accel.faces.autoencoder import Autoencoder
-from accel.faces.autoencoder_loss import blur_outside, side_loss
+from accel.faces.autoencoder_loss import blur_outside, side_loss, soft_mask
 from accel.kernels._native import limit_threads
 from accel.training.augment import SCALE, Augment, Sampler, Side
 from accel.training.faces import FaceSet
+from accel.training.gan import Adversary, adversary_loss, adversary_own_loss
 from accel.training.optim import LossScale, Optimiser
 from accel.training.options import COSINE, DROPOUT, TrainOptions
 from accel.training.style import CodeCritic, background_style_loss, face_style_loss, verdict
@@ -34,6 +36,7 @@ class AutoencoderTrainer:
     """A model, its optimiser and where they stand.
 
     history: the two losses of every step so far. critic: what true_face is learned from.
+    adversary: what gan is.
     precision: of the networks' arithmetic; weights and sums are float32 always.
     """
 
@@ -60,6 +63,13 @@ class AutoencoderTrainer:
             self.critic_optimiser = self._optimiser(
                 [(f"code_discriminator.{n}", p) for n, p in self.critic.named_parameters()]
             )
+        self.adversary: Adversary | None = None
+        if options.gan:
+            made_up = Adversary(options.gan_patch_px, options.gan_dims, generator)
+            self.adversary = made_up.to(device)
+            self.adversary_optimiser = self._optimiser(
+                [(f"GAN.{n}", p) for n, p in self.adversary.named_parameters()]
+            )
         self.loss_scale = LossScale() if precision == "fp16" else None
         self.iteration = 0
         self.history: list[list[float]] = []
@@ -85,15 +95,22 @@ class AutoencoderTrainer:
     @property
     def parts(self) -> dict[str, nn.Module]:
         """The modules that have a weight file each."""
-        parts: dict[str, nn.Module] = self.model.parts
-        return parts | ({"code_discriminator": self.critic} if self.critic else {})
+        parts: dict[str, nn.Module] = dict(self.model.parts)
+        if self.critic:
+            parts["code_discriminator"] = self.critic
+        if self.adversary:
+            parts["GAN"] = self.adversary
+        return parts
 
     @property
     def optimisers(self) -> dict[str, Optimiser]:
         """The optimisers that have a file each."""
-        return {"src_dst_opt": self.optimiser} | (
-            {"D_code_opt": self.critic_optimiser} if self.critic else {}
-        )
+        found = {"src_dst_opt": self.optimiser}
+        if self.critic:
+            found["D_code_opt"] = self.critic_optimiser
+        if self.adversary:
+            found["GAN_opt"] = self.adversary_optimiser
+        return found
 
     def step(self, src: Side, dst: Side) -> tuple[float, float]:
         """Learn from one batch of each; return the mean losses of source and destination."""
@@ -117,10 +134,18 @@ class AutoencoderTrainer:
             with self._autocast():
                 believed = verdict(self.critic(code[1]), True)
             total = total + self.options.true_face * believed.sum()
+        if self.adversary:
+            soft = soft_mask(src.mask, "saehd") if self.options.masked else None
+            with self._autocast():
+                answers = self.adversary(_shown(faces[0][0], soft))
+            fooled = adversary_loss(answers, faces[0][0], src.target, soft, self.options.gan)
+            total = total + fooled.sum()
         self._backward(total)
         self._move(self.optimiser)
         if self.critic:
             self._teach_critic(code)
+        if self.adversary:
+            self._teach_adversary(faces[0][0].detach(), src.target, soft)
         # Waits for the device: the losses are what the user watches.
         source, destination = torch.stack([loss.detach().mean() for loss in losses]).tolist()
         self.history.append([source, destination])
@@ -172,6 +197,16 @@ class AutoencoderTrainer:
         self._backward(0.5 * (source + other).sum())
         self._move(self.critic_optimiser)
 
+    def _teach_adversary(self, face: Tensor, target: Tensor, soft: Tensor | None) -> None:
+        assert self.adversary is not None
+        with self._autocast():
+            both = torch.cat([_shown(target, soft), _shown(face.to(target.dtype), soft)])
+            middle, pixels = (answer.chunk(2) for answer in self.adversary(both))
+        self.adversary.zero_grad(set_to_none=True)  # the model's own step left gradients here
+        own = adversary_own_loss((middle[0], pixels[0]), (middle[1], pixels[1]))
+        self._backward(own.sum())
+        self._move(self.adversary_optimiser)
+
     def _backward(self, loss: Tensor) -> None:
         (loss * self.loss_scale.factor if self.loss_scale else loss).backward()  # type: ignore[no-untyped-call]
 
@@ -201,6 +236,10 @@ class AutoencoderTrainer:
         return [(face.float(), mask.float()) for face, mask in found]
 
 
+def _shown(face: Tensor, soft: Tensor | None) -> Tensor:
+    return face if soft is None else face * soft
+
+
 class Batches:
     """Both people's batches in the order of steps, made ahead by threads.
 
@@ -223,9 +262,11 @@ class Batches:
             scale=SCALE[options.model],
             uniform_yaw=options.uniform_yaw,
         )
+        # Colours vary on the source's side alone: the destination is what the film shows.
+        varied = replace(augment, color=options.color, hsv=options.hsv)
         self._samplers = [
-            Sampler(faces, options.batch, augment, options.seed, side)
-            for side, faces in enumerate((src, dst))
+            Sampler(src, options.batch, varied, options.seed, 0, others=dst),
+            Sampler(dst, options.batch, augment, options.seed, 1),
         ]
         self._repeats = options.model == "quick96"
         self._pool = ThreadPoolExecutor(workers, initializer=_one_thread)

@@ -18,6 +18,7 @@ from accel.training.options import MODELS, TrainOptions, from_dfl, to_dfl
 from accel.training.state import recover, save_together
 from accel.weights import dfl
 
+OPTIONAL = {"code_discriminator": "true_face", "GAN": "gan"}  # parts, and what needs them
 MAX_HISTORY = 10_000_000
 
 
@@ -87,8 +88,8 @@ def load(trainer: AutoencoderTrainer, folder: Path, name: str) -> list[str]:
     notes = []
     for part, module in trainer.parts.items():
         file = dfl.part_file(folder, name, kind, part)
-        if part == "code_discriminator" and not file.exists():
-            notes.append("true_face begins anew: it was off so far")
+        if part in OPTIONAL and not file.exists():
+            notes.append(f"{OPTIONAL[part]} begins anew: it was off so far")
             continue
         load_part(module, file)
     for key, optimiser in trainer.optimisers.items():

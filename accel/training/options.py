@@ -35,6 +35,20 @@ SPELLED = {
     "background_style": "bg_style_power",
     "blur_out_mask": "blur_out_mask",
     "clip": "clipgrad",
+    "color": "ct_mode",
+    "hsv": "random_hsv_power",
+    "gan": "gan_power",
+    "gan_dims": "gan_dims",
+}
+COLORS = ("none", "rct", "lct", "mkl", "idt", "sot")
+RANGES: dict[str, tuple[float, float]] = {
+    "face_style": (0, 100),
+    "background_style": (0, 100),
+    "true_face": (0, 1),
+    "hsv": (0, 0.3),
+    "gan": (0, 5),
+    "gan_patch": (3, 640),
+    "gan_dims": (4, 512),
 }
 SHAPE = ("resolution", "archi", "ae_dims", "e_dims", "d_dims", "d_mask_dims")
 
@@ -56,6 +70,11 @@ class TrainOptions:
     face_style, background_style: how much the swapped face takes on the destination's colours
         inside of the mask (0..100), and its surroundings outside of it (0..100).
     true_face: how much df is made to give the destination the code of a source's face (0..1).
+    color: each source face is given the colours of a destination's face, drawn by lot: one of
+        COLORS. hsv: how far hue, saturation and light of the source's inputs vary (0..0.3).
+    gan: how much an adversary that knows drawn faces asks for detail (0..5); for the end of a
+        training. gan_patch: pixels of a face it looks at together, None for an eighth of the
+        face (3..640). gan_dims: its channels (4..512).
     """
 
     model: str = "quick96"
@@ -75,6 +94,11 @@ class TrainOptions:
     face_style: float = 0.0
     background_style: float = 0.0
     true_face: float = 0.0
+    color: str = "none"
+    hsv: float = 0.0
+    gan: float = 0.0
+    gan_patch: int | None = None
+    gan_dims: int = 16
 
     def __post_init__(self) -> None:
         if self.model not in MODELS:
@@ -85,9 +109,12 @@ class TrainOptions:
             raise ConfigError(f"lr must lie above 0 and up to 1, got {self.lr}")
         if not 0 <= self.seed < 1 << 32:
             raise ConfigError(f"seed must lie in 0..2^32 - 1, got {self.seed}")
-        for name, top in (("face_style", 100), ("background_style", 100), ("true_face", 1)):
-            if not 0 <= getattr(self, name) <= top:
-                raise ConfigError(f"{name} must lie in 0..{top}, got {getattr(self, name)}")
+        for name, (low, high) in RANGES.items():
+            value = getattr(self, name)
+            if value is not None and not low <= value <= high:
+                raise ConfigError(f"{name} must lie in {low}..{high}, got {value}")
+        if self.color not in COLORS:
+            raise ConfigError(f"color must be one of {', '.join(COLORS)}, got {self.color!r:.40}")
         if self.true_face and self.network.kind != "df":
             raise ConfigError(f"true_face needs archi df, got {self.network.archi}")
         if self.model == "quick96":
@@ -109,13 +136,17 @@ class TrainOptions:
         return MODELS[self.model]
 
     @property
+    def gan_patch_px(self) -> int:
+        return self.gan_patch or max(3, self.network.resolution // 8)
+
+    @property
     def rate(self) -> float:
         return self.lr if self.lr is not None else LR[self.model]
 
 
 QUICK96_FIXED = (
     "optimiser", "clip", "masked", "eyes_mouth", "blur_out_mask", "warp",
-    "face_style", "background_style", "true_face",
+    "face_style", "background_style", "true_face", "color", "hsv", "gan", "gan_patch", "gan_dims",
 )  # fmt: skip
 SAEHD = TrainOptions(
     model="saehd",
@@ -164,6 +195,7 @@ def to_dfl(options: TrainOptions) -> dict[str, Any]:
         "random_dst_flip": options.flip,
         "accel_seed": options.seed,
         "accel_lr": options.lr,
+        "gan_patch_size": options.gan_patch_px,
     }
     return found
 
@@ -182,6 +214,7 @@ def from_dfl(model: str, found: Mapping[str, Any], who: str) -> TrainOptions:
             values["face_type"] = str(found.get("face_type", "f"))
             if values["face_type"] in LETTERS:
                 values["face_type"] = LETTERS[values["face_type"]].value
+            values["gan_patch"] = _like(0, found.get("gan_patch_size"))
             values["optimiser"] = "adabelief" if found.get("adabelief", True) else "rmsprop"
         if found.get("lr_dropout") is not None:
             values["lr_dropout"] = found["lr_dropout"] not in ("n", False)

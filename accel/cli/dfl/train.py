@@ -33,11 +33,16 @@ NUMBERS: dict[str, tuple[type, str]] = {
     "face_style": (float, "take on the target's colours on the face, 0..100"),
     "background_style": (float, "take on what lies around the target's face, 0..100"),
     "true_face": (float, "make the result more like the source, 0..1; archi df"),
+    "hsv": (float, "vary the colours of the source's inputs, 0..0.3"),
+    "gan": (float, "let an adversary ask for detail, 0..5; for the end of a training"),
+    "gan_patch": (int, "pixels that it looks at together (default an eighth of the face)"),
+    "gan_dims": (int, "its channels (default 16)"),
     "seed": (int, "of everything random (default 0)"),
 }
 WORDS = {
     "archi": "of a new saehd model: df or liae, a dash and some of u, d, t, c (default liae-ud)",
     "face_type": "of a new saehd model: half, midfull, full (default), whole or head",
+    "color": "give source faces the target's colours: none, rct, lct, mkl, idt or sot",
     "optimiser": "adabelief (default of saehd) or rmsprop",
 }
 
