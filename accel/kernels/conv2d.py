@@ -1,7 +1,8 @@
 """Two-dimensional convolution and matrix products, with what follows them fused in.
 
 Sources: Winograd 1980 and Lavin and Gray 2016 (arXiv:1509.09308) for 3x3 with stride 1; Barabasz et
-al. 2020 (arXiv:1803.10986) on the choice of its points. See docs/kernels.md.
+al. 2020 (arXiv:1803.10986) on the choice of its points; Henry, Tang and Heinecke 2019
+(arXiv:1904.06376) on float32 products of bfloat16 parts. See docs/kernels.md.
 """
 
 from __future__ import annotations
@@ -18,10 +19,11 @@ from accel.kernels._op import LIBRARY, Op
 native: Any = _native.module  # there whenever `_why_not` lets a call through
 
 FLOPS_A_THREAD = 4e6  # less work is not worth waking a thread for
-# Up to as many input channels a packed product is mostly padding and moving: torch's channels-last
-# form took half of our time (benchmarks/results/conv2d.json), and its bytes do not
-# depend on batch or threads either. Those of its contiguous form do, so that one stays ours.
+# Up to as many input channels a packed product on vector registers is mostly padding and moving:
+# torch's channels-last form took half of our time, and its bytes do not depend on batch or threads
+# either. Those of its contiguous form do, so that one stays ours.
 FEW_INPUTS = 4
+ON_TILES = native is not None and native.conv_isa() == "amx"
 
 
 def conv2d(
@@ -37,7 +39,7 @@ def conv2d(
     """Convolve, add bias and residual, and apply a (leaky) ReLU.
 
     The result's bytes do not depend on the batch around an image nor on the number of threads; with
-    a few input channels they do on the layout.
+    a few input channels they do on the layout where the processor has no tile registers.
     """
     if x.ndim != 4 or weight.ndim != 4:
         raise ValueError(f"conv2d: x and weight must be 4-D, got {_say(x)} and {_say(weight)}")
@@ -141,7 +143,7 @@ def _why_not(x, weight, bias, residual, stride, padding, groups, slope) -> str:
     if groups != 1:
         return f"has one group, got {groups}"
     few = x.shape[1] <= FEW_INPUTS and max(weight.shape[2:]) > 1
-    if few and _layout(x) is torch.channels_last:
+    if few and not ON_TILES and _layout(x) is torch.channels_last:
         return f"loses to torch for {x.shape[1]} input channels, channels-last"
     return _native.why_not(*given)
 

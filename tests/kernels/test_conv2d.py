@@ -12,11 +12,12 @@ import torch.nn.functional as F
 
 from accel.kernels._native import module as native
 from accel.kernels._native import why_not
-from accel.kernels.conv2d import conv2d, linear, op
+from accel.kernels.conv2d import ON_TILES, conv2d, linear, op
 from accel.nn.conv import Conv2d, Linear
 from tests.kernels.check import check_kernel
 
 needs_native = pytest.mark.skipif(bool(why_not()), reason=why_not() or "native module is there")
+WIDE = ("avx512", "amx")
 MAX_ERROR = 5e-6  # largest error as a share of the largest value, against float64
 
 # batch, inputs, outputs, height, width, kernel, stride, padding
@@ -33,6 +34,10 @@ SHAPES = [
     (1, 64, 96, 20, 30, 1, 1, 0),
     (2, 300, 20, 5, 5, 1, 2, 0),
     (1, 3, 16, 31, 30, 7, 1, 3),
+    (3, 33, 65, 21, 23, 3, 1, 1),  # one channel and one output more than a tile
+    (5, 40, 7, 9, 5, 4, 3, 1),  # rows and columns left over by the stride
+    (2, 20, 20, 5, 5, 3, 1, 4),  # more padding than kernel
+    (2, 600, 40, 3, 3, 3, 2, 1),  # several chains of products
 ]
 EMPTY = [(0, 8, 8, 4, 4, 3, 1, 1), (0, 8, 8, 4, 4, 1, 1, 0)]
 
@@ -83,7 +88,7 @@ def test_other_dtypes_are_torchs(dtype):
 
 
 @needs_native
-@pytest.mark.parametrize("shape", SHAPES[:3] + SHAPES[7:10], ids=str)
+@pytest.mark.parametrize("shape", SHAPES[:3] + SHAPES[7:10] + SHAPES[12:], ids=str)
 def test_bytes_do_not_depend_on_batch_threads_or_layout(shape):
     x, weight, bias, residual, *rest = inputs((5, *shape[1:]))
     before, results = torch.get_num_threads(), []
@@ -104,7 +109,7 @@ def test_bytes_do_not_depend_on_batch_threads_or_layout(shape):
 
 
 @pytest.mark.parametrize("shape", [(5, 3, 64, 64, 61, 3, 2, 1), (5, 4, 96, 32, 32, 3, 1, 1)])
-def test_bytes_of_few_inputs_in_channels_last_are_torchs_and_as_steady(shape):
+def test_bytes_of_few_inputs_in_channels_last_are_steady(shape):
     x, weight, bias, *_ = inputs(shape)
     x, stride = x.contiguous(memory_format=torch.channels_last), shape[6]
     before, results = torch.get_num_threads(), []
@@ -113,7 +118,10 @@ def test_bytes_of_few_inputs_in_channels_last_are_torchs_and_as_steady(shape):
         results.append(conv2d(x, weight, bias, stride, 1))
     torch.set_num_threads(before)
     results.append(torch.cat([conv2d(x[i : i + 1], weight, bias, stride, 1) for i in range(5)]))
-    assert torch.equal(results[0], F.conv2d(x, weight, bias, stride, 1))
+    if ON_TILES:
+        assert torch.equal(results[0], conv2d(x.contiguous(), weight, bias, stride, 1))
+    else:
+        assert torch.equal(results[0], F.conv2d(x, weight, bias, stride, 1))
     assert all(torch.equal(results[0], other) for other in results[1:])
 
 
@@ -137,6 +145,17 @@ def test_a_bias_for_each_image():
         bias = torch.randn(3, 40)
         expected = conv2d(x, weight) + bias[:, :, None, None]
         torch.testing.assert_close(conv2d(x, weight, bias), expected)
+
+
+@needs_native
+@pytest.mark.parametrize("depth", [4, 27, 64, 129, 320, 2880])
+def test_error_of_plain_sums(depth):
+    """No bias or residual to hide behind; also values of one sign, whose errors add up."""
+    make = torch.Generator().manual_seed(0)
+    for scale, positive in ((1.0, False), (1.0, True), (1e30, False), (1e-30, False)):
+        x, weight = torch.randn(300, depth, generator=make), torch.randn(200, depth, generator=make)
+        x = (x.abs() if positive else x) * scale
+        assert error(linear(x, weight), F.linear(x.double(), weight.double())) < MAX_ERROR
 
 
 @needs_native
@@ -260,7 +279,7 @@ def test_training_lowers_the_loss():
 
 
 @needs_native
-@pytest.mark.parametrize("isa", ["plain", "avx2"])
+@pytest.mark.parametrize("isa", ["plain", "avx2", "avx512"])
 def test_other_processors(isa):
     """The variable asks for less than the processor has; what it has not is never taken."""
     code = f"""
@@ -282,8 +301,8 @@ t.test_many_panels_and_few_on_threads()
         check=False,
     )
     assert done.returncode == 0, done.stderr[-2000:]
-    if isa == "plain" or native.has_avx2():
-        assert done.stdout.strip() == isa
+    has = {"plain": True, "avx2": native.has_avx2(), "avx512": native.conv_isa() in WIDE}
+    assert done.stdout.strip() == (isa if has[isa] else "plain")
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,274 @@
+// Products on tile registers: AMX with bfloat16.
+#include "conv_tiles.h"
+
+#if defined(__x86_64__) && defined(__linux__) && defined(__GNUC__) && !defined(__clang__)
+#include <cpuid.h>
+#include <immintrin.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+// Everything below may use the instructions, so nothing below may be shared with another file: no
+// templates of the standard library, only what lies in the unnamed namespace.
+#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"  // gcc 12 warns of its own header
+namespace accel {
+namespace {
+
+// The system hands out the large state of these registers only to processes that ask.
+bool allowed() {
+  unsigned a, b, c, d;
+  constexpr unsigned kSystemSaves = 1u << 27, kTiles = 1u << 24 | 1u << 22, kBfloat16 = 1u << 5;
+  if (!__get_cpuid(1, &a, &b, &c, &d) || !(c & kSystemSaves)) return false;
+  unsigned low, high;
+  asm("xgetbv" : "=a"(low), "=d"(high) : "c"(0));
+  constexpr unsigned kState = 0x600e6;  // vectors, their masks, tiles
+  if ((low & kState) != kState) return false;
+  if (!__get_cpuid_count(7, 0, &a, &b, &c, &d) || (d & kTiles) != kTiles) return false;
+  if (!__get_cpuid_count(7, 1, &a, &b, &c, &d) || !(a & kBfloat16)) return false;
+  constexpr long kAsk = 0x1023, kTileData = 18;  // ARCH_REQ_XCOMP_PERM
+  return syscall(SYS_arch_prctl, kAsk, kTileData) == 0;
+}
+
+}  // namespace
+}  // namespace accel
+
+#pragma GCC push_options
+#pragma GCC target( \
+    "avx512f,avx512vl,avx512dq,avx512bw,avx512bf16,avx2,fma,amx-tile,amx-bf16,prefer-vector-width=512")
+#define ACCEL_ISA_AVX512
+namespace accel {
+namespace {
+#include "conv_vec.h"
+
+constexpr int kMostParts = 3;
+
+inline Vec low_half(__m512i pairs) { return _mm512_castsi512_ps(_mm512_slli_epi32(pairs, 16)); }
+inline Vec high_half(__m512i pairs) {
+  return _mm512_castsi512_ps(_mm512_and_si512(pairs, _mm512_set1_epi32(int(0xffff0000))));
+}
+inline __m512i round_both(Vec second, Vec first) {
+  return (__m512i)_mm512_cvtne2ps_pbh(second, first);
+}
+
+// Parts of two vectors, side by side: 32 numbers in a row.
+inline void cut_row(Vec first, Vec second, int parts, char* to) {
+  for (int part = 0;; ++part) {
+    const __m512i halves = round_both(second, first);
+    _mm512_storeu_si512(to + part * kPartBytes, halves);
+    if (part + 1 == parts) return;
+    const __m512i one = _mm512_cvtepu16_epi32(_mm512_castsi512_si256(halves));
+    const __m512i two = _mm512_cvtepu16_epi32(_mm512_extracti64x4_epi64(halves, 1));
+    first = sub(first, low_half(one));
+    second = sub(second, low_half(two));
+  }
+}
+
+// Parts of two vectors, element by element: each pair is what one lane of a tile's row takes.
+inline void cut_pairs(Vec first, Vec second, int parts, __m512i* to) {
+  const __m512i order = _mm512_set_epi16(31, 15, 30, 14, 29, 13, 28, 12, 27, 11, 26, 10, 25, 9, 24,
+                                         8, 23, 7, 22, 6, 21, 5, 20, 4, 19, 3, 18, 2, 17, 1, 16, 0);
+  for (int part = 0;; ++part) {
+    to[part] = _mm512_permutexvar_epi16(order, round_both(second, first));
+    if (part + 1 == parts) return;
+    first = sub(first, low_half(to[part]));
+    second = sub(second, high_half(to[part]));
+  }
+}
+
+inline Vec load_up_to(const float* from, int64_t count) {
+  return count >= kLanes ? load(from) : count > 0 ? load_some(from, int(count)) : all(0.0f);
+}
+
+void cut_pixel(const float* x, int64_t channels, int parts, char* to, int64_t chunk_step) {
+  for (int64_t c = 0; c < channels; c += kTileDepth, to += chunk_step)
+    cut_row(load_up_to(x + c, channels - c), load_up_to(x + c + kLanes, channels - c - kLanes),
+            parts, to);
+}
+
+void cut_pixels(const float* const* rows, int64_t channels, int pixels, int parts, char* to,
+                int64_t chunk_step) {
+  alignas(64) float beyond[kLanes];
+  for (int64_t c = 0; c < channels; c += kTileDepth, to += chunk_step) {
+    __m512i pairs[kMostParts][kLanes];
+    for (int i = 0; i < kLanes; ++i) {
+      const int64_t at = c + 2 * i;
+      __m512i both[kMostParts];
+      cut_pairs(at < channels ? load_up_to(rows[at], pixels) : all(0.0f),
+                at + 1 < channels ? load_up_to(rows[at + 1], pixels) : all(0.0f), parts, both);
+      for (int part = 0; part < parts; ++part) pairs[part][i] = both[part];
+    }
+    for (int part = 0; part < parts; ++part) {
+      Vec lines[kLanes];
+      float* out[kLanes];
+      for (int i = 0; i < kLanes; ++i) {
+        lines[i] = _mm512_castsi512_ps(pairs[part][i]);
+        out[i] = i < pixels ? (float*)(to + (i * parts + part) * kPartBytes) : beyond;
+      }
+      transpose(lines, out);
+    }
+  }
+}
+
+void gather(const float* from, int64_t step, float* to) {
+  const __m512i at =
+      _mm512_mullo_epi32(_mm512_set_epi32(15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0),
+                         _mm512_set1_epi32(int(step)));
+  store(to, _mm512_mask_i32gather_ps(all(0.0f), 0xffff, at, from, 4));
+}
+
+void cut_weights(const float* w, int parts, char* to) {
+  for (int64_t c = 0; c < kTileDepth; c += 2)
+    for (int64_t tile = 0; tile < 2; ++tile) {
+      const float* from = w + c * kTileWide + tile * kLanes;
+      __m512i pairs[kMostParts];
+      cut_pairs(load(from), load(from + kTileWide), parts, pairs);
+      char* line = to + tile * (kWeightBytes / 2) + c / 2 * kPartBytes;
+      for (int part = 0; part < parts; ++part)
+        _mm512_storeu_si512(line + part * kWeightBytes, pairs[part]);
+    }
+}
+
+// Tiles 0 to 3 hold sums, 4 and 5 pixels, 6 and 7 weights.
+template <int kTall, int kWide>
+struct Step {
+  const char* a;
+  const char* b;
+  int64_t pixel;  // bytes
+
+  void load_a(int part) const {
+    _tile_loadd(4, a + part * kPartBytes, pixel);
+    if (kTall == 2) _tile_loadd(5, a + part * kPartBytes + 16 * pixel, pixel);
+  }
+  void load_b(int part) const {
+    _tile_loadd(6, b + part * kWeightBytes, kPartBytes);
+    if (kWide == 2) _tile_loadd(7, b + part * kWeightBytes + kWeightBytes / 2, kPartBytes);
+  }
+  static void products() {
+    _tile_dpbf16ps(0, 4, 6);
+    if (kWide == 2) _tile_dpbf16ps(1, 4, 7);
+    if (kTall == 2) _tile_dpbf16ps(2, 5, 6);
+    if (kTall == 2 && kWide == 2) _tile_dpbf16ps(3, 5, 7);
+  }
+  // Each load serves as many products as it can.
+  template <int kParts>
+  __attribute__((always_inline)) void run() const {
+    load_b(0), load_a(0), products();
+    load_a(1), products();
+    if (kParts == 3) {
+      load_a(2), products();
+      load_b(1), load_a(1), products();
+      load_a(0), products();
+      load_b(2), products();
+    } else {
+      load_b(1), products();
+      load_a(0), products();
+    }
+  }
+};
+
+inline void clear_sums() {
+  _tile_zero(0);
+  _tile_zero(1);
+  _tile_zero(2);
+  _tile_zero(3);
+}
+
+template <int kTall, int kWide>
+void store_sums(float* to) {
+  constexpr int64_t kRow = kTileWide * 4;
+  _tile_stored(0, to, kRow);
+  if (kWide == 2) _tile_stored(1, to + 16, kRow);
+  if (kTall == 2) _tile_stored(2, to + 16 * kTileWide, kRow);
+  if (kTall == 2 && kWide == 2) _tile_stored(3, to + 16 * kTileWide + 16, kRow);
+}
+
+template <int kTall, int kWide>
+void add_sums(const float* more, float* to) {
+  for (int row = 0; row < 16 * kTall; ++row, more += kTileWide, to += kTileWide)
+    for (int at = 0; at < 16 * kWide; at += kLanes)
+      store(to + at, add(load(to + at), load(more + at)));
+}
+
+template <int kTall, int kWide, int kParts>
+__attribute__((always_inline)) inline void sum_steps(const char* a, const int64_t* offsets,
+                                                     int64_t first, int64_t last, const char* b,
+                                                     const char*& ahead, int64_t lines) {
+  for (int64_t i = first; i < last; ++i) {
+    Step<kTall, kWide>{a + offsets[i], b + i * kParts * kWeightBytes, kParts * kPartBytes}
+        .template run<kParts>();
+    for (int64_t j = 0; j < lines; ++j, ahead += 64) _mm_prefetch(ahead, _MM_HINT_T1);
+  }
+}
+
+// A chain of products is summed from zero and then added to what is there: rounding stays small.
+// The addition is put off until the next products are under way, which do not wait for it.
+template <int kWide, int kParts>
+void multiply_all(const char* a, int64_t pixels, const int64_t* offsets, int64_t steps,
+                  const char* b, float* sums, bool accumulate, const char* ahead,
+                  int64_t ahead_bytes) {
+  alignas(64) float waiting[2][kTilePixels * kTileWide];
+  const int64_t calls = (pixels + kTilePixels - 1) / kTilePixels;
+  const int64_t lines = (ahead_bytes / 64 + calls * steps - 1) / (calls * steps);
+  float* late = nullptr;
+  int flip = 0;
+  int64_t at = 0;
+  for (; pixels - at > 16; at += kTilePixels) {
+    const char* rows = a + at * kParts * kPartBytes;
+    float* to = sums + at * kTileWide;
+    clear_sums();
+    sum_steps<2, kWide, kParts>(rows, offsets, 0, 1, b, ahead, lines);
+    if (late) add_sums<2, kWide>(waiting[flip ^ 1], late);
+    sum_steps<2, kWide, kParts>(rows, offsets, 1, steps, b, ahead, lines);
+    store_sums<2, kWide>(accumulate ? waiting[flip] : to);
+    if (accumulate) late = to, flip ^= 1;
+  }
+  if (late) add_sums<2, kWide>(waiting[flip ^ 1], late);
+  if (at < pixels) {
+    float* to = sums + at * kTileWide;
+    clear_sums();
+    sum_steps<1, kWide, kParts>(a + at * kParts * kPartBytes, offsets, 0, steps, b, ahead, lines);
+    store_sums<1, kWide>(accumulate ? waiting[0] : to);
+    if (accumulate) add_sums<1, kWide>(waiting[0], to);
+  }
+}
+
+struct __attribute__((packed)) TileShapes {
+  uint8_t palette = 1, start = 0, unused[14] = {};
+  uint16_t row_bytes[16] = {64, 64, 64, 64, 64, 64, 64, 64};
+  uint8_t rows[16] = {16, 16, 16, 16, 16, 16, 16, 16};
+};
+
+void multiply(const char* a, int64_t pixels, const int64_t* offsets, int64_t steps, const char* b,
+              int parts, int wide, float* sums, bool accumulate, const char* ahead,
+              int64_t ahead_bytes) {
+  const TileShapes shapes;
+  _tile_loadconfig(&shapes);
+  const auto run = wide > 16 ? (parts == 3 ? multiply_all<2, 3> : multiply_all<2, 2>)
+                             : (parts == 3 ? multiply_all<1, 3> : multiply_all<1, 2>);
+  run(a, pixels, offsets, steps, b, sums, accumulate, ahead, ahead_bytes);
+  _tile_release();
+}
+
+bool finite(const float* sums, int64_t pixels, int wide) {
+  Vec watch = all(0.0f);
+  for (int64_t i = 0; i < pixels; ++i, sums += kTileWide) {
+    watch = fma(load(sums), all(0.0f), watch);
+    if (wide > kLanes) watch = fma(load(sums + kLanes), all(0.0f), watch);
+  }
+  return _mm512_cmp_ps_mask(watch, watch, _CMP_UNORD_Q) == 0;
+}
+
+const TileKernels kTable = {cut_pixel, cut_pixels, gather, cut_weights, multiply, finite};
+
+}  // namespace
+}  // namespace accel
+#pragma GCC pop_options
+namespace accel {
+const TileKernels* conv_amx() {
+  static const bool there = allowed();
+  return there ? &kTable : nullptr;
+}
+}  // namespace accel
+#else
+namespace accel {
+const TileKernels* conv_amx() { return nullptr; }
+}  // namespace accel
+#endif

@@ -1,0 +1,172 @@
+// What every form of the convolution works with: the problem, blocks of input channels, memory, the
+// sharing of work among threads. Included once, by conv2d.cpp inside an unnamed namespace.
+
+constexpr int64_t kAlign = 64, kPad = 16;  // bytes; floats between streams, see Winograd::v_step
+
+// Memory that grows and is kept by its thread: new pages cost more than many a convolution.
+struct Scratch {
+  float* data = nullptr;
+  int64_t size = 0;
+  ~Scratch() { release(); }
+  void release() {
+    ::operator delete[](data, std::align_val_t(kAlign));
+    data = nullptr;
+  }
+  float* get(int64_t floats) {
+    if (floats > size) {
+      release();
+      size = 0;
+      data = static_cast<float*>(::operator new[](floats * 4, std::align_val_t(kAlign)));
+      size = floats;
+    }
+    return data;
+  }
+};
+// Used by the thread that calls / by every thread of the team.
+thread_local Scratch shared_scratch, expanded_scratch, turned_in, turned_out, turned_residual,
+    own_scratch;
+
+int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+int64_t round_up(int64_t a, int64_t b) { return ceil_div(a, b) * b; }
+
+// Input channels in equal blocks; the last may be shorter. Follows from the weights alone.
+struct Blocks {
+  int64_t channels, size, count, padded;
+  Blocks(int64_t channels, int64_t most, int64_t unit) : channels(channels) {
+    size = std::max(
+        unit, round_up(ceil_div(channels, std::max<int64_t>(1, ceil_div(channels, most))), unit));
+    count = ceil_div(channels, size);
+    padded = round_up(channels, unit);
+  }
+  int64_t first(int64_t block) const { return block * size; }
+  int64_t width(int64_t block) const { return std::min(size, channels - first(block)); }
+  int64_t padded_width(int64_t block) const { return std::min(size, padded - first(block)); }
+};
+
+struct Problem {
+  const float *x, *w, *bias, *residual;  // x [N, H, W, C], w [O, C, kh, kw], residual like y
+  float* y;                              // [N, out_h, out_w, O]
+  int64_t count, height, width, inputs, outputs, out_height, out_width;
+  int kernel_h, kernel_w, stride, pad;
+  int64_t bias_step;  // 0: one bias; O: one for each image
+  float slope;
+  int threads;
+  bool planes;  // x, residual and y are [N, C, H, W] instead; only some forms take that
+};
+
+// Lines of `rows` short pieces, a step apart: too short for the CPU to foresee by itself. Fetched
+// before the sums that go there are begun, they have come when those are done.
+void expect(const float* at, int64_t rows, int64_t step, int64_t floats) {
+#if defined(__GNUC__)
+  for (int64_t r = 0; r < rows; ++r)
+    for (int64_t i = 0; i < floats; i += kPad) __builtin_prefetch(at + r * step + i, 1);
+#endif
+}
+
+void multiply(const ConvKernels& k, const float* a, int64_t lda, const float* b, float* c,
+              int64_t rows, int64_t depth, bool accumulate) {
+  // Remainders are spread: 13 rows are 7 and 6, for a short call hides no latency.
+  const int64_t calls = ceil_div(rows, k.rows);
+  for (int64_t i = 0, at = 0; i < calls; ++i) {
+    const int64_t n = (rows - at + calls - i - 1) / (calls - i);
+    k.micro(int(n), a + at * lda, lda, b, c + at * k.panel, k.panel, depth, accumulate);
+    at += n;
+  }
+}
+
+// One shape of work for both algorithms: blocks of rows are prepared, then each panel of output
+// channels is run over them. With few panels a thread takes whole blocks, otherwise all threads
+// share each block.
+template <typename Prepare, typename Panel>
+void run_blocks(const Problem& p, int64_t items, int64_t together, int64_t panels,
+                int64_t shared_floats, int64_t own_floats, const Prepare& prepare,
+                const Panel& panel) {
+  const int64_t blocks = ceil_div(items, together);
+  const int threads = p.threads;
+  const bool apart = threads > 1 && panels < 2 * threads && blocks >= threads;
+  float* shared = apart ? nullptr : shared_scratch.get(shared_floats);
+#pragma omp parallel num_threads(threads) if (threads > 1)
+  {
+    if (apart) {
+      float* rows = shared_scratch.get(shared_floats);
+      float* own = own_scratch.get(own_floats);
+#pragma omp for schedule(dynamic)
+      for (int64_t block = 0; block < blocks; ++block) {
+        const int64_t first = block * together, n = std::min(together, items - first);
+        for (int64_t i = 0; i < n; ++i) prepare(rows, first, n, i);
+        for (int64_t i = 0; i < panels; ++i) panel(rows, own, first, n, i);
+      }
+    } else {
+      float* own = own_scratch.get(own_floats);
+      for (int64_t first = 0; first < items; first += together) {
+        const int64_t n = std::min(together, items - first);
+#pragma omp for schedule(static)
+        for (int64_t i = 0; i < n; ++i) prepare(shared, first, n, i);
+#pragma omp for schedule(dynamic)
+        for (int64_t i = 0; i < panels; ++i) panel(shared, own, first, n, i);
+      }
+    }
+  }
+}
+
+struct Place {
+  int64_t image, y, x;
+};
+Place place(int64_t item, int64_t down, int64_t across) {
+  return {item / (down * across), item / across % down, item % across};
+}
+
+// Results of a fast form that are not finite are summed again, plainly: its inner values are not
+// finite, or overflow, in more places than those of the plain sum.
+struct PlainSum {
+  const Problem& p;
+
+  int64_t offset(int64_t image, int64_t y, int64_t x) const {
+    const int64_t pixel = image * p.height * p.width * p.inputs;
+    return pixel + (y * p.width + x) * (p.planes ? 1 : p.inputs);
+  }
+  int64_t step() const { return p.planes ? p.height * p.width : 1; }
+
+  // f(first channel of the pixel, tap) for all that lie in the picture.
+  template <typename F>
+  void window(Place at, const F& f) const {
+    const int64_t y = at.y * p.stride - p.pad, x = at.x * p.stride - p.pad;
+    for (int64_t r = std::max<int64_t>(0, -y); r < p.kernel_h && y + r < p.height; ++r)
+      for (int64_t c = std::max<int64_t>(0, -x); c < p.kernel_w && x + c < p.width; ++c)
+        f(p.x + offset(at.image, y + r, x + c), p.kernel_w * r + c);
+  }
+
+  bool has_nan(Place at) const {
+    bool found = false;
+    window(at, [&](const float* pixel, int64_t) {
+      for (int64_t i = 0; i < p.inputs && !found; ++i)
+        found = pixel[i * step()] != pixel[i * step()];
+    });
+    return found;
+  }
+
+  float at(Place at, int64_t output) const {
+    float sum = 0;
+    const int64_t taps = int64_t(p.kernel_h) * p.kernel_w;
+    window(at, [&](const float* pixel, int64_t tap) {
+      const float* w = p.w + output * p.inputs * taps + tap;
+      for (int64_t i = 0; i < p.inputs; ++i) sum += pixel[i * step()] * w[i * taps];
+    });
+    return sum;
+  }
+
+  // y and residual: what belongs to `place` and channel `first`, their channels `apart`.
+  void repair(Place place, float* y, const float* residual, int64_t apart, int64_t first,
+              int outs) const {
+    const float* bias = p.bias ? p.bias + place.image * p.bias_step + first : nullptr;
+    const bool nan = has_nan(place);
+    for (int o = 0; o < outs; ++o) {
+      float& result = y[o * apart];
+      if (std::isfinite(result)) continue;
+      float sum = nan ? NAN : at(place, first + o);
+      if (bias) sum += bias[o];
+      if (residual) sum += residual[o * apart];
+      result = sum < 0 ? (p.slope == 0 ? 0 : p.slope == 1 ? sum : sum * p.slope) : sum;
+    }
+  }
+};

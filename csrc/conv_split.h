@@ -1,0 +1,281 @@
+// Any kernel and stride on tile registers: pixels and weights are cut into bfloat16 parts once, and
+// each tap of the kernel is a product of the cut pixels, read from another place, with its weights.
+// Included once, by conv2d.cpp inside an unnamed namespace.
+//
+// Pixels are kept in rows that are `across` long, row after row and image after image, so that the
+// pixels a tap needs for consecutive results lie side by side even where a row ends. Results beyond
+// a row's end are summed like others and not written. With a stride the pixels are sorted by the
+// remainders of their coordinates ("phases") first: within one, a tap again reads side by side.
+
+constexpr int64_t kFewInputs = 8;         // up to so many all taps are folded into one
+constexpr int64_t kShortSum = 128;        // products; so few need three parts to be as exact
+constexpr int64_t kChainSteps = 72;       // tiles of weights that are summed in one chain
+constexpr int64_t kCutBytes = 768 << 10;  // cut pixels that are worked on together, about
+constexpr int64_t kKeptBytes = 64 << 20;  // cut weights that may be kept for a call, at most
+
+struct Split {
+  const ConvKernels& k;
+  const TileKernels& t;
+  const Problem& p;
+  int64_t taps;
+  bool folded;
+  int64_t depth, chunks, steps;  // channels of a cut pixel; its tiles; tiles of weights of a panel
+  int parts;
+  int64_t phase_rows, phase_columns, phases;
+  int64_t down, across;  // rows of an image, pixels of a row
+  int64_t reach;         // the farthest a tap reads beyond its first pixel
+  int64_t length, items, together, panels;
+  int64_t groups;  // chains of products
+  const char* kept = nullptr;
+
+  Split(const ConvKernels& k, const TileKernels& t, const Problem& p)
+      : k(k), t(t), p(p), taps(int64_t(p.kernel_h) * p.kernel_w) {
+    folded = folds(p);
+    depth = folded ? taps * p.inputs : p.inputs;
+    chunks = ceil_div(depth, kTileDepth);
+    steps = chunks * (folded ? 1 : taps);
+    parts = taps * p.inputs <= kShortSum ? 3 : 2;
+    phase_rows = folded ? 1 : std::min(p.stride, p.kernel_h);
+    phase_columns = folded ? 1 : std::min(p.stride, p.kernel_w);
+    phases = phase_rows * phase_columns;
+    down = p.out_height, across = p.out_width;
+    if (!folded) {
+      // With stride 1 the zeros right of a row are those left of the next.
+      const bool shared = p.stride == 1 && p.pad < p.kernel_w && p.pad < p.kernel_h;
+      down = shared ? p.height + p.pad : down + (p.kernel_h - 1) / p.stride;
+      across = shared ? p.width + p.pad : across + (p.kernel_w - 1) / p.stride;
+    }
+    reach = 0;
+    for (int64_t tap = 0; tap < taps && !folded; ++tap) reach = std::max(reach, place_of(tap));
+    length = (p.count - 1) * down * across + (p.out_height - 1) * across + p.out_width;
+    items = ceil_div(length, kTilePixels);
+    panels = ceil_div(p.outputs, kTileWide);
+    const int64_t pixel_bytes = phases * chunks * parts * kPartBytes;
+    const int64_t fits = kCutBytes / (pixel_bytes * kTilePixels);
+    together = std::min(items, std::clamp<int64_t>(fits, taps > 1 ? 20 : 8, 64));
+    together = ceil_div(items, ceil_div(items, together));
+    groups = std::max<int64_t>(1, ceil_div(steps, kChainSteps));
+    groups = std::min(groups, chunks);
+  }
+
+  static bool folds(const Problem& p) {
+    return p.kernel_h * p.kernel_w > 1 && p.inputs <= kFewInputs;
+  }
+
+  // Where a tap's pixels begin within their phase.
+  int64_t place_of(int64_t tap) const {
+    return tap / p.kernel_w / p.stride * across + tap % p.kernel_w / p.stride;
+  }
+  int64_t phase_of(int64_t tap) const {
+    return tap / p.kernel_w % p.stride * phase_columns + tap % p.kernel_w % p.stride;
+  }
+  int64_t stored(int64_t n) const { return n * kTilePixels + reach; }  // pixels of a phase
+  int64_t pixel_step() const { return parts * kPartBytes; }
+  int64_t chunk_step(int64_t n) const { return phases * stored(n) * pixel_step(); }
+  int64_t weight_step() const { return parts * kWeightBytes; }
+  int64_t first_chunk(int64_t group) const { return chunks * group / groups; }
+  int64_t taps_kept() const { return folded ? 1 : taps; }
+  int64_t group_steps() const { return ceil_div(chunks, groups) * taps_kept(); }
+
+  // ---- pixels
+
+  // A share of the n * kTilePixels results' pixels.
+  void cut(char* to, int64_t first, int64_t n, int64_t share) const {
+    const int64_t all = phases * stored(n), until = all * (share + 1) / n;
+    for (int64_t at = all * share / n; at < until;) {
+      const int64_t flat = first * kTilePixels + at % stored(n);
+      const Place row = place(flat, down, across);
+      int64_t run = std::min(until - at, stored(n) - at % stored(n));
+      run = std::min(run, across - row.x);
+      if (folded)
+        cut_folded(row, run, to + at * pixel_step(), chunk_step(n));
+      else
+        cut_row(row, at / stored(n), run, to + at * pixel_step(), chunk_step(n));
+      at += run;
+    }
+  }
+
+  void clear(char* to, int64_t pixels, int64_t apart) const {
+    for (int64_t chunk = 0; pixels > 0 && chunk < chunks; ++chunk)
+      std::memset(to + chunk * apart, 0, pixels * pixel_step());
+  }
+
+  // `run` pixels of one phase from `row` on.
+  void cut_row(Place row, int64_t phase, int64_t run, char* to, int64_t apart) const {
+    const int64_t s = p.stride, y = row.y * s + phase / phase_columns - p.pad;
+    const int64_t shift = phase % phase_columns - p.pad;  // x = column * s + shift
+    const bool inside = row.image < p.count && y >= 0 && y < p.height;
+    int64_t begin = std::max<int64_t>(0, ceil_div(std::max<int64_t>(0, -shift), s) - row.x);
+    int64_t end = shift < p.width ? ceil_div(p.width - shift, s) - row.x : 0;
+    begin = inside ? std::min(begin, run) : run;
+    end = std::max(begin, std::min(end, run));
+    clear(to, begin, apart);
+    clear(to + end * pixel_step(), run - end, apart);
+    if (begin == end) return;
+    const PlainSum at{p};
+    const float* from = p.x + at.offset(row.image, y, (row.x + begin) * s + shift);
+    char* put = to + begin * pixel_step();
+    if (!p.planes) {
+      for (int64_t i = begin; i < end; ++i, put += pixel_step(), from += s * p.inputs)
+        t.cut_pixel(from, p.inputs, parts, put, apart);
+      return;
+    }
+    const float* rows[kTileDepth];
+    for (int64_t i = begin; i < end; i += 16, put += 16 * pixel_step(), from += 16)
+      for (int64_t c = 0; c < p.inputs; c += kTileDepth) {
+        const int64_t some = std::min(kTileDepth, p.inputs - c);
+        for (int64_t j = 0; j < some; ++j) rows[j] = from + (c + j) * at.step();
+        t.cut_pixels(rows, some, int(std::min<int64_t>(16, end - i)), parts,
+                     put + c / kTileDepth * apart, apart);
+      }
+  }
+
+  // A folded pixel has the channels of the whole window, in the order [taps][channels].
+  void cut_folded(Place row, int64_t run, char* to, int64_t apart) const {
+    if (row.image >= p.count) return clear(to, run, apart);
+    const PlainSum at{p};
+    const int64_t apart_x = p.stride * (p.planes ? 1 : p.inputs);
+    float values[kTileDepth][16];
+    const float* rows[kTileDepth];
+    for (int64_t i = 0; i < run; i += 16, to += 16 * pixel_step()) {
+      const int some = int(std::min<int64_t>(16, run - i));
+      const int64_t left = (row.x + i) * p.stride - p.pad;
+      for (int64_t c = 0; c < depth; c += kTileDepth) {
+        const int64_t channels = std::min(kTileDepth, depth - c);
+        for (int64_t j = 0; j < channels; ++j) {
+          const int64_t tap = (c + j) / p.inputs, channel = (c + j) % p.inputs;
+          const int64_t y = row.y * p.stride - p.pad + tap / p.kernel_w;
+          const int64_t x = left + tap % p.kernel_w;
+          rows[j] = values[j];
+          const float* from = p.x + at.offset(row.image, y, x) + channel * at.step();
+          const bool inside = y >= 0 && y < p.height && x >= 0 && x + 15 * p.stride < p.width;
+          if (inside && apart_x == 1)
+            rows[j] = from;
+          else if (inside)
+            t.gather(from, apart_x, values[j]);
+          else
+            for (int m = 0; m < some; ++m) {
+              const bool there =
+                  y >= 0 && y < p.height && x + m * p.stride >= 0 && x + m * p.stride < p.width;
+              values[j][m] = there ? from[m * apart_x] : 0.0f;
+            }
+        }
+        t.cut_pixels(rows, channels, some, parts, to + c / kTileDepth * apart, apart);
+      }
+    }
+  }
+
+  // ---- weights
+
+  void cut_weights(char* to, float* values, int64_t panel, int64_t first, int64_t last) const {
+    const int outs = int(std::min<int64_t>(kTileWide, p.outputs - panel * kTileWide));
+    const float* w = p.w + panel * kTileWide * taps * p.inputs;
+    if (folded) {
+      k.pack(w, depth, outs, p.inputs, int(taps), values, p.inputs);
+      std::fill(values + depth * kTileWide, values + chunks * kTileDepth * kTileWide, 0.0f);
+      for (int64_t i = first; i < last; ++i, to += weight_step())
+        t.cut_weights(values + i * kTileDepth * kTileWide, parts, to);
+      return;
+    }
+    for (int64_t chunk = first; chunk < last; ++chunk) {
+      const int64_t from = chunk * kTileDepth, some = std::min(kTileDepth, p.inputs - from);
+      k.pack(w + from * taps, p.inputs * taps, outs, some, int(taps), values, kTileDepth);
+      for (int64_t tap = 0; tap < taps; ++tap, to += weight_step())
+        t.cut_weights(values + tap * kTileDepth * kTileWide, parts, to);
+    }
+  }
+
+  int64_t value_floats() const { return (folded ? chunks : taps) * kTileDepth * kTileWide; }
+  int64_t offset_floats() const { return round_up(2 * group_steps(), kPad); }
+
+  // ---- results
+
+  void run_panel(const char* cut, char* own, int64_t first, int64_t n, int64_t panel) const {
+    const int64_t pixels = std::min(n * kTilePixels, length - first * kTilePixels);
+    float* sums = reinterpret_cast<float*>(own);
+    float* values = sums + n * kTilePixels * kTileWide;
+    int64_t* offsets = reinterpret_cast<int64_t*>(values + value_floats());
+    char* weights = reinterpret_cast<char*>(offsets + offset_floats() / 2);
+    const int outs = int(std::min<int64_t>(kTileWide, p.outputs - panel * kTileWide));
+    for (int64_t group = 0; group < groups; ++group) {
+      const int64_t begin = first_chunk(group), end = first_chunk(group + 1);
+      int64_t count = 0;
+      for (int64_t chunk = begin; chunk < end; ++chunk)
+        for (int64_t tap = 0; tap < taps_kept(); ++tap)
+          offsets[count++] =
+              chunk * chunk_step(n) +
+              (folded ? 0 : (phase_of(tap) * stored(n) + place_of(tap)) * pixel_step());
+      const char* b = weights;
+      int64_t ahead = 0;
+      if (kept) {
+        b = kept + (panel * steps + begin * taps_kept()) * weight_step();
+        if (group + 1 < groups)
+          ahead = (first_chunk(group + 2) - end) * taps_kept();
+        else if (panel + 1 < panels)
+          ahead = first_chunk(1) * taps_kept();
+      } else {
+        cut_weights(weights, values, panel, begin, end);
+      }
+      t.multiply(cut, pixels, offsets, count, b, parts, outs, sums, group > 0,
+                 b + count * weight_step(), ahead * weight_step());
+    }
+    write(sums, first * kTilePixels, pixels, panel, outs);
+  }
+
+  void write(const float* sums, int64_t first, int64_t pixels, int64_t panel, int outs) const {
+    const int64_t apart = p.planes ? p.out_height * p.out_width : 1;
+    alignas(kAlign) float turned[kTileWide * kTilePixels];
+    for (int64_t i = 0; i < pixels; i += kTilePixels, sums += kTilePixels * kTileWide) {
+      const int64_t some = std::min(kTilePixels, pixels - i);
+      const bool finite = t.finite(sums, some, outs);
+      if (p.planes) k.turn(sums, kTileWide, some, outs, turned, kTilePixels);
+      for (int64_t j = 0; j < some;) {
+        const Place at = place(first + i + j, down, across);
+        const int64_t run =
+            std::min(some - j, at.x < p.out_width ? p.out_width - at.x : across - at.x);
+        if (at.x < p.out_width && at.y < p.out_height) {
+          const int64_t image = at.image * p.out_height * p.out_width * p.outputs;
+          const int64_t pixel = at.y * p.out_width + at.x, channel = panel * kTileWide;
+          const int64_t offset =
+              image + (p.planes ? channel * apart + pixel : pixel * p.outputs + channel);
+          const float* bias = p.bias ? p.bias + at.image * p.bias_step + channel : nullptr;
+          const float* residual = p.residual ? p.residual + offset : nullptr;
+          if (p.planes)
+            k.columns_out(turned + j, outs, int(run), p.y + offset, residual, apart, bias, p.slope);
+          else
+            k.rows_out(sums + j * kTileWide, run, outs, p.y + offset, residual, p.outputs, bias,
+                       p.slope);
+          for (int64_t m = 0; m < run && !finite; ++m) {
+            const int64_t step = m * (p.planes ? 1 : p.outputs);
+            PlainSum{p}.repair({at.image, at.y, at.x + m}, p.y + offset + step,
+                               residual ? residual + step : nullptr, apart, channel, outs);
+          }
+        }
+        j += run;
+      }
+    }
+  }
+
+  void run() {
+    const int64_t bytes = panels * steps * weight_step();
+    if (items > together && bytes <= kKeptBytes) {
+      char* to = reinterpret_cast<char*>(expanded_scratch.get(bytes / 4));
+#pragma omp parallel for num_threads(p.threads) schedule(static) if (p.threads > 1)
+      for (int64_t panel = 0; panel < panels; ++panel)
+        cut_weights(to + panel * steps * weight_step(), own_scratch.get(value_floats()), panel, 0,
+                    chunks);
+      kept = to;
+    }
+    run_blocks(
+        p, items, together, panels, chunks * chunk_step(together) / 4,
+        together * kTilePixels * kTileWide + value_floats() + offset_floats() +
+            (kept ? 0 : group_steps() * weight_step() / 4),
+        [&](float* to, int64_t first, int64_t n, int64_t share) {
+          cut(reinterpret_cast<char*>(to), first, n, share);
+        },
+        [&](const float* cut, float* own, int64_t first, int64_t n, int64_t panel) {
+          run_panel(reinterpret_cast<const char*>(cut), reinterpret_cast<char*>(own), first, n,
+                    panel);
+        });
+  }
+};

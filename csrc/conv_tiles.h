@@ -1,0 +1,44 @@
+// Products of float32 matrices on the tile registers (AMX) of some processors; conv_split.h drives
+// them, conv_amx.cpp provides them.
+//
+// The registers multiply bfloat16 and sum in float32, sixteen times as fast as the vector units. A
+// float32 is cut into bfloat16 parts, each what rounding to the one before left over: two hold 17
+// bits of it, three all 24. Of two parts all four products are summed, of three the six that matter
+// (Henry, Tang and Heinecke 2019, arXiv:1904.06376).
+#pragma once
+
+#include <cstdint>
+
+namespace accel {
+
+constexpr int64_t kTileDepth = 32;   // input channels in a tile
+constexpr int64_t kTileWide = 32;    // output channels worked on together: two tiles
+constexpr int64_t kTilePixels = 32;  // pixels worked on together: two tiles
+constexpr int64_t kPartHalves = 32;  // one pixel's part of a tile, in bfloat16s
+constexpr int64_t kPartBytes = 64;
+constexpr int64_t kWeightBytes = 2048;  // one part of kTileDepth x kTileWide weights
+
+// Cut pixels are [chunks of kTileDepth channels, chunk_step bytes
+// apart][pixels][parts][kTileDepth].
+struct TileKernels {
+  // One pixel whose channels lie side by side.
+  void (*cut_pixel)(const float* x, int64_t channels, int parts, char* to, int64_t chunk_step);
+  // Up to 16 pixels whose channels lie anywhere: channel i of them at rows[i].
+  void (*cut_pixels)(const float* const* rows, int64_t channels, int pixels, int parts, char* to,
+                     int64_t chunk_step);
+  // to[i] = from[i * step] for 16 pixels.
+  void (*gather)(const float* from, int64_t step, float* to);
+  // Weights [kTileDepth][kTileWide] to parts [parts][2 tiles][kTileDepth / 2][16][2].
+  void (*cut_weights)(const float* w, int parts, char* to);
+  // sums[pixels, kTileWide] (+)= over all steps a[+ offsets[step]] * b[step]. `wide`: output
+  // channels that count. `ahead`: memory needed soon, `ahead_bytes` of it.
+  void (*multiply)(const char* a, int64_t pixels, const int64_t* offsets, int64_t steps,
+                   const char* b, int parts, int wide, float* sums, bool accumulate,
+                   const char* ahead, int64_t ahead_bytes);
+  bool (*finite)(const float* sums, int64_t pixels, int wide);
+};
+
+// Null where the processor, the system or the compiler has no such registers.
+const TileKernels* conv_amx();
+
+}  // namespace accel
