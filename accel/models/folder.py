@@ -1,7 +1,7 @@
 """Stable Diffusion as diffusers keeps it: a folder with one folder of weights for each network.
 
-The member of the family is found from names and shapes, as with single files; of the configurations
-only the scheduler's is read, for what no shape tells.
+The member of the family is found from names and shapes, as with single files; the configurations
+are read where the sizes are those of no known member, and the scheduler's for what no shape tells.
 """
 
 from __future__ import annotations
@@ -16,14 +16,13 @@ from torch import Tensor, nn
 
 from accel.core import InputError, read_json
 from accel.models import stable_diffusion as sd
+from accel.models.described import describe
 from accel.models.diffusers_names import open_clip_module, unet_module, vae_module
-from accel.weights.files import TensorFile, open_tensors
+from accel.weights.files import TensorFile, open_parts, open_tensors
 
 WEIGHTS = (  # a network's file, the first that is there
     "diffusion_pytorch_model.safetensors",
     "model.safetensors",
-    "diffusion_pytorch_model.fp16.safetensors",
-    "model.fp16.safetensors",
     "diffusion_pytorch_model.bin",
     "pytorch_model.bin",
 )
@@ -42,7 +41,7 @@ def read_folder(path: Path) -> tuple[str, sd.Config, dict[str, Tensor]]:
     Raises InputError where a network is missing or the UNet is of another family.
     """
     unet = open_part(path / "unet")
-    name, config = recognise(unet, path)
+    name, config = recognise(unet, path) or describe(path)
     towers = [open_part(path / folder) for folder in tower_folders(path, config)]
     config = fit_towers(config, towers)
     with torch.device("meta"):
@@ -73,9 +72,17 @@ def read_prediction(path: Path) -> tuple[str, bool]:
 
 
 def open_part(folder: Path) -> TensorFile:
+    """One network's weights: its file, the files that an index names, or a variant (fp16) of them.
+
+    Raises InputError where there are none.
+    """
     for name in WEIGHTS:
-        if (folder / name).is_file():
-            return open_tensors(folder / name)
+        stem, _, ending = name.rpartition(".")
+        for pattern in (name, f"{name}.index.json", f"{stem}.*.{ending}", f"{name}.index.*.json"):
+            files = [file for file in sorted(folder.glob(pattern)) if "-of-" not in file.name]
+            if files:
+                is_index = files[0].suffix == ".json"
+                return open_parts(files[0]) if is_index else open_tensors(files[0])
     raise InputError(f"{folder}: must hold one of {', '.join(WEIGHTS[:2])}, found none")
 
 
@@ -85,7 +92,7 @@ def tower_folders(path: Path, config: sd.Config) -> list[str]:
     return folders[-1:] if not (path / folders[0]).is_dir() else folders[: len(config.towers)]
 
 
-def recognise(unet: TensorFile, path: Path) -> tuple[str, sd.Config]:
+def recognise(unet: TensorFile, path: Path) -> tuple[str, sd.Config] | None:
     """Look up, for each member, the tensors by which it is told, under diffusers' names."""
     for config in sd.CONFIGS.values():
         shapes = {}
@@ -99,7 +106,9 @@ def recognise(unet: TensorFile, path: Path) -> tuple[str, sd.Config]:
             module, _, last = sd.GUIDANCE.rpartition(".")
             told = unet.shapes.get(f"{unet_module(module, config.unet)}.{last}")
             return name, sd.told_guidance(sd.config_of(name), told)
-    raise InputError(f"{path}: its UNet must be of Stable Diffusion 1, 2 or XL")
+    if not (path / "unet" / "config.json").is_file():
+        raise InputError(f"{path}: its UNet must be of Stable Diffusion 1, 2 or XL")
+    return None
 
 
 def fit_towers(config: sd.Config, files: Sequence[TensorFile]) -> sd.Config:

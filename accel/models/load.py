@@ -13,7 +13,9 @@ from torch import Tensor, nn
 from accel.core import ConfigError, InputError, read_file
 from accel.models import nano
 from accel.models import stable_diffusion as sd
+from accel.models.described import own_tokenizer
 from accel.models.folder import is_folder, read_folder, read_prediction
+from accel.text.bpe import BpeTokenizer
 from accel.weights.files import TensorFile, first_not_finite, open_tensors
 
 V_IN_YAML = re.compile(r"""parameterization:\s*["']?v["']?\s*$|\.VScaling\b""", re.MULTILINE)
@@ -30,6 +32,7 @@ class Loaded:
     name: the family's member, such as "sd1" or "sdxl-inpaint".
     prediction: "eps" or "v"; a file says so by a mark, as shapes cannot tell.
     zero_terminal_snr: trained on a schedule whose last level is pure noise.
+    tokenizer: in place of CLIP's, for text towers with another vocabulary.
     """
 
     name: str
@@ -37,6 +40,7 @@ class Loaded:
     prediction: str
     zero_terminal_snr: bool
     metadata: dict[str, str]
+    tokenizer: BpeTokenizer | None = None
 
 
 def load(
@@ -79,6 +83,7 @@ def load(
         prediction or kind,
         zero_snr,
         metadata,
+        own_tokenizer(path) if is_folder(path) else None,
     )
 
 

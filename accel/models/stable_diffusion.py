@@ -49,6 +49,7 @@ class Config:
 
     size_numbers: how many numbers follow the pooled text in the UNet's second vector: SDXL's
         heights, widths and crop offsets; 0 without such a vector.
+    size_width: sinusoids for each of them.
     side_px: the side of the pictures it was trained on.
     """
 
@@ -56,6 +57,7 @@ class Config:
     towers: tuple[Tower, ...]
     vae: VaeConfig = field(default_factory=VaeConfig)
     size_numbers: int = 0
+    size_width: int = SIZE_WIDTH
     side_px: int = 512
 
 
@@ -203,7 +205,7 @@ class StableDiffusion(nn.Module):
         wanted = (pooled.shape[0], self.config.size_numbers)
         if tuple(numbers.shape) != wanted:
             raise ValueError(f"vector: numbers must be {wanted}, got {tuple(numbers.shape)}")
-        waves = sinusoids(numbers.flatten(), SIZE_WIDTH).view(len(numbers), -1)
+        waves = sinusoids(numbers.flatten(), self.config.size_width).view(len(numbers), -1)
         return torch.cat([pooled, waves.to(pooled.dtype)], dim=-1)
 
 

@@ -28,6 +28,7 @@ class TextConfig:
     end_token: id at which the pooled vector is read: its first place in a chunk.
     quick_gelu: OpenAI's CLIP; OpenCLIP's towers use the exact GELU.
     projection: length of the pooled vector after its projection; 0 when there is none.
+    hidden_width: of the feed-forward; 0 is four widths.
     """
 
     vocabulary: int = 49408
@@ -38,6 +39,7 @@ class TextConfig:
     end_token: int = 49407
     quick_gelu: bool = True
     projection: int = 0
+    hidden_width: int = 0
 
     def __post_init__(self) -> None:
         if self.width % self.heads:
@@ -178,8 +180,9 @@ class ClipMlp(nn.Module):
     def __init__(self, config: TextConfig):
         super().__init__()
         self.activation = quick_gelu if config.quick_gelu else F.gelu
-        self.fc1 = Linear(config.width, 4 * config.width)
-        self.fc2 = Linear(4 * config.width, config.width)
+        hidden = config.hidden_width or 4 * config.width
+        self.fc1 = Linear(config.width, hidden)
+        self.fc2 = Linear(hidden, config.width)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.fc2(self.activation(self.fc1(x)))

@@ -66,8 +66,10 @@ class UnetConfig:
                 "UnetConfig: one of heads and head_width must be above 0 and the other 0,"
                 f" got {self.heads} and {self.head_width}"
             )
-        for width in self.widths:
-            if width % self.norm_groups or width % (self.heads or self.head_width):
+        levels = zip(self.widths, (*self.transformer_depth[:-1], self.middle_depth), strict=True)
+        for width, depth in levels:
+            parts = (self.heads or self.head_width) if depth else 1
+            if width % self.norm_groups or width % parts:
                 raise ConfigError(
                     f"UnetConfig: every level's width {self.widths} must be a multiple of"
                     f" norm_groups {self.norm_groups} and of heads or head_width"

@@ -14,7 +14,8 @@ from importlib import resources
 from itertools import pairwise
 
 START, END = 49406, 49407
-SPECIAL = {"<|startoftext|>": START, "<|endoftext|>": END}
+START_TEXT, END_TEXT = "<|startoftext|>", "<|endoftext|>"
+SPECIAL = {START_TEXT: START, END_TEXT: END}
 WORD_END = "</w>"
 MERGES_FILE = "clip_bpe_merges.txt.gz"
 CONTRACTION = re.compile("'s|'t|'re|'ve|'m|'ll|'d")
@@ -22,9 +23,13 @@ SPECIAL_PATTERN = re.compile("(" + "|".join(re.escape(text) for text in SPECIAL)
 
 
 class BpeTokenizer:
-    """Turns text into ids 0..49405 and back; knows nothing of chunks, start and end."""
+    """Turns text into ids 0..49405 and back; knows nothing of chunks, start and end.
 
-    def __init__(self, merges: list[tuple[str, str]]):
+    vocabulary: ids of another one than CLIP's; what it has not is its unknown word, the end.
+    START and END stand for its own start and end: see `own`.
+    """
+
+    def __init__(self, merges: list[tuple[str, str]], vocabulary: dict[str, int] | None = None):
         alphabet = list(byte_symbols().values())
         tokens = alphabet + [symbol + WORD_END for symbol in alphabet]
         tokens += ["".join(pair) for pair in merges] + list(SPECIAL)
@@ -32,6 +37,15 @@ class BpeTokenizer:
         self.tokens = tokens
         self.ranks = {pair: rank for rank, pair in enumerate(merges)}
         self._words: dict[str, list[int]] = {}
+        self.special: dict[int, int] = {}
+        if vocabulary is not None:
+            self.ids = vocabulary
+            self.tokens = sorted(vocabulary, key=vocabulary.__getitem__)
+            self.special = {START: vocabulary[START_TEXT], END: vocabulary[END_TEXT]}
+
+    def own(self, ids: list[int]) -> list[int]:
+        """Ids as the vocabulary has them, its start and end too."""
+        return [self.special.get(i, i) for i in ids]
 
     def encode(self, text: str) -> list[int]:
         """Ids of `text`, without start and end (unless the text spells them out)."""
@@ -56,7 +70,9 @@ class BpeTokenizer:
             symbols = byte_symbols()
             parts = [symbols[byte] for byte in word.encode()]
             parts[-1] += WORD_END
-            known = self._words[word] = [self.ids[part] for part in self._merge(parts)]
+            unknown = self.special.get(END, END)
+            known = [self.ids.get(part, unknown) for part in self._merge(parts)]
+            self._words[word] = known
         return known
 
     def _merge(self, parts: list[str]) -> list[str]:

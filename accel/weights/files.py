@@ -21,12 +21,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from accel.core import InputError, open_file
+from accel.core import InputError, open_file, read_json
 
 MAX_HEADER_BYTES = 64 << 20  # the format allows 100 MB; no published file comes near
 MAX_HEADER_ITEMS = 4_000_000  # commas and brackets: each may become an object of fifty bytes
 MAX_TENSORS = 200_000
 MAX_DIMENSIONS = 16
+MAX_PARTS = 1000  # files of one network
 DTYPES = {
     "F64": torch.float64,
     "F32": torch.float32,
@@ -90,6 +91,36 @@ class TensorFile(Mapping[str, Tensor]):
 
     def __len__(self) -> int:
         return len(self.entries)
+
+
+class Parts(TensorFile):
+    """Tensors of several files under one roof."""
+
+    def __init__(self, path: Path, owners: dict[str, TensorFile]):
+        self.path, self.metadata, self._owners = path, {}, owners
+        self.entries = {name: file.entries[name] for name, file in owners.items()}
+
+    def __getitem__(self, name: str) -> Tensor:
+        return self._owners[name][name]
+
+
+def open_parts(index: Path) -> Parts:
+    """Open the files that a `.index.json` names, which lie beside it.
+
+    Raises InputError for an index that names anything else, or tensors that its files lack.
+    """
+    about = read_json(index)
+    named = about.get("weight_map") if isinstance(about, dict) else None
+    if not isinstance(named, dict) or not all(isinstance(file, str) for file in named.values()):
+        raise InputError(f"{index}: must have a weight_map from tensors to files")
+    files = sorted(set(named.values()))
+    if len(files) > MAX_PARTS or any(Path(file).name != file for file in files):
+        raise InputError(f"{index}: must name at most {MAX_PARTS} files beside it, got {files[:3]}")
+    opened = {file: open_tensors(index.with_name(file)) for file in files}
+    for name, file in named.items():
+        if name not in opened[file]:
+            raise InputError(f"{index}: {name:.200} must be in {file}")
+    return Parts(index, {name: opened[file] for name, file in named.items()})
 
 
 def open_tensors(path: Path) -> TensorFile:

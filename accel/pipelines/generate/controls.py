@@ -18,6 +18,7 @@ from accel.core import ConfigError, InputError
 from accel.models import stable_diffusion as sd
 from accel.models.adapter import load_adapter
 from accel.models.control import load_control, soft_scales
+from accel.models.described import without_guidance
 from accel.models.folder import open_part
 from accel.nn.adapter import Adapter, placed
 from accel.nn.control import ControlNet
@@ -198,16 +199,16 @@ def load(path: Path, model: Model) -> ControlNet | Adapter:
 
 def control_net(path: Path, model: Model) -> ControlNet:
     base = model.name.removesuffix("-inpaint").removesuffix("-edit")
-    if base in sd.CONFIGS:
+    unet = without_guidance(model.loaded.model.config.unet)
+    if base in sd.CONFIGS and sd.CONFIGS[base].unet == unet:
         loaded = load_control(path, dtype=model.dtype, device=model.device)
         if loaded.name != base:
             raise InputError(
                 f"{path}: is a ControlNet for {loaded.name}, but {model.path.name} is {model.name}"
             )
         return loaded.network
-    config = model.loaded.model.config.unet
     try:
-        return load_control(path, dtype=model.dtype, device=model.device, config=config).network
+        return load_control(path, dtype=model.dtype, device=model.device, config=unet).network
     except InputError as error:
         raise InputError(f"{error} (as a ControlNet for {model.name})") from error
 

@@ -65,6 +65,7 @@ class TextEncoder:
     ):
         """embeddings: files of textual inversion, by the word that stands for each."""
         self.loaded, self.rows, self.device = loaded, rows, device
+        self.tokenizer = loaded.tokenizer or clip_tokenizer()
         self._files = dict(embeddings or {})
         self._opened: dict[str, Embedding | None] = {}
         self._known: dict[tuple[str, int, str], Conditioning] = {}
@@ -109,7 +110,7 @@ class TextEncoder:
         size = self.loaded.model.config.towers[0].config.length - 2
         known = self.embeddings_for(text)
         chunks = chunk(
-            pieces(text, style), clip_tokenizer().encode, size=size, embeddings=known.words
+            pieces(text, style), self.tokenizer.encode, size=size, embeddings=known.words
         )
         if len(chunks) * size > MAX_TOKENS:
             raise ConfigError(
@@ -132,12 +133,12 @@ class TextEncoder:
             embedding = self._opened[word]
             if embedding is not None:
                 fitting.append(embedding)
-        return EmbeddingSet(self.loaded.model, fitting, clip_tokenizer().encode)
+        return EmbeddingSet(self.loaded.model, fitting, self.tokenizer.encode)
 
     def embeddings_in(self, text: str) -> dict[str, Path]:
         """The files whose words a prompt really holds, by word."""
         known = self.embeddings_for(text)
-        encode = clip_tokenizer().encode
+        encode = self.tokenizer.encode
         chunks = chunk(pieces(take_tags(text)[0]), encode, embeddings=known.words)
         found = {words for one in chunks for _, words in one.inserted}
         return {word: path for word, path in self._files.items() if tuple(encode(word)) in found}
@@ -173,7 +174,8 @@ class TextEncoder:
             rows = [known[i] if i in known else self.rows.row(i) for i in ids]
             return [torch.tensor([rows], device=self.device)]
         towers = self.loaded.model.config.towers
-        return [torch.tensor([padded(ids, t.padding)], device=self.device) for t in towers]
+        every = [self.tokenizer.own(padded(ids, tower.padding)) for tower in towers]
+        return [torch.tensor([own], device=self.device) for own in every]
 
 
 def check_length(prompt: str) -> None:
