@@ -31,7 +31,7 @@ class Prompts:
     context: Tensor  # [B, tokens, context_width]
     vector: Tensor | None = None  # [B, vector_width]
     keys: dict[nn.Module, tuple[Tensor, Tensor]] = field(default_factory=dict)
-    levels: dict[tuple[_Together, nn.Module], Tensor] = field(default_factory=dict)
+    levels: dict[tuple[Together, nn.Module], Tensor] = field(default_factory=dict)
 
 
 class Answers:
@@ -76,7 +76,7 @@ class Levels:
 
     def __init__(self, unet: Unet, dtype: torch.dtype, guidance: float | None = None):
         self.unet, self.dtype, self.guidance = unet, dtype, guidance
-        self._where: dict[float, tuple[_Together, int]] = {}
+        self._where: dict[float, tuple[Together, int]] = {}
 
     def add(self, timesteps: Sequence[float]) -> None:
         """Timesteps that will be asked for; what is known already is left out."""
@@ -84,12 +84,16 @@ class Levels:
         fresh = [t for t in dict.fromkeys(rounded) if t not in self._where]
         if not fresh:
             return
-        weight = next(self.unet.time_embed.parameters())
-        waves = sinusoids(torch.tensor(fresh, device=weight.device), self.unet.config.channels)
-        together = _Together(self.unet.time_embed(waves.to(self.dtype), self.guidance))
+        together = self.together(fresh)
         self._where |= {t: (together, row) for row, t in enumerate(fresh)}
 
-    def at(self, t: float) -> tuple[_Together, int]:
+    def together(self, timesteps: Sequence[float]) -> Together:
+        """In this order, each as often as it is named."""
+        weight = next(self.unet.time_embed.parameters())
+        waves = sinusoids(torch.tensor(timesteps, device=weight.device), self.unet.config.channels)
+        return Together(self.unet.time_embed(waves.to(self.dtype), self.guidance))
+
+    def at(self, t: float) -> tuple[Together, int]:
         rounded = torch.tensor(t, dtype=torch.float32).item()
         if rounded not in self._where:
             self.add([t])
@@ -97,7 +101,7 @@ class Levels:
 
 
 @dataclass(eq=False)
-class _Together:
+class Together:
     """Timesteps embedded together, and what layers have made of them."""
 
     embedding: Tensor  # [T, time_width]
@@ -120,12 +124,15 @@ class _Together:
         return known[self, layer]
 
 
+Level = tuple[Together, int | Tensor]  # a row, or [1] a row that the device knows alone
+
+
 @dataclass(frozen=True)
 class Call:
     """What goes through the network in place of embedding and context."""
 
     prompts: Prompts
-    level: tuple[_Together, int]
+    level: Level
     label: nn.Module | None  # of the UNet, for a second vector
     size: tuple[int, int]  # height and width of the latent
     answers: Answers | None = None
@@ -167,7 +174,8 @@ class KnownLevel(nn.Module):
             known = together.projected_with(self, self.project, call.prompts, call.label)
         else:
             known = together.projected(self, self.project)
-        return known[row].expand(len(call.prompts.context), -1)
+        chosen = known[row] if isinstance(row, int) else known.index_select(0, row)[0]
+        return chosen.expand(len(call.prompts.context), -1)
 
 
 class ReusingUnet:
@@ -184,7 +192,7 @@ class ReusingUnet:
     def __call__(
         self,
         x: Tensor,  # [B, in_channels, H, W] scaled noisy latent
-        t: float,  # timestep of all rows
+        t: float | Level,  # timestep of all rows
         prompts: Prompts,
         levels: Levels,
         control: Sequence[Tensor] | None = None,
@@ -197,7 +205,8 @@ class ReusingUnet:
         unet.check(x, x.new_empty(len(x)), prompts.context, prompts.vector)
         label = unet.label_emb if self.config.vector_width else None
         size = (x.shape[2], x.shape[3])
-        call: Any = Call(prompts, levels.at(t), label, size, answers)
+        level = t if isinstance(t, tuple) else levels.at(t)
+        call: Any = Call(prompts, level, label, size, answers)
         return unet.predict(x, call, call, control, features, cut)
 
 

@@ -79,6 +79,15 @@ def blend(clean: Tensor, x: Tensor, share: float) -> Tensor:
     return torch.lerp(clean, x, share)
 
 
+def settled(x: Tensor) -> Tensor:
+    """x; where a sampler is run on symbols (accel.sampling.plan), a value of its own.
+
+    For what one step makes and later ones build on without showing it to the network.
+    """
+    settle: Callable[[], Tensor] | None = getattr(x, "settled", None)
+    return x if settle is None else settle()
+
+
 def slope_of(x: Tensor, clean: Tensor, sigma: float) -> Tensor:
     """dx/dsigma, which is also the predicted noise."""
     return (x - clean) / sigma

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from accel.sampling.ode import check_order
 from accel.sampling.parameterise import Denoise
-from accel.sampling.steps import Callback, walk
+from accel.sampling.steps import Callback, settled, walk
 
 VARIANTS = ("bh1", "bh2")
 Known = tuple[float, Tensor]  # a level, and the picture that was denoised at it
@@ -40,7 +40,7 @@ def unipc(
     def step(x: Tensor, clean: Tensor, sigma: float, following: float) -> Tensor:
         nonlocal left, came
         if came is not None:
-            x = advance(came[0], sigma, known, came[1], variant, arrived=clean)
+            x = settled(advance(came[0], sigma, known, came[1], variant, arrived=clean))
         known[:] = [(sigma, clean), *known][: order + 1]
         used = min(order, left, len(known))
         left -= 1

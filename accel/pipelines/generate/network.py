@@ -11,6 +11,7 @@ from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +23,9 @@ from accel.nn.unet import Cut
 from accel.pipelines.generate.controls import Steer, steering
 from accel.pipelines.generate.step_cache import Added, StepCache, rows_of
 from accel.sampling.guidance import Guided
+
+if TYPE_CHECKING:
+    from accel.pipelines.generate.graphs import GraphedRun
 
 MOST_BATCHES = 8  # combinations of prompts whose keys and values are kept: SDXL's take 50 MB a row
 
@@ -45,8 +49,8 @@ class Told:
 class Known:
     """What the layers of one run have made of its prompts and timesteps, for all its pictures.
 
-    unet, blind: the network, and the one for perturbed attention. With weights that are changed,
-    take a new one.
+    unet, blind: the network, and the one for perturbed attention. graphed: passes that were
+    captured on a GPU. With weights that are changed, take a new one.
     """
 
     def __init__(
@@ -62,6 +66,7 @@ class Known:
         self.unet = ReusingUnet(model.unet, merging)
         self.blind = ReusingUnet(perturbed(model.unet), merging) if pag else None
         self.levels = Levels(model.unet, dtype, guidance)
+        self.graphed: dict[tuple[Any, ...], GraphedRun] = {}
         self._batches: OrderedDict[tuple[int, ...], tuple[Prompts, Sequence[Told]]] = OrderedDict()
 
     def prompts(self, told: Sequence[Told]) -> Prompts:

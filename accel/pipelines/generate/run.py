@@ -16,6 +16,7 @@ from accel.core import Cancel, ConfigError, Progress, ProgressCallback
 from accel.nn.reuse import ReusingUnet
 from accel.pipelines.generate.canvas import Canvas, Size, prepare, unit_of
 from accel.pipelines.generate.controls import keep, ready
+from accel.pipelines.generate.graphs import GraphedRun, graphed_run, graphs_for, why_not
 from accel.pipelines.generate.loras import loras_of
 from accel.pipelines.generate.model import Model
 from accel.pipelines.generate.network import Known, Masked, Network, Told, seamless
@@ -34,7 +35,9 @@ from accel.sampling.guidance import (
 )
 from accel.sampling.names import schedule
 from accel.sampling.noise import BatchNoise
+from accel.sampling.plan import plan as plan_steps
 from accel.sampling.samplers import BROWNIAN, SAMPLERS, calls_of, run_sampler
+from accel.sampling.schedules import NoiseSchedule
 
 Callback = Callable[[int, Tensor], None]
 MOST_STRENGTH = 0.999  # A1111: a strength of 1 still begins at the schedule's first level
@@ -191,6 +194,9 @@ class Maker:
         else:
             x = canvas.latent + start * sigmas[0]
         self.report.index = 0
+        graphed = self.graphed(canvas, plan, sigmas)
+        if graphed is not None:
+            return graphed.sample(x, source.noise(sigmas), self.report.step)
         denoise: Any = self.denoiser(canvas, plan, sigmas)
         if canvas.mask is not None and canvas.latent is not None:
             held = start if options.follows_diffusers else None
@@ -252,9 +258,7 @@ class Maker:
             pag=options.pag,
             gate=options.tgate,
         )
-        noise = model.noise
-        if options.follows_diffusers and options.sampler in ROUNDED:
-            noise = replace(noise, rounded=True)
+        noise = self.noise()
         network, blind = self.networks(canvas.size, [noise.timestep(s) for s in sigmas if s > 0])
         return guided(
             network,
@@ -269,10 +273,7 @@ class Maker:
     def networks(self, size: Size, timesteps: Sequence[float]) -> tuple[Network, Network | None]:
         """For one pass: the UNet, and where it is asked for the one without self attention."""
         model, options = self.model, self.options
-        whole, (width, height) = model.loaded.model, size
-        tight = model.budget.one_by_one(
-            whole.config, height // model.factor, width // model.factor, model.dtype
-        )
+        whole, tight = model.loaded.model, self.is_tight(size)
         if not model.has_weights:
             return Network(whole, model.dtype, one_by_one=tight), None
         known = self.known()
@@ -285,6 +286,33 @@ class Maker:
             return Network(whole, model.dtype, unet, known, one_by_one=tight, cache=cache)
 
         return network(known.unet), network(known.blind) if known.blind else None
+
+    def graphed(self, canvas: Canvas, plan: Plan, sigmas: Sequence[float]) -> GraphedRun | None:
+        """The pass as a CUDA graph, where there are such and nothing speaks against it."""
+        model, options = self.model, self.options
+        graphs = graphs_for(model.device)
+        if graphs is None or why_not(model, options, canvas, plan, self.is_tight(canvas.size)):
+            return None
+        known, key = self.known(), (canvas.size, tuple(sigmas), id(plan))
+        if key not in known.graphed:
+            steps = plan_steps(options.sampler, sigmas, **self.settings())
+            scale = 1.0 if model.is_told_guidance else options.cfg
+            known.graphed[key] = graphed_run(
+                model, known, plan, canvas.size, steps, scale, self.noise(), graphs
+            )
+        return known.graphed[key]
+
+    def noise(self) -> NoiseSchedule:
+        """The model's levels, told in whole timesteps where diffusers does so."""
+        rounds = self.options.follows_diffusers and self.options.sampler in ROUNDED
+        return replace(self.model.noise, rounded=True) if rounds else self.model.noise
+
+    def is_tight(self, size: Size) -> bool:
+        """Whether memory is so short that prompts go through the network one by one."""
+        model, (width, height) = self.model, size
+        return model.budget.one_by_one(
+            model.loaded.model.config, height // model.factor, width // model.factor, model.dtype
+        )
 
     def known(self) -> Known:
         """Kept from picture to picture, unless weights are changed between them."""
