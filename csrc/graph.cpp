@@ -390,12 +390,13 @@ class Program {
     const MeanStep s{picture(p.x), picture(p.y)};
     channels(s.x, 1, [&](int64_t image, int64_t c) { ACCEL_WIDEST(mean(s, image, c)); });
   }
+  // Calls f(image, first channel) for groups of kGroup vectors of channels.
   template <typename F>
   void channels(const Picture& x, double effort, const F& f) const {
-    const int64_t lanes = simd_lanes(), vectors = whole_vectors(x.channels) / lanes;
-    shared(x.count * vectors, 4, effort * x.pixels() * x.channels,
+    const int64_t wide = simd_lanes() * wide4::kGroup, groups = (x.channels + wide - 1) / wide;
+    shared(x.count * groups, 1, effort * x.pixels() * x.channels,
            [&](int64_t first, int64_t count) {
-             for (int64_t i = first; i < first + count; ++i) f(i / vectors, i % vectors * lanes);
+             for (int64_t i = first; i < first + count; ++i) f(i / groups, i % groups * wide);
            });
   }
   void execute(const Resize& p) const {

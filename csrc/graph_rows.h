@@ -90,6 +90,8 @@ struct Rows {
   int64_t skipped;  // values before the first, whose weights are not wanted
 };
 
+constexpr int64_t kAhead = 1024;  // floats of weights that are fetched early
+
 // R pixels times V vectors of outputs.
 template <int R, int V>
 __attribute__((noinline)) void tile(const ProductStep& s, const Rows& rows, int64_t row,
@@ -104,7 +106,11 @@ __attribute__((noinline)) void tile(const ProductStep& s, const Rows& rows, int6
     for (; a < stop; ++a, b += kLanes) {
       Vec column[V];
 #pragma GCC unroll 4
-      for (int j = 0; j < V; ++j) column[j] = load(b + j * apart);
+      for (int j = 0; j < V; ++j) {
+        column[j] = load(b + j * apart);
+        // Large weights come from far, and the hardware does not look beyond a page.
+        __builtin_prefetch(b + j * apart + kAhead);
+      }
 #pragma GCC unroll 16
       for (int r = 0; r < R; ++r) {
         const Vec value = spread(a[r * step]);
@@ -166,6 +172,7 @@ inline void tiles(const ProductStep& s, const Rows& rows, int64_t pixel, int64_t
     }
   ACCEL_TILE(16)
   ACCEL_TILE(12)
+  ACCEL_TILE(9)
   ACCEL_TILE(8)
   ACCEL_TILE(6)
   ACCEL_TILE(4)
@@ -179,7 +186,8 @@ inline void multiply(const ProductStep& s, const Rows& rows, int64_t pixel, int6
   const int64_t vectors = (s.y.channels + kLanes - 1) / kLanes;
   for (int64_t v = 0; v < vectors;) {
     const int64_t left = vectors - v;
-    const int64_t most = s.depth > 192 ? 2 : kMaxV;
+    // Long weights are read once where one tile holds all pixels, and panels of them stay near.
+    const int64_t most = s.depth <= 192 ? kMaxV : count > kTall[2] && count <= kTall[1] ? 1 : 2;
     // 5 vectors are 3 and 2 rather than 4 and 1.
     const int64_t groups = (left + most - 1) / most;
     const int64_t wide = (left + groups - 1) / groups;
@@ -522,55 +530,67 @@ inline void binary(const BinaryStep& s, int64_t pixel, int64_t count) {
   }
 }
 
-// Sums of channels [c, c + lanes) of one image, of the values or of their distance from `about`
-// squared; in runs, so that rounding stays small.
+// Sums over the pixels of one image, of the values or of their distance from `about` squared, for
+// kGroup vectors of channels; in runs, so that rounding stays small.
+constexpr int kGroup = 4;
+
 template <bool kSquares>
-inline Vec channel_sum(const float* x, int64_t pixels, int64_t step, int64_t n, Vec about) {
+inline void channel_sums(const float* x, int64_t pixels, int64_t step, int64_t n, const Vec* about,
+                         Vec* total) {
   constexpr int64_t kRun = 64;
-  Vec total = zeros();
+  for (int i = 0; i < kGroup; ++i) total[i] = zeros();
   for (int64_t p = 0; p < pixels; p += kRun) {
     const int64_t end = p + kRun < pixels ? p + kRun : pixels;
-    Vec s0 = zeros(), s1 = zeros();
-    int64_t i = p;
-    for (; i + 2 <= end; i += 2) {
-      const Vec a = get(x + i * step, n) - about, b = get(x + (i + 1) * step, n) - about;
-      s0 = kSquares ? fma(a, a, s0) : s0 + a;
-      s1 = kSquares ? fma(b, b, s1) : s1 + b;
-    }
-    if (i < end) {
-      const Vec a = get(x + i * step, n) - about;
-      s0 = kSquares ? fma(a, a, s0) : s0 + a;
-    }
-    total += s0 + s1;
+    Vec run[kGroup] = {};
+    for (int64_t at = p; at < end; ++at)
+#pragma GCC unroll 4
+      for (int i = 0; i < kGroup; ++i) {
+        if (n <= i * kLanes) break;
+        const Vec v = get(x + at * step + i * kLanes, n - i * kLanes) - about[i];
+        run[i] = kSquares ? fma(v, v, run[i]) : run[i] + v;
+      }
+    for (int i = 0; i < kGroup; ++i) total[i] += run[i];
   }
-  return total;
 }
 
-// The mean over the pixels of image `image`, for the vector of channels from c on.
+// The mean over the pixels of image `image`, for a group of channels from c on.
 inline void mean(const MeanStep& s, int64_t image, int64_t c) {
   const int64_t size = s.x.height * s.x.width, n = s.x.channels - c;
-  const float* x = s.x.data + image * size * s.x.step + c;
-  put(s.y.data + image * s.y.step + c,
-      channel_sum<false>(x, size, s.x.step, n, zeros()) / float(size), n);
+  const Vec about[kGroup] = {};
+  Vec sum[kGroup];
+  channel_sums<false>(s.x.data + image * size * s.x.step + c, size, s.x.step, n, about, sum);
+  for (int i = 0; i < kGroup && n > i * kLanes; ++i)
+    put(s.y.data + image * s.y.step + c + i * kLanes, sum[i] / float(size), n - i * kLanes);
 }
 
 inline void norm(const NormStep& s, int64_t image, int64_t c) {
   const int64_t size = s.x.height * s.x.width, n = s.x.channels - c;
   const float* x = s.x.data + image * size * s.x.step + c;
-  const float* first = x;  // values may lie far from zero and close together
-  const Vec about = get(first, n);
-  const Vec mean = channel_sum<false>(x, size, s.x.step, n, about) / float(size) + about;
-  const Vec variance = channel_sum<true>(x, size, s.x.step, n, mean) / float(size);
-  float root[kLanes];
-  store(root, variance + s.epsilon);
-  for (int i = 0; i < kLanes; ++i) root[i] = 1.f / __builtin_sqrtf(root[i]);
-  Vec scale = load(root), shift = zeros();
+  Vec about[kGroup], mean[kGroup], scale[kGroup], shift[kGroup];
+  // Values may lie far from zero and close together: distances from the first are small.
+  for (int i = 0; i < kGroup; ++i)
+    about[i] = n > i * kLanes ? get(x + i * kLanes, n - i * kLanes) : zeros();
+  channel_sums<false>(x, size, s.x.step, n, about, mean);
+  for (int i = 0; i < kGroup; ++i) mean[i] = mean[i] / float(size) + about[i];
+  channel_sums<true>(x, size, s.x.step, n, mean, scale);
   const int64_t affine = image * s.affine_step + c;
-  if (s.scale) scale = scale * get(s.scale + affine, n);
-  if (s.shift) shift = get(s.shift + affine, n);
+  for (int i = 0; i < kGroup && n > i * kLanes; ++i) {
+    float root[kLanes];
+    store(root, scale[i] / float(size) + s.epsilon);
+    for (int j = 0; j < kLanes; ++j) root[j] = 1.f / __builtin_sqrtf(root[j]);
+    const int64_t at = affine + i * kLanes, some = n - i * kLanes;
+    scale[i] = s.scale ? load(root) * get(s.scale + at, some) : load(root);
+    shift[i] = s.shift ? get(s.shift + at, some) : zeros();
+  }
+  const Ending e = s.last;
   for (int64_t p = 0; p < size; ++p)
-    end(s.last, fma(get(x + p * s.x.step, n) - mean, scale, shift),
-        s.y.data + (image * size + p) * s.y.step + c, image * size + p, c, n);
+#pragma GCC unroll 4
+    for (int i = 0; i < kGroup; ++i) {
+      const int64_t at = c + i * kLanes, some = n - i * kLanes;
+      if (some <= 0) break;
+      end(e, fma(get(x + p * s.x.step + i * kLanes, some) - mean[i], scale[i], shift[i]),
+          s.y.data + (image * size + p) * s.y.step + at, image * size + p, at, some);
+    }
 }
 
 // Row `row` of y, counted through the images.

@@ -218,6 +218,11 @@ def residual_block(prefix, channels, x, adain, source="s"):
     return nodes, constants, add("Add", [x, h], "out")
 
 
+# Random weights make the last tanh steep: it enlarges the rounding of the convolutions before it
+# (3e-6 of the largest result where they run on tile registers) fifty times.
+STEEP = 1e-3
+
+
 def swapper(channels=64):
     """The shape of a face swapper of the inswapper kind, made small, with random weights."""
     shared = {
@@ -248,7 +253,7 @@ def test_a_swapper_fuses_and_keeps_what_hangs_on_the_identity(monkeypatch):
     nodes, constants = swapper()
     feeds = {"x": draw(1, 3, 32, 32), "s": draw(1, 8, seed=3)}
     data = model(nodes, feeds, constants)
-    both(data, feeds, 1e-4)
+    both(data, feeds, STEEP)
     ours = load_onnx(data)
     assert ours.runtime == "accel"  # chosen without being asked for
     plan = ours._plan.plan
@@ -276,7 +281,7 @@ def test_a_swapper_fuses_and_keeps_what_hangs_on_the_identity(monkeypatch):
     other = by_operators(feeds | {"s": draw(1, 8, seed=4)})
     assert counted.count("Gemm") == 4
     want = load_onnx(data, runtime="onnxruntime").run(feeds | {"s": draw(1, 8, seed=4)})["y"]
-    assert np.abs(other - want).max() < 1e-4
+    assert np.abs(other - want).max() < STEEP
 
 
 def test_skip_of_a_block_is_added_by_its_convolution_but_a_broadcast_is_not():

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from accel.kernels import _native
+from accel.kernels.conv2d import FLOPS_A_THREAD
 from accel.nn.onnx.arena import Node, Place, lay_out
 from accel.nn.onnx.lower import Boxed, Ending, Lowering, NotNative
 from accel.nn.onnx.ops import Unsupported
@@ -124,14 +125,40 @@ class Program:
             if stays and not node.stays:
                 close()
                 self._first, stays = len(self._work), False
-            if node.python is not None:
+            if node.python is not None or node.kind == "conv2d":
                 close()
-                self._work.append(node.python)
+                self._work.append(node.python or self._conv2d(node))
             else:
                 self._add(node)
         close()
         if stays:
             self._first = len(self._work)
+
+    def _conv2d(self, node: Node) -> Callable[..., None]:
+        """A call of the convolution for larger work, whose operands lie where they lie."""
+        a = node.arguments
+        x, y, residual = a["x"], a["y"], a["residual"]
+        flops = 2 * y.floats * a["weight"][0].numel()
+        most = max(1, int(flops / FLOPS_A_THREAD))
+        weight, bias = a["weight"].contiguous(), a["bias"]
+        bias = None if bias is None else bias.contiguous()
+        fixed: list[Tensor | None] = []
+
+        def call(view: Callable[[Place], Tensor], boxes: dict[str, Tensor]) -> None:
+            pictures = fixed or [
+                None if p is None else view(p).permute(0, 2, 3, 1) for p in (x, residual, y)
+            ]
+            if not fixed and all(
+                p is None or p.buffer.slot in self._tensors for p in (x, residual, y)
+            ):
+                fixed.extend(pictures)
+            threads = min(most, torch.get_num_threads())
+            native.conv2d(
+                pictures[0], weight, bias, pictures[1], pictures[2],
+                a["stride"], a["pad"], a["slope"], True, threads,
+            )  # fmt: skip
+
+        return call
 
     def _add(self, node: Node) -> None:
         a = node.arguments

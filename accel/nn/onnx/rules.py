@@ -9,12 +9,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from accel.kernels import _native
 from accel.nn.onnx.arena import Node, Place, touched
 from accel.nn.onnx.lower import Ending, Lowering, NotNative, Pending
 from accel.nn.onnx.ops import integers, padding
 from accel.nn.onnx.plan import Step
 from accel.nn.onnx.shapes import _source_index, _targets
 
+native: Any = _native.module
 RULES: dict[str, Callable[[Lowering, Step], None]] = {}
 
 # Of csrc/graph.h.
@@ -65,6 +67,12 @@ def conv(low: Lowering, step: Step) -> None:
     made = (shape[0], outputs, *size)
     if residual is not None and residual.shape != made:
         raise NotNative("a residual of another shape")
+    if shape[2:] == (1, 1) and groups == 1 and weight[0, 0].numel() > 1:
+        # One pixel meets one tap; the others meet padding.
+        weight = low.packed.get(
+            weight, "tap", lambda: weight[:, :, pads[0] :, pads[1] :][..., :1, :1].contiguous()
+        )
+        kernel, pads = [1, 1], [0, 0, 0, 0]
     window = [*kernel, *strides, pads[0], pads[1]]
     ending = Ending(bias=bias, residual=residual)
     slope = a.get("slope", 1.0)
@@ -73,7 +81,7 @@ def conv(low: Lowering, step: Step) -> None:
     if depthwise:
         pending = _depthwise(low, step, weight, window, made, ending)
     else:
-        pending = _product(low, step, weight, window, made, ending)
+        pending = _product(low, step, weight, window, made, ending, len(set(pads)) == 1)
     low.values[step.outputs[0]] = pending
 
 
@@ -100,14 +108,17 @@ def _depthwise(
 
 def _product(
     low: Lowering, step: Step, weight: Tensor, window: list[int], made: tuple[int, ...],
-    ending: Ending,
+    ending: Ending, even: bool,
 ) -> Pending:  # fmt: skip
-    point = window == [1, 1, 1, 1, 0, 0]
+    point = (
+        window[:2] == [1, 1]
+        and window[4:] == [0, 0]
+        and made[2:] == low.shape(low.value(step.inputs[0]))[2:]
+    )
     before = low.pending(step.inputs[0]) if point else None
     arguments: dict[str, Any] = {
         "window": window,
         "depth": weight[0].numel(),
-        "weights": low.packed.product(weight),
         "taps": None,
         "first": Ending(),
     }
@@ -128,18 +139,51 @@ def _product(
         x = low.last(step.inputs[0])
         arguments["source"] = DIRECT if point else GATHERED
     arguments["x"] = x
+    wide = _is_wide(weight, made) and window[2] == window[3] and even and x.dense
 
     def emit(pending: Pending) -> None:
         e = pending.ending
         assert e is not None
+        if wide and e.activation in (NONE, RELU, LEAKY) and _like(e.residual, made):
+            slope = e.alpha if e.activation == LEAKY else float(e.activation == NONE)
+            low.add(
+                Node(
+                    "conv2d", [x, *reads_of(e)], [pending.y],
+                    {
+                        "x": x, "y": pending.y, "weight": weight, "bias": e.bias, "slope": slope,
+                        "residual": e.residual, "stride": window[2], "pad": window[4],
+                    },
+                    over=e.residual,
+                )
+            )  # fmt: skip
+            return
+        packed = low.packed.product(weight)
         low.add(
             Node(
                 "product", [x, *reads_of(e)], [pending.y],
-                {**arguments, "y": pending.y, "last": e}, over=e.residual,
+                {**arguments, "y": pending.y, "last": e, "weights": packed}, over=e.residual,
             )
         )  # fmt: skip
 
     return Pending(low.new(made, True), emit, low.stays, ending)
+
+
+def _is_wide(weight: Tensor, made: tuple[int, ...]) -> bool:
+    """Whether conv2d's forms, which pay for their preparation on larger work, are ahead.
+
+    Says so from sizes of one image, so that a batch does not change the bytes.
+    """
+    outputs, inputs, *kernel = weight.shape
+    pixels = made[2] * made[3]
+    if min(kernel) < 2 or pixels < 256:
+        return False
+    if native is not None and native.conv_isa() == "amx":
+        return inputs >= 32
+    return min(inputs, outputs) >= 64 and kernel == [3, 3]  # Winograd
+
+
+def _like(residual: Place | None, made: tuple[int, ...]) -> bool:
+    return residual is None or (residual.dense and residual.shape == made)
 
 
 @rule("Gemm")
@@ -256,6 +300,26 @@ def _combine(
         )
 
     low.values[name] = Pending(y, emit, low.stays, ending or Ending())
+
+
+def _by_rows(low: Lowering, given: dict[str, Any]) -> dict[str, Any]:
+    """Take rows of pixels for pixels, where channels are too few to fill a vector."""
+    a, b, y, e = given["a"], given["b"], given["y"], given["last"]
+    if not (a.last and a.dense and y.dense and e.slope is e.residual is None) or a.shape[1] >= 16:
+        return given
+    n, c, h, w = a.shape
+    if b is not None and b.floats != 1:
+        constant = low.arrays.get(b.buffer)
+        if b.shape == a.shape and b.last and b.dense:
+            b = b.alias((n, c * w, h, 1), step=c * w)
+        elif constant is not None and b.floats == c:
+            tiled = low.packed.get(constant, f"row {w}", lambda: constant.reshape(-1).repeat(w))
+            b = low.hold(tiled).alias((1, c * w, 1, 1), last=True, step=c * w)
+        else:
+            return given
+    row = {"last": True, "step": c * w}
+    shape = (n, c * w, h, 1)
+    return {**given, "b": b, "a": a.alias(shape, **row), "y": y.alias(shape, **row)}
 
 
 # --- arithmetic ---------------------------------------------------------------------------------
@@ -588,7 +652,7 @@ def _moves(low: Lowering, name: str, x: Place, y: Place, start: int) -> bool:
         return False
     if x.buffer in low.arrays or any(x is place for place in low.inputs.values()):
         return False
-    fixed = (node for node in low.nodes if node.python or node.kind == "copy")
+    fixed = (node for node in low.nodes if node.python or node.kind in ("copy", "conv2d"))
     if any(x in (*node.reads, *node.writes) for node in fixed):
         return False  # these have looked up already how it lies
     x.buffer, x.at, x.step = y.buffer, start, y.step
