@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from accel.cli.shared import BAD_INPUT, command, deliver, with_progress
+from accel.core import ConfigError
 
 
 def add(commands: Any) -> None:
@@ -18,7 +19,8 @@ def add(commands: Any) -> None:
         "  accel bench\n  accel bench kernels swap --quick\n"
         "  accel bench --json mine.json --html mine.html\n"
         "  accel bench --compare before.json after.json\n"
-        "  accel bench --gate before.json after.json",
+        "  accel bench --gate before.json after.json\n"
+        "  accel bench --predict rtx4090",
     )
     parser.add_argument(
         "groups", nargs="*", metavar="GROUP", help="kernels, networks, swap, generate; default all"
@@ -33,6 +35,11 @@ def add(commands: Any) -> None:
     parser.add_argument(
         "--gate", nargs=2, type=Path, metavar=("BEFORE", "AFTER"),
         help="fail when a lead over a peer shrank by more than a quarter",
+    )  # fmt: skip
+    parser.add_argument(
+        "--predict", metavar="GPU",
+        help="what a GPU could reach at best, by arithmetic alone: h100, a100, l4, rtx4090, rtx3090"
+        " (with -fp16sum for sums in float16); measure nothing",
     )  # fmt: skip
     parser.set_defaults(run=run)
 
@@ -55,6 +62,8 @@ def run(args: argparse.Namespace) -> int | None:
         ]
         deliver({"slower": worse}, args.json, "\n".join(lines) or "no lead shrank")
         return BAD_INPUT if worse else None
+    if args.predict:
+        return _predict(args)
     quiet = args.json == "-"
     report = with_progress(
         lambda progress, cancel: run_bench(
@@ -68,6 +77,21 @@ def run(args: argparse.Namespace) -> int | None:
         print(f"look at {args.html}", file=sys.stderr)
     deliver(report, args.json, _summary(report))
     return None
+
+
+def _predict(args: argparse.Namespace) -> None:
+    from accel.pipelines.bench.roofline import predict
+
+    if args.groups or args.html:
+        raise ConfigError("bench: --predict takes no groups and no --html: it measures nothing")
+    report = predict(args.predict)
+    lines = [
+        f"{row['name']:18} {row['case']:34} {row['seconds'] * 1e3:10.3f} ms {row['rate']:12.1f} "
+        f"{row['unit']:11} predicted, bound by {row['bound']}"
+        for row in report["rows"]
+    ]
+    lines.append(f"{report['gpu']['name']}: all predicted, at best; nothing was measured")
+    deliver(report, args.json, "\n".join(lines))
 
 
 def _describe(row: dict[str, Any]) -> str:

@@ -107,6 +107,8 @@ def score(rows: list[dict[str, Any]], kind: str) -> dict[str, Any]:
 def read_report(path: Path) -> dict[str, Any]:
     """Read a report; InputError when it is none."""
     report = read_json(path, "a bench report in JSON", MAX_REPORT_BYTES)
+    if isinstance(report, dict) and report.get("kind") == "predicted":
+        raise InputError(f"{path}: must be measured, holds predictions")
     if not isinstance(report, dict) or report.get("schema") != SCHEMA:
         raise InputError(f"{path}: a bench report must have the schema {SCHEMA}")
     rows = report.get("rows")
