@@ -1,4 +1,5 @@
-// group_norm_silu and geglu on the CPU: one pass to measure, one to apply; memory is their limit.
+// group_norm_silu, layer_norm and geglu on the CPU: one pass to measure, one to apply; memory is
+// their limit.
 #include <cmath>
 #include <vector>
 
@@ -60,44 +61,71 @@ void planes_first(const Group& g) {
 }
 
 // Blocks of pixels are summed apart and added in order, whoever summed them.
-void channels_last(const Group& g) {
-  const int64_t each = g.channels / g.groups, blocks = (g.pixels + kPixels - 1) / kPixels;
-  std::vector<double> sums(g.images * blocks * g.groups * 2);
-  std::vector<float> scale(g.images * g.channels), shift(scale), about(scale);
-  for (int64_t i = 0; i < g.images * g.channels; ++i)
-    about[i] = g.x[i / g.channels * g.pixels * g.channels + i % g.channels / each * each];
-#pragma omp parallel for num_threads(g.team) schedule(static)
-  for (int64_t unit = 0; unit < g.images * blocks; ++unit) {
-    const int64_t image = unit / blocks, first = unit % blocks * kPixels;
-    const int64_t count = first + kPixels < g.pixels ? kPixels : g.pixels - first;
-    const float* picture = g.x + image * g.pixels * g.channels;
-    std::vector<float> s(g.channels), q(g.channels);
-    ACCEL_WIDEST(pixel_moments(picture + first * g.channels, count, g.channels,
-                               about.data() + image * g.channels, s.data(), q.data()));
-    double* into = sums.data() + unit * g.groups * 2;
-    for (int64_t c = 0; c < g.channels; ++c)
-      into[c / each * 2] += s[c], into[c / each * 2 + 1] += q[c];
+class ChannelsLast {
+ public:
+  explicit ChannelsLast(const Group& g)
+      : g_(g), each_(g.channels / g.groups), blocks_((g.pixels + kPixels - 1) / kPixels) {}
+
+  // Image by image, and back from where the statistics ended: what was read last is still near.
+  void run() {
+    std::vector<double> sums(blocks_ * g_.groups * 2);
+    std::vector<float> about(g_.channels), scale(about), shift(about);
+#pragma omp parallel num_threads(g_.team)
+    {
+      std::vector<float> s(g_.channels), q(g_.channels);
+      for (int64_t image = 0; image < g_.images; ++image) {
+        const float* picture = g_.x + image * g_.pixels * g_.channels;
+#pragma omp single
+        for (int64_t c = 0; c < g_.channels; ++c) about[c] = picture[c / each_ * each_];
+#pragma omp for schedule(static)
+        for (int64_t block = 0; block < blocks_; ++block)
+          measure(picture, block, about.data(), s.data(), q.data(), sums.data());
+#pragma omp single
+        settle(sums.data(), scale.data(), shift.data());
+#pragma omp for schedule(static)
+        for (int64_t i = 0; i < blocks_; ++i) {
+          const int64_t first = (blocks_ - 1 - i) * kPixels;
+          const int64_t at = first * g_.channels;
+          ACCEL_WIDEST(apply_pixels(picture + at, g_.y + (picture - g_.x) + at, count(first),
+                                    g_.channels, about.data(), scale.data(), shift.data(),
+                                    g_.silu));
+        }
+      }
+    }
   }
-  for (int64_t image = 0; image < g.images; ++image)
-    for (int64_t group = 0; group < g.groups; ++group) {
+
+ private:
+  int64_t count(int64_t first) const {
+    return first + kPixels < g_.pixels ? kPixels : g_.pixels - first;
+  }
+
+  void measure(const float* picture, int64_t block, const float* about, float* s, float* q,
+               double* sums) const {
+    const int64_t first = block * kPixels;
+    ACCEL_WIDEST(
+        pixel_moments(picture + first * g_.channels, count(first), g_.channels, about, s, q));
+    double* into = sums + block * g_.groups * 2;
+    for (int64_t group = 0; group < g_.groups; ++group, into += 2) {
+      into[0] = into[1] = 0;
+      for (int64_t c = group * each_; c < (group + 1) * each_; ++c)
+        into[0] += s[c], into[1] += q[c];
+    }
+  }
+
+  void settle(const double* sums, float* scale, float* shift) const {
+    for (int64_t group = 0; group < g_.groups; ++group) {
       Moments m;
-      for (int64_t b = 0; b < blocks; ++b) {
-        const double* from = sums.data() + ((image * blocks + b) * g.groups + group) * 2;
+      for (int64_t block = 0; block < blocks_; ++block) {
+        const double* from = sums + (block * g_.groups + group) * 2;
         m.sum += from[0], m.squares += from[1];
       }
-      const int64_t at = image * g.channels + group * each;
-      coefficients(g, group, m, scale.data() + at, shift.data() + at);
+      coefficients(g_, group, m, scale + group * each_, shift + group * each_);
     }
-#pragma omp parallel for num_threads(g.team) schedule(static)
-  for (int64_t unit = 0; unit < g.images * blocks; ++unit) {
-    const int64_t image = unit / blocks, first = unit % blocks * kPixels;
-    const int64_t count = first + kPixels < g.pixels ? kPixels : g.pixels - first;
-    const int64_t at = (image * g.pixels + first) * g.channels;
-    const int64_t c = image * g.channels;
-    ACCEL_WIDEST(apply_pixels(g.x + at, g.y + at, count, g.channels, about.data() + c,
-                              scale.data() + c, shift.data() + c, g.silu));
   }
-}
+
+  const Group& g_;
+  const int64_t each_, blocks_;
+};
 
 // x and y: [N, C, pixels] float32, side by side; or [N, pixels, C] when `last`.
 void group_norm_cpu(ConstArray x, ConstArray weight, ConstArray bias, Array y, int64_t groups,
@@ -125,7 +153,7 @@ void group_norm_cpu(ConstArray x, ConstArray weight, ConstArray bias, Array y, i
                 silu,
                 int64_t(x.size()) < kWorthThreads ? 1 : threads};
   nb::gil_scoped_release unlocked;
-  last ? channels_last(g) : planes_first(g);
+  last ? ChannelsLast(g).run() : planes_first(g);
 }
 
 // x: [rows, 2 D] float32, y: [rows, D], both side by side.
@@ -145,11 +173,36 @@ void geglu_cpu(ConstArray x, Array y, int threads) {
         gate_row(from + row * 2 * width, from + row * 2 * width + width, to + row * width, width));
 }
 
+// x and y: [rows, D] float32 side by side; weight and bias: [D], or both without values.
+void layer_norm_cpu(ConstArray x, ConstArray weight, ConstArray bias, Array y, double eps,
+                    int threads) {
+  const auto real = nb::dtype<float>();
+  if (x.ndim() != 2 || y.ndim() != 2 || x.dtype() != real || y.dtype() != real ||
+      weight.dtype() != real || bias.dtype() != real || x.shape(0) != y.shape(0) ||
+      x.shape(1) != y.shape(1) || weight.size() != bias.size() ||
+      (weight.size() && weight.size() != x.shape(1)))
+    throw std::invalid_argument(
+        "layer_norm: x and y must be float32 [rows, D], weight and bias [D]");
+  const int64_t rows = x.shape(0), width = x.shape(1);
+  if (!rows || !width) return;
+  const float* from = static_cast<const float*>(x.data());
+  const float* by = weight.size() ? static_cast<const float*>(weight.data()) : nullptr;
+  const float* on = weight.size() ? static_cast<const float*>(bias.data()) : nullptr;
+  float* to = static_cast<float*>(y.data());
+  const int team = rows * width < kWorthThreads ? 1 : threads;
+  nb::gil_scoped_release unlocked;
+#pragma omp parallel for num_threads(team) schedule(static)
+  for (int64_t row = 0; row < rows; ++row)
+    ACCEL_WIDEST(normalize_row(from + row * width, to + row * width, width, eps, by, on));
+}
+
 }  // namespace
 }  // namespace accel
 
 ACCEL_BIND(norm) {
   m.def("group_norm", &accel::group_norm_cpu, "x"_a, "weight"_a, "bias"_a, "y"_a, "groups"_a,
         "eps"_a, "silu"_a, "last"_a, "threads"_a);
+  m.def("layer_norm", &accel::layer_norm_cpu, "x"_a, "weight"_a, "bias"_a, "y"_a, "eps"_a,
+        "threads"_a);
   m.def("geglu", &accel::geglu_cpu, "x"_a, "y"_a, "threads"_a);
 }

@@ -43,17 +43,38 @@ inline void apply_run(const float* x, float* y, int64_t count, float about, floa
             : scale_run<false>(x, y, count, about, scale, shift);
 }
 
-// Channels last: adds pixels' values less `shift`[C] into sum[C] and squares[C].
+// A few vectors of channels at a time, so that a pixel's lines are read side by side.
+template <int kVectors>
+inline void some_moments(const float* x, int64_t pixels, int64_t channels, const float* shift,
+                         float* sums, float* squares) {
+  Vec zero[kVectors], s[kVectors], q[kVectors];
+#pragma GCC unroll 4
+  for (int i = 0; i < kVectors; ++i) zero[i] = load(shift + i * kLanes), s[i] = q[i] = Vec{};
+  for (int64_t p = 0; p < pixels; ++p, x += channels)
+#pragma GCC unroll 4
+    for (int i = 0; i < kVectors; ++i) {
+      const Vec d = load(x + i * kLanes) - zero[i];
+      s[i] += d;
+      q[i] = fma(d, d, q[i]);
+    }
+#pragma GCC unroll 4
+  for (int i = 0; i < kVectors; ++i)
+    store(sums + i * kLanes, s[i]), store(squares + i * kLanes, q[i]);
+}
+
+// Channels last: the pixels' values less `shift`[C] summed into sums[C], their squares likewise.
 inline void pixel_moments(const float* x, int64_t pixels, int64_t channels, const float* shift,
                           float* sums, float* squares) {
-  for (int64_t c = 0; c < channels; c += kLanes) {
-    const int some = int(channels - c < kLanes ? channels - c : kLanes);
+  int64_t c = 0;
+  for (; c + 4 * kLanes <= channels; c += 4 * kLanes)
+    some_moments<4>(x + c, pixels, channels, shift + c, sums + c, squares + c);
+  for (; c + kLanes <= channels; c += kLanes)
+    some_moments<1>(x + c, pixels, channels, shift + c, sums + c, squares + c);
+  if (const int some = int(channels - c)) {
     const Vec zero = load_some(shift + c, some);
     Vec s{}, q{};
     for (int64_t p = 0; p < pixels; ++p) {
-      const Vec d =
-          (some == kLanes ? load(x + p * channels + c) : load_some(x + p * channels + c, some)) -
-          zero;
+      const Vec d = load_some(x + p * channels + c, some) - zero;
       s += d;
       q = fma(d, d, q);
     }
@@ -91,12 +112,39 @@ inline void apply_pixels(const float* x, float* y, int64_t pixels, int64_t chann
 // Values times the gelu of the gates.
 inline void gate_row(const float* value, const float* gate, float* y, int64_t count) {
   const Vec root = spread(0.70710678118654752f);
+  constexpr int64_t kAhead = 256;  // two short streams at once: the CPU foresees them too late
   int64_t i = 0;
   for (; i < count; i += kLanes) {
+    __builtin_prefetch(gate + i + kAhead);
+    __builtin_prefetch(value + i + kAhead);
     const int some = int(count - i < kLanes ? count - i : kLanes);
     const Vec g = some == kLanes ? load(gate + i) : load_some(gate + i, some);
     const Vec v = some == kLanes ? load(value + i) : load_some(value + i, some);
     const Vec out = v * (g * 0.5f) * (1.f + erf(g * root));
     some == kLanes ? store(y + i, out) : store_some(y + i, out, some);
+  }
+}
+
+// One row: less its mean, over its deviation, times weight, plus bias (both or neither).
+inline void normalize_row(const float* x, float* y, int64_t count, double eps, const float* weight,
+                          const float* bias) {
+  double first[2] = {}, second[2] = {};
+  moments(x, count, x[0], first);
+  // From the mean itself: where x[0] lies far from the rest, the squares about it say nothing.
+  const float mean = float(x[0] + first[0] / double(count));
+  moments(x, count, mean, second);
+  const double off = second[0] / double(count);
+  const double variance = second[1] / double(count) - off * off;
+  const double rate = 1 / __builtin_sqrt((variance < 0 ? 0 : variance) + eps);
+  const Vec a = spread(mean), s = spread(float(rate)), t = spread(float(-off * rate));
+  int64_t i = 0;
+  for (; i + kLanes <= count; i += kLanes) {
+    const Vec v = fma(load(x + i) - a, s, t);
+    store(y + i, weight ? fma(v, load(weight + i), load(bias + i)) : v);
+  }
+  if (const int some = int(count - i)) {
+    const Vec v = fma(load_some(x + i, some) - a, s, t);
+    store_some(y + i, weight ? fma(v, load_some(weight + i, some), load_some(bias + i, some)) : v,
+               some);
   }
 }
