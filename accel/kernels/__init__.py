@@ -4,6 +4,7 @@ The functions are bound here when the package is loaded, over the modules of the
 `from accel.kernels import crop` is the function.
 """
 
+from accel.kernels._native import keep_memory, release_memory
 from accel.kernels._op import OPS
 from accel.kernels.attention import attention
 from accel.kernels.blend import blend_pyramid, feather
@@ -17,6 +18,7 @@ from accel.kernels.geglu import geglu
 from accel.kernels.geglu_linear import geglu_linear
 from accel.kernels.group_norm_silu import group_norm_silu
 from accel.kernels.guided_step import guided_step
+from accel.kernels.layer_norm import layer_norm
 from accel.kernels.mark import mark
 from accel.kernels.morphology import erode_ellipse
 from accel.kernels.optimise import adabelief_step, rmsprop_step
@@ -27,6 +29,7 @@ from accel.kernels.raster import raster
 from accel.kernels.seamless import seamless
 from accel.kernels.similarity import similarity
 from accel.kernels.to_nv12 import to_nv12
+from accel.kernels.to_uint8 import to_uint8
 from accel.kernels.warp import warp
 
 __all__ = [
@@ -50,18 +53,22 @@ __all__ = [
     "group_norm_silu",
     "guided_step",
     "illumination",
+    "keep_memory",
+    "layer_norm",
     "linear",
     "mark",
     "paste",
     "paste_rectangle",
     "planes_to_rgb",
     "raster",
+    "release_memory",
     "relight",
     "rgb_to_planes",
     "rmsprop_step",
     "seamless",
     "similarity",
     "to_nv12",
+    "to_uint8",
     "warp",
     "yuv_layout",
 ]

@@ -1,4 +1,4 @@
-"""The Triton side of `group_norm_silu` and `geglu`."""
+"""The Triton side of `group_norm_silu`, `layer_norm`, `geglu` and `to_uint8`."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import triton.language as tl
 
 BLOCK = 1024  # values a program reads at a time
 GATES = 512
+MOST_WIDTH = 1 << 14  # of a row that a program holds whole
 
 
 @triton.jit
@@ -63,6 +64,39 @@ def _geglu_kernel(x_ptr, y_ptr, width, BLOCK: tl.constexpr):
     tl.store(y_ptr + row * width + i, y.to(y_ptr.dtype.element_ty), inside)
 
 
+@triton.jit
+def _layer_kernel(
+    x_ptr, weight_ptr, bias_ptr, y_ptr, width, eps, AFFINE: tl.constexpr, BLOCK: tl.constexpr
+):
+    row = tl.program_id(0).to(tl.int64) * width
+    i = tl.arange(0, BLOCK)
+    inside = i < width
+    x = tl.load(x_ptr + row + i, inside, 0.0).to(tl.float32)
+    mean = tl.sum(x) / width
+    d = tl.where(inside, x - mean, 0.0)
+    y = d / tl.sqrt(tl.sum(d * d) / width + eps)
+    if AFFINE:
+        weight = tl.load(weight_ptr + i, inside, 0.0).to(tl.float32)
+        bias = tl.load(bias_ptr + i, inside, 0.0).to(tl.float32)
+        y = y * weight + bias
+    tl.store(y_ptr + row + i, y.to(y_ptr.dtype.element_ty), inside)
+
+
+@triton.jit
+def _bytes_kernel(
+    x_ptr, y_ptr, count, channels, height, width, image, plane, line, step, BLOCK: tl.constexpr
+):
+    i = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    inside = i < count
+    pixel, c = i // channels, i % channels
+    row, column = pixel // width, pixel % width
+    at = row // height * image + row % height * line + column * step + c * plane
+    v = tl.load(x_ptr + at, inside, 0.0).to(tl.float32) * 127.5 + 127.5
+    v = tl.where(v > 0.0, tl.where(v < 255.0, v, 255.0), 0.0)
+    magic = 12582912.0  # 1.5 * 2^23: beyond it there are no fractions, and halves go to even
+    tl.store(y_ptr + i, ((v + magic) - magic).to(tl.int32).to(tl.uint8), inside)
+
+
 def group_norm(x, groups, weight, bias, eps, silu):
     """One program a group of an image: it reads its values twice, the second time from cache."""
     y = torch.empty_like(x)
@@ -83,9 +117,29 @@ def gate(x):
     return y
 
 
+def normalize_rows(x, weight, bias, eps):
+    """One program a row, which it holds whole."""
+    y, width = torch.empty_like(x), x.shape[-1]
+    _layer_kernel[(x.numel() // width,)](
+        x, weight.contiguous(), bias.contiguous(), y, width, eps, AFFINE=weight.numel() > 0,
+        BLOCK=triton.next_power_of_2(width),
+    )  # fmt: skip
+    return y
+
+
+def to_bytes(x):
+    n, c, h, w = x.shape
+    y = torch.empty(n, h, w, c, dtype=torch.uint8, device=x.device)
+    grid = (triton.cdiv(y.numel(), BLOCK),)
+    _bytes_kernel[grid](x, y, y.numel(), c, h, w, *x.stride(), BLOCK=BLOCK)
+    return y
+
+
 def _variant(kernel, code: str, name: str, constexprs: dict) -> dict:
     kinds = {"x_ptr": f"*{code}", "y_ptr": f"*{code}", "weight_ptr": f"*{code}"}
     kinds |= {"bias_ptr": f"*{code}", "eps": "fp32"}
+    if kernel is _bytes_kernel:
+        kinds["y_ptr"] = "*u8"
     signature = {
         n: "constexpr" if n in constexprs else kinds.get(n, "i32") for n in kernel.arg_names
     }
@@ -105,4 +159,11 @@ AOT_NORM = [
 ]  # fmt: skip
 AOT_GEGLU = [
     _variant(_geglu_kernel, code, f"geglu_{code}", {"BLOCK": GATES}) for code in ("fp32", "fp16")
+]
+AOT_LAYER = [
+    _variant(_layer_kernel, code, f"layer_norm_{code}_{width}", {"AFFINE": True, "BLOCK": width})
+    for code, width in (("fp32", 512), ("fp16", 512), ("fp16", 2048))
+]
+AOT_BYTES = [
+    _variant(_bytes_kernel, code, f"to_uint8_{code}", {"BLOCK": BLOCK}) for code in ("fp32", "fp16")
 ]

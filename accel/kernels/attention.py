@@ -58,7 +58,7 @@ op = Op(
 def _native(q, k, v, scale, causal):
     module: Any = native.module
     # Heads of one row side by side, as the layer that reads them wants them.
-    out = q.new_empty(q.shape[0], q.shape[2], q.shape[1], q.shape[3]).transpose(1, 2)
+    out = native.empty(q.shape[0], q.shape[2], q.shape[1], q.shape[3]).transpose(1, 2)
     module.attention(
         q.detach(), k.detach(), v.detach(), out, scale, causal, torch.get_num_threads()
     )

@@ -69,7 +69,7 @@ def channels_last(x: Tensor) -> bool:
 
 def _native(x, groups, weight, bias, eps, silu):
     module: Any = native.module
-    y, last = torch.empty_like(x), channels_last(x)
+    y, last = native.empty_like(x), channels_last(x)
 
     def flat(t: Tensor) -> Tensor:  # [N, C, pixels], or [N, pixels, C]
         shape = (x.shape[0], -1, x.shape[1]) if last else (x.shape[0], x.shape[1], -1)

@@ -8,7 +8,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from accel.nn.conv import Conv2d, Linear
-from accel.nn.layers import attention, geglu, norm_silu
+from accel.nn.layers import LayerNorm, attention, geglu, norm_silu
 
 
 class CrossAttention(nn.Module):
@@ -61,9 +61,9 @@ class TransformerBlock(nn.Module):
         self.attn1 = CrossAttention(width, width, heads)
         self.ff = FeedForward(width, mult)
         self.attn2 = CrossAttention(width, context_width, heads)
-        self.norm1 = nn.LayerNorm(width)
-        self.norm2 = nn.LayerNorm(width)
-        self.norm3 = nn.LayerNorm(width)
+        self.norm1 = LayerNorm(width)
+        self.norm2 = LayerNorm(width)
+        self.norm3 = LayerNorm(width)
 
     def forward(self, x: Tensor, context: Tensor) -> Tensor:
         x = self.attn1(self.norm1(x), residual=x)

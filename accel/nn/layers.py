@@ -27,6 +27,15 @@ def norm_silu(
     return kernels.group_norm_silu(x, own.num_groups, own.weight, own.bias, own.eps, silu)
 
 
+class LayerNorm(nn.LayerNorm):
+    """torch.nn.LayerNorm over the last dimension, on our kernel."""
+
+    def forward(self, x: Tensor) -> Tensor:  # [..., width] -> the same
+        if len(self.normalized_shape) != 1:
+            return super().forward(x)
+        return kernels.layer_norm(x, self.weight, self.bias, self.eps)
+
+
 def attention(
     q: Tensor,  # [B, N, heads * D]
     k: Tensor,  # [B, M, heads * D]

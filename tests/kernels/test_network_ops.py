@@ -110,6 +110,35 @@ def test_attention_of_large_scores_and_of_nan():
     assert got[0, 0, 4].isfinite().all()
 
 
+def infinite(changed, where, value):
+    """Queries, keys and values of which one tensor has `value` somewhere."""
+    tensors = [normal(1, 2, length, 8, seed=i) for i, length in enumerate((70, 150, 150))]
+    tensors[changed][where] = value
+    return tensors
+
+
+@pytest.mark.parametrize("changed", [0, 1, 2], ids=["q", "k", "v"])
+@pytest.mark.parametrize("value", [float("inf"), float("-inf"), float("nan")], ids=str)
+def test_attention_of_what_is_not_finite(changed, value):
+    q, k, v = infinite(changed, (0, 1, 50, 3), value)
+    wanted = F.scaled_dot_product_attention(q, k, v)
+    torch.testing.assert_close(attention(q, k, v), wanted, atol=1e-5, rtol=1e-5, equal_nan=True)
+
+
+def test_attention_of_a_query_that_may_look_at_nothing():
+    q, v = torch.ones(1, 1, 20, 8), normal(1, 1, 90, 8)
+    k = torch.full((1, 1, 90, 8), float("-inf"))
+    assert (attention(q, k, v) == F.scaled_dot_product_attention(q, k, v)).all()
+    k[0, 0, 80:] = 1  # what a first block of keys lost comes back with the second
+    torch.testing.assert_close(attention(q, k, v), F.scaled_dot_product_attention(q, k, v))
+
+
+def test_attention_at_odd_addresses():
+    room = normal(3, 40 * 2 * 13 + 1)[:, 1:]
+    q, k, v = (t.view(1, 40, 2, 13).transpose(1, 2) for t in room)
+    torch.testing.assert_close(attention(q, k, v), F.scaled_dot_product_attention(q, k, v))
+
+
 @pytest.mark.parametrize("threads", [1, 2, 3])
 def test_bytes_do_not_depend_on_batch_or_threads(threads):
     q, k, v = (normal(3, 2, 410, 24, seed=i) for i in range(3))

@@ -1,0 +1,98 @@
+"""Layer normalisation: every row less its mean, over its deviation.
+
+y = weight · (x - mean) / sqrt(variance + eps) + bias, with the mean and the biased variance of the
+last dimension.
+
+Source: Ba, Kiros and Hinton 2016 (arXiv:1607.06450).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from accel.kernels import _native as native
+from accel.kernels._op import INTERPRETED, Op
+
+try:
+    from accel.kernels._norm_triton import AOT_LAYER as AOT
+    from accel.kernels._norm_triton import MOST_WIDTH, normalize_rows
+except ImportError:  # Triton is published for Linux alone
+    AOT = []
+
+
+def layer_norm(
+    x: Tensor,  # [..., D] float
+    weight: Tensor | None = None,  # [D]
+    bias: Tensor | None = None,  # [D]
+    eps: float = 1e-5,
+) -> Tensor:  # [..., D] contiguous
+    """Normalise the last dimension; see the module for the definition.
+
+    A row's bytes do not depend on the rows around it nor on the number of threads. Raises
+    ValueError where weight or bias do not fit the last dimension.
+    """
+    if x.ndim < 1:
+        raise ValueError(f"layer_norm: x must be [..., D], got {tuple(x.shape)}")
+    for name, tensor in (("weight", weight), ("bias", bias)):
+        if tensor is not None and tensor.shape != x.shape[-1:]:
+            raise ValueError(
+                f"layer_norm: {name} must be [{x.shape[-1]}], got {tuple(tensor.shape)}"
+            )
+    return torch.ops.accel.layer_norm(x, weight, bias, eps)
+
+
+def _reference(x, weight, bias, eps):
+    return F.layer_norm(x, x.shape[-1:], weight, bias, eps).contiguous()
+
+
+op = Op("layer_norm(Tensor x, Tensor? weight, Tensor? bias, float eps) -> Tensor", _reference)
+
+
+def _both(x, weight, bias) -> tuple[Tensor, Tensor]:
+    """Weight and bias with what is missing filled in; none of both where both are."""
+    if weight is None and bias is None:
+        return x.new_empty(0), x.new_empty(0)
+    ones = x.new_ones(x.shape[-1:]) if weight is None else weight
+    return ones, x.new_zeros(x.shape[-1:]) if bias is None else bias
+
+
+def _native(x, weight, bias, eps):
+    module: Any = native.module
+    y = native.empty(*x.shape)
+    rows = x.detach().contiguous().view(-1, x.shape[-1])
+    scale, shift = (t.detach().contiguous() for t in _both(x, weight, bias))
+    module.layer_norm(rows, scale, shift, y.view(rows.shape), eps, torch.get_num_threads())
+    return y
+
+
+def _why_not_native(x, weight, bias, eps) -> str:
+    given = [t for t in (x, weight, bias) if t is not None]
+    if any(t.dtype != torch.float32 for t in given):
+        return f"needs float32, got {', '.join(str(t.dtype) for t in given)}"
+    if not x.numel():
+        return "needs at least one value"
+    return native.why_not(*given)
+
+
+op.implement("native", _native, _why_not_native)
+
+
+def _triton(x, weight, bias, eps):
+    return normalize_rows(x, *_both(x, weight, bias), eps)
+
+
+def _why_not_triton(x, weight, bias, eps) -> str:
+    if not (INTERPRETED or x.is_cuda):
+        return f"needs CUDA tensors, got {x.device}"
+    if not x.is_contiguous() or not 0 < x.numel() < 1 << 31 or x.shape[-1] > MOST_WIDTH:
+        return f"needs 1 to 2^31 values side by side in memory, rows of {MOST_WIDTH} at most"
+    if x.dtype not in (torch.float32, torch.float16, torch.bfloat16):
+        return f"needs float32, float16 or bfloat16, got {x.dtype}"
+    return ""
+
+
+op.implement("triton", _triton if AOT else None, _why_not_triton)

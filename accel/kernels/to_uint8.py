@@ -1,0 +1,72 @@
+"""Decoded pictures to bytes: what a viewer, an encoder of stills or Pillow wants.
+
+y = round(127.5 · x + 127.5), held to 0..255, halves to even; NaN gives 0.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from accel.kernels import _native as native
+from accel.kernels._op import INTERPRETED, Op
+
+try:
+    from accel.kernels._norm_triton import AOT_BYTES as AOT
+    from accel.kernels._norm_triton import to_bytes
+except ImportError:  # Triton is published for Linux alone
+    AOT = []
+
+
+def to_uint8(
+    x: Tensor,  # [N, C, H, W] float, -1..1 from black to white; any strides
+) -> Tensor:  # [N, H, W, C] uint8
+    """Turn pictures of -1..1 into bytes, pixels side by side; see the module for the definition.
+
+    Raises ValueError unless x has four dimensions and TypeError unless it is floating.
+    """
+    if x.ndim != 4:
+        raise ValueError(f"to_uint8: x must be [N, C, H, W], got {tuple(x.shape)}")
+    if not x.is_floating_point():
+        raise TypeError(f"to_uint8: x must be floating, got {x.dtype}")
+    return torch.ops.accel.to_uint8(x)
+
+
+def _reference(x):
+    values = (x.float() * 127.5 + 127.5).nan_to_num(0.0).round().clamp(0, 255)
+    return values.to(torch.uint8).permute(0, 2, 3, 1).contiguous()
+
+
+op = Op("to_uint8(Tensor x) -> Tensor", _reference, gradient=False)
+
+
+def _native(x):
+    module: Any = native.module
+    n, c, h, w = x.shape
+    y = torch.empty(n, h, w, c, dtype=torch.uint8)
+    module.to_uint8(x.detach(), y, torch.get_num_threads())
+    return y
+
+
+def _why_not_native(x) -> str:
+    if x.dtype != torch.float32:
+        return f"needs float32, got {x.dtype}"
+    return "needs at least one value" if not x.numel() else native.why_not(x)
+
+
+op.implement("native", _native, _why_not_native)
+
+
+def _why_not_triton(x) -> str:
+    if not (INTERPRETED or x.is_cuda):
+        return f"needs CUDA tensors, got {x.device}"
+    if not 0 < x.numel() < 1 << 31:
+        return f"needs 1 to 2^31 values, got {x.numel()}"
+    if x.dtype not in (torch.float32, torch.float16, torch.bfloat16):
+        return f"needs float32, float16 or bfloat16, got {x.dtype}"
+    return ""
+
+
+op.implement("triton", (lambda x: to_bytes(x)) if AOT else None, _why_not_triton)

@@ -1,0 +1,139 @@
+// Memory of large results, used again: the system hands out new pages empty, one by one, and for a
+// result of 40 MB that takes three times as long as writing it.
+//
+// A block that is let go is kept for the next result of about its size, up to a limit for all that
+// are kept; the one that has waited longest goes first.
+#include <cstdlib>
+#include <list>
+#include <mutex>
+#include <new>
+
+#include "binding.h"
+
+#if defined(__linux__)
+#include <sys/mman.h>
+#endif
+
+namespace accel {
+namespace {
+
+constexpr size_t kPage = size_t(2) << 20;  // of the kind the system is asked for
+
+struct Block {
+  void* data;
+  size_t bytes;
+};
+
+void* map(size_t bytes) {
+#if defined(_WIN32)
+  void* data = _aligned_malloc(bytes, kPage);
+#else
+  void* data = nullptr;
+  if (posix_memalign(&data, kPage, bytes)) data = nullptr;
+#endif
+  if (!data) throw std::bad_alloc();
+#if defined(__linux__) && defined(MADV_HUGEPAGE)
+  madvise(data, bytes, MADV_HUGEPAGE);  // a wish; without it pages are small
+#endif
+  return data;
+}
+
+void unmap(const Block& block) {
+#if defined(_WIN32)
+  _aligned_free(block.data);
+#else
+  std::free(block.data);
+#endif
+}
+
+class Pool {
+ public:
+  Block take(size_t bytes) {
+    bytes = (bytes + kPage - 1) / kPage * kPage;
+    {
+      const std::lock_guard<std::mutex> guard(lock_);
+      auto best = free_.end();
+      for (auto it = free_.begin(); it != free_.end(); ++it)
+        if (it->bytes >= bytes && it->bytes - bytes <= bytes / 4 &&
+            (best == free_.end() || it->bytes <= best->bytes))
+          best = it;
+      if (best != free_.end()) {
+        const Block block = *best;
+        kept_ -= block.bytes;
+        free_.erase(best);
+        return block;
+      }
+    }
+    return {map(bytes), bytes};
+  }
+
+  void give(const Block& block) {
+    std::list<Block> gone;
+    {
+      const std::lock_guard<std::mutex> guard(lock_);
+      free_.push_back(block);
+      kept_ += block.bytes;
+      drop(gone);
+    }
+    for (const Block& each : gone) unmap(each);
+  }
+
+  // Returns the limit before; kept blocks beyond the new one are freed.
+  size_t limit(size_t bytes) {
+    std::list<Block> gone;
+    size_t before = 0;
+    {
+      const std::lock_guard<std::mutex> guard(lock_);
+      before = limit_, limit_ = bytes;
+      drop(gone);
+    }
+    for (const Block& each : gone) unmap(each);
+    return before;
+  }
+
+  size_t kept() {
+    const std::lock_guard<std::mutex> guard(lock_);
+    return kept_;
+  }
+
+ private:
+  void drop(std::list<Block>& gone) {
+    while (kept_ > limit_) {
+      kept_ -= free_.front().bytes;
+      gone.splice(gone.end(), free_, free_.begin());
+    }
+  }
+
+  std::mutex lock_;
+  std::list<Block> free_;  // the one that has waited longest first
+  size_t kept_ = 0, limit_ = size_t(256) << 20;
+};
+
+// Never destroyed: tensors outlive the module when the interpreter ends.
+Pool& pool() {
+  static Pool* const the = new Pool;
+  return *the;
+}
+
+using Flat = nb::ndarray<nb::pytorch, float, nb::ndim<1>, nb::device::cpu>;
+
+Flat pooled(size_t floats) {
+  Block* block = new Block(pool().take(floats * sizeof(float)));
+  const nb::capsule owner(block, [](void* p) noexcept {
+    Block* const done = static_cast<Block*>(p);
+    pool().give(*done);
+    delete done;
+  });
+  return Flat(static_cast<float*>(block->data), {floats}, owner);
+}
+
+}  // namespace
+}  // namespace accel
+
+ACCEL_BIND(pool) {
+  m.def("pooled", &accel::pooled, "floats"_a, "Uninitialised float32 [floats] of used memory.");
+  m.def(
+      "pool_limit", [](size_t bytes) { return accel::pool().limit(bytes); }, "bytes"_a,
+      "Set how many bytes are kept for later; returns the limit before.");
+  m.def("pool_kept", [] { return accel::pool().kept(); }, "Bytes that are kept for later.");
+}
