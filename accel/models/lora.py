@@ -45,6 +45,8 @@ def targets(model: StableDiffusion) -> dict[str, Target]:
             table[f"lora_unet_{_flat(path)}"] = target
             table[f"lora_unet_{_flat(theirs)}"] = target
             table[f"unet.{theirs}"] = target
+            table[f"base_model.model.{theirs}"] = target  # as PEFT itself saves one network
+            table[f"lycoris_{_flat(theirs)}"] = target  # and LyCORIS
             table[f"unet.{theirs.replace('.to_out.0', '.to_out')}"] = target
             for part in ("to_q", "to_k", "to_v", "to_out"):  # diffusers before PEFT
                 if theirs.endswith((f".{part}", f".{part}.0")):

@@ -55,7 +55,11 @@ def file_tensors(model: sd.StableDiffusion) -> dict[str, torch.Tensor]:
     return tensors
 
 
-@pytest.mark.parametrize("stored", [torch.float32, torch.float16, torch.bfloat16], ids=str)
+@pytest.mark.parametrize(
+    "stored",
+    [torch.float32, torch.float16, torch.bfloat16, torch.float8_e4m3fn, torch.float8_e5m2],
+    ids=str,
+)
 @pytest.mark.parametrize("ending", ["safetensors", "ckpt"])
 def test_loads_every_storage(tmp_path, checkpoint, stored, ending):
     path = tmp_path / f"model.{ending}"

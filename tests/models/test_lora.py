@@ -54,6 +54,8 @@ NAMES = [  # is it like SDXL, the module as a file calls it
     (True, "lora_unet_input_blocks_1_1_transformer_blocks_0_attn1_to_q"),
     (False, "unet.down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q"),
     (False, "unet.down_blocks.0.attentions.0.transformer_blocks.0.attn1.processor.to_q_lora"),
+    (False, "base_model.model.down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q"),
+    (True, "lycoris_down_blocks_0_attentions_0_transformer_blocks_0_attn1_to_q"),
 ]
 
 
