@@ -14,9 +14,9 @@ import numpy.typing as npt
 
 from accel.faces.align import Array, invert, overlap, region_matrix, transform
 from accel.faces.crops import rgb_crops
+from accel.faces.network import open_network
 from accel.kernels.planes import Planes
 from accel.weights.assets import asset
-from accel.weights.onnx import open_onnx
 
 REGION_MARGIN = 1.5  # the mesh wants a quarter of the box around the box
 MIN_VIEW_PX = 128  # of the frame in a view; below it there is nothing finer to be seen
@@ -73,7 +73,7 @@ class Detector:
     def __init__(
         self, anchors: Anchors = FULL_RANGE, *, device: str = "cpu", threads: int = 1
     ) -> None:
-        self._network = open_onnx(asset(anchors.asset), device=device, threads=threads)
+        self._network = open_network(asset(anchors.asset), device=device, threads=threads)
         self._size = anchors.size
         self._centres = anchors.centres()
         self.runs = 0  # views looked at so far

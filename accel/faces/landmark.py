@@ -14,9 +14,9 @@ from accel.faces.align import AnyArray, Array, enclosing_region, invert, region_
 from accel.faces.crops import Pixels, rgb_crops
 from accel.faces.detect import REGION_MARGIN
 from accel.faces.mesh import EYE_CORNERS, POINTS
+from accel.faces.network import open_network
 from accel.kernels.planes import Planes
 from accel.weights.assets import asset
-from accel.weights.onnx import open_onnx
 
 MESH_PX, IRIS_PX = 192, 64
 EYE_MARGIN = 2.3  # side of the eye's square by the distance of its corners
@@ -27,7 +27,7 @@ class MeshNet:
 
     def __init__(self, *, device: str = "cpu", threads: int = 1) -> None:
         source = asset("facemesh_468_192.fp16w.onnx")
-        self._network = open_onnx(source, device=device, threads=threads)
+        self._network = open_network(source, device=device, threads=threads)
         self.runs = 0  # crops looked at so far
 
     def __call__(
@@ -93,7 +93,7 @@ class IrisNet:
 
     def __init__(self, *, device: str = "cpu", threads: int = 1) -> None:
         source = asset("iris_64.fp16w.onnx")
-        self._network = open_onnx(source, device=device, threads=threads)
+        self._network = open_network(source, device=device, threads=threads)
         self.runs = 0  # eyes looked at so far
 
     def __call__(

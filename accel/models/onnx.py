@@ -8,25 +8,21 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from numpy.typing import NDArray
-from onnx import ModelProto, TensorProto, helper, numpy_helper
+from onnx import ModelProto, TensorProto, helper
 from torch import Tensor
 
-from accel.core import ConfigError, InputError, choose_device, read_file
-from accel.nn.onnx.fuse import fuse
+from accel.core import ConfigError, choose_device, read_file
+from accel.nn.onnx.load import plan_of, samples
 from accel.nn.onnx.native import Runner
 from accel.nn.onnx.ops import TYPES, Unsupported
-from accel.nn.onnx.plan import KEPT_INPUT, Plan, Step, attributes_of
 from accel.weights import onnx_graph
 from accel.weights.onnx import Network, Port, open_onnx
 
 Array = NDArray[Any]
 HALF = (torch.float16, torch.bfloat16)
 RUNTIMES = ("auto", "accel", "onnxruntime")
-FREE_SIZE = 64  # of a dimension that a file leaves open, when its plan is tried
-MOST_SAMPLED = 1 << 24  # numbers of an input with which a plan is tried
 
 
 def load_onnx(
@@ -61,8 +57,8 @@ def load_onnx(
             model = onnx_graph.parse(data, name)
             onnx_graph.tidy(model)
             onnx_graph.fold_storage(model)
-            runner = Runner(_plan(model))
-            if runtime == "accel" or runner.is_native(_samples(model)) or pays(model):
+            runner = Runner(plan_of(model))
+            if runtime == "accel" or runner.is_native(samples(model)) or pays(model):
                 return OnnxModel(name, plan=runner, types=_types(model))
         except Unsupported as error:
             if runtime == "accel":
@@ -159,50 +155,8 @@ def pays(model: ModelProto) -> bool:
     return wide > total / 2
 
 
-def _samples(model: ModelProto) -> dict[str, Tensor] | None:
-    """Inputs of the declared sizes, a free size being a small one; None where that is too large."""
-    found: dict[str, Tensor] = {}
-    for port in model.graph.input:
-        kind = port.type.tensor_type.elem_type
-        if kind not in TYPES or not port.type.tensor_type.HasField("shape"):
-            return None
-        dims = port.type.tensor_type.shape.dim
-        sizes = [d.dim_value or (1 if i == 0 else FREE_SIZE) for i, d in enumerate(dims)]
-        if math.prod(sizes) > MOST_SAMPLED:
-            return None
-        found[port.name] = torch.zeros(sizes, dtype=TYPES[kind])
-    return found
-
-
 def _read(path: Path) -> bytes:
     return read_file(path, onnx_graph.MAX_FILE_BYTES, "an ONNX model")
-
-
-def _plan(model: ModelProto) -> Plan:
-    opset = max((o.version for o in model.opset_import if o.domain in ("", "ai.onnx")), default=0)
-    if not 7 <= opset <= 25:
-        raise Unsupported(f"opset {opset}")
-    graph = model.graph
-    constants = {t.name: _tensor(t) for t in graph.initializer}
-    steps = []
-    for node in graph.node:
-        if node.domain not in ("", "ai.onnx"):
-            raise Unsupported(f"operator {node.op_type} of {node.domain}")
-        attributes = attributes_of(node, opset, _tensor)
-        if node.op_type == "Constant":
-            constants[node.output[0]] = _constant(attributes)
-            continue
-        steps.append(Step(node.op_type, attributes, list(node.input), list(node.output), node.name))
-    outputs = [o.name for o in graph.output]
-    inputs = [i.name for i in graph.input if i.name not in constants]
-    small = [i.name for i in graph.input if i.name in inputs and _is_small(i)]
-    return Plan(
-        fuse(steps, constants, outputs),
-        constants,
-        inputs,
-        outputs,
-        small if len(small) < len(inputs) else (),
-    )
 
 
 def _types(model: ModelProto) -> dict[str, Any]:
@@ -212,27 +166,3 @@ def _types(model: ModelProto) -> dict[str, Any]:
         for name, kind in kinds.items()
         if kind in TYPES and kind != TensorProto.BFLOAT16
     }
-
-
-def _is_small(value: Any) -> bool:
-    dims = [d.dim_value for d in value.type.tensor_type.shape.dim]
-    return len(dims) < 4 and all(dims[1:]) and int(np.prod([max(d, 1) for d in dims])) <= KEPT_INPUT
-
-
-def _constant(attributes: dict[str, Any]) -> Tensor:
-    for name in ("value", "value_float", "value_int", "value_floats", "value_ints"):
-        if name in attributes:
-            return torch.as_tensor(attributes[name])
-    raise Unsupported("a Constant of strings")
-
-
-def _tensor(proto: TensorProto) -> Tensor:
-    if proto.data_type not in TYPES:
-        raise Unsupported(f"tensors of type {proto.data_type}")
-    try:
-        array = numpy_helper.to_array(proto)
-    except (ValueError, TypeError) as error:
-        raise InputError(f"tensor {proto.name[:60]!r} is damaged: {error}") from None
-    if array.dtype.name in ("float16", "bfloat16"):
-        array = array.astype(np.float32)
-    return torch.from_numpy(np.array(array))

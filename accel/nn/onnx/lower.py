@@ -283,7 +283,7 @@ class Lowering:
         written = touched(v if isinstance(v, Place) else None for v in made)
         run = OPS[step.kind]
 
-        def call(view: Callable[[Place], Tensor], boxes: dict[str, Tensor]) -> None:
+        def call(view: Callable[[Place], Tensor], boxes: dict[str, Tensor], threads: int) -> None:
             arguments = [
                 view(v) if isinstance(v, Place) else boxes[v.name] if isinstance(v, Boxed) else v
                 for v in given

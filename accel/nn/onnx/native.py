@@ -43,10 +43,10 @@ class Runner:
     def outputs(self) -> list[str]:
         return self.plan.outputs
 
-    def run(self, feeds: Feeds) -> list[Tensor]:
-        """Return the outputs, in the graph's order."""
+    def run(self, feeds: Feeds, threads: int = 0) -> list[Tensor]:
+        """Return the outputs, in the graph's order. threads: 0, as many as torch uses."""
         program = self.program(feeds)
-        return self.plan.run(feeds) if program is None else program.run(feeds)
+        return self.plan.run(feeds) if program is None else program.run(feeds, threads)
 
     def is_native(self, feeds: Feeds | None) -> bool:
         """Whether inputs like these are run by the native program alone."""
@@ -144,7 +144,7 @@ class Program:
         bias = None if bias is None else bias.contiguous()
         fixed: list[Tensor | None] = []
 
-        def call(view: Callable[[Place], Tensor], boxes: dict[str, Tensor]) -> None:
+        def call(view: Callable[[Place], Tensor], boxes: dict[str, Tensor], threads: int) -> None:
             pictures = fixed or [
                 None if p is None else view(p).permute(0, 2, 3, 1) for p in (x, residual, y)
             ]
@@ -152,10 +152,9 @@ class Program:
                 p is None or p.buffer.slot in self._tensors for p in (x, residual, y)
             ):
                 fixed.extend(pictures)
-            threads = min(most, torch.get_num_threads())
             native.conv2d(
                 pictures[0], weight, bias, pictures[1], pictures[2],
-                a["stride"], a["pad"], a["slope"], True, threads,
+                a["stride"], a["pad"], a["slope"], True, min(most, threads),
             )  # fmt: skip
 
         return call
@@ -192,7 +191,7 @@ class Program:
 
     # --- running --------------------------------------------------------------------------------
 
-    def run(self, feeds: Feeds) -> list[Tensor]:
+    def run(self, feeds: Feeds, threads: int = 0) -> list[Tensor]:
         given = [feeds[name].contiguous() for name in self._inputs]
         made = [torch.empty(place.shape) for place in self._made]
         arrays = [*given, *made]
@@ -207,14 +206,14 @@ class Program:
             base = ports[slot] if slot in ports else self._tensors[slot]  # type: ignore[index]
             return base.as_strided(place.shape, place.steps(), place.buffer.at + place.at)
 
-        threads = torch.get_num_threads()
+        threads = threads or torch.get_num_threads()
         fresh = not self._same(feeds)
         with torch.no_grad():
             for work in self._work if fresh else self._work[self._first :]:
                 if isinstance(work, tuple):
                     self._program.run(arrays, *work, threads)
                 else:
-                    work(view, boxes)
+                    work(view, boxes, threads)
         if fresh and self._small:
             self._last = {name: feeds[name].clone() for name in self._small}
             self._boxes = boxes

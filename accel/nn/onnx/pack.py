@@ -57,5 +57,6 @@ def _rows(weight: Tensor) -> Tensor:
 
 def _panels(rows: Tensor, lanes: int) -> Tensor:
     outputs, depth = rows.shape
-    rows = torch.nn.functional.pad(rows, (0, 0, 0, -outputs % lanes))
+    if outputs % lanes:
+        rows = torch.nn.functional.pad(rows, (0, 0, 0, -outputs % lanes))
     return rows.view(-1, lanes, depth).transpose(1, 2).contiguous()

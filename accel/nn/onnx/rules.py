@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -380,7 +381,7 @@ def divide(low: Lowering, step: Step) -> None:
 def _binary(low: Lowering, step: Step, kind: int, turned: int) -> None:
     first, second = step.inputs
     shapes = [low.shape(low.value(n)) for n in (first, second)]
-    whole = tuple(torch.broadcast_shapes(*shapes))
+    whole = tuple(np.broadcast_shapes(*shapes))
     if shapes[0] != whole:
         first, second, kind = second, first, turned
         shapes.reverse()

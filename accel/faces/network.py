@@ -1,0 +1,61 @@
+"""Networks of faces: as one native program on the CPU where that can be, else by ONNX Runtime."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from accel.core import choose_device, read_file
+from accel.nn.onnx.load import plan_of, samples
+from accel.nn.onnx.native import Runner
+from accel.nn.onnx.ops import Unsupported
+from accel.weights import onnx_graph
+from accel.weights.onnx import open_onnx
+
+Array = NDArray[Any]
+
+
+def open_network(
+    source: Path, *, device: str = "cpu", threads: int = 1
+) -> Callable[[Array], list[Array]]:
+    """Open a network of one input whose first axis counts items; raises as open_onnx does."""
+    if choose_device(device).type == "cpu":
+        name = str(source)
+        model = onnx_graph.parse(
+            read_file(source, onnx_graph.MAX_FILE_BYTES, "an ONNX model"), name
+        )
+        onnx_graph.tidy(model)
+        onnx_graph.fold_storage(model)
+        try:
+            runner = Runner(plan_of(model))
+            if len(runner.inputs) == 1 and runner.is_native(samples(model)):
+                return NativeNetwork(runner, threads)
+        except Unsupported:
+            pass  # ONNX Runtime may know the operator
+    return open_onnx(source, device=device, threads=threads)
+
+
+class NativeNetwork:
+    """Items go through one by one, so that a file that fixes its batch at one takes any number.
+
+    Safe to call from many threads.
+    """
+
+    def __init__(self, runner: Runner, threads: int):
+        self._runner, self._threads = runner, threads
+        self._lock = threading.Lock()
+
+    def __call__(self, items: Array) -> list[Array]:
+        given = torch.from_numpy(np.ascontiguousarray(items, np.float32))
+        name = self._runner.inputs[0]
+        several = given if len(given) else given.new_zeros((1, *given.shape[1:]))
+        with self._lock:
+            runs = [self._runner.run({name: item[None]}, self._threads) for item in several]
+        joined = [torch.cat(parts).numpy() for parts in zip(*runs)]
+        return [whole[: len(given)] for whole in joined]
