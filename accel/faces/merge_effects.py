@@ -5,6 +5,9 @@ Pictures are [H, W, 3] float32 RGB 0..1. Kernels, strengths and repetitions are 
 
 from __future__ import annotations
 
+import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
 import cv2
@@ -16,6 +19,7 @@ Pixels = npt.NDArray[np.float32]
 AnyPicture = TypeVar("AnyPicture", bound=npt.NDArray[Any])
 MEDIAN_PX = 5
 LONGEST_BLUR = 50
+STRIP_PX = 180  # rows of a film's picture whose three channels fit a core's cache
 PALETTE_PIXELS = 1 << 17  # more make a palette no better
 
 
@@ -63,16 +67,54 @@ def denoise(picture: AnyPicture, power: int) -> AnyPicture:
     return _median_passes(picture, power, 100)
 
 
-def median(picture: AnyPicture) -> AnyPicture:
-    """One pass of the filter."""
-    smooth: AnyPicture = cv2.medianBlur(picture, MEDIAN_PX)
-    return smooth
+def median(picture: AnyPicture, passes: int = 1) -> AnyPicture:
+    """So many passes of the filter."""
+    return _in_strips(lambda part: _repeated(part, passes), picture, passes)
+
+
+def _repeated(picture: AnyPicture, passes: int) -> AnyPicture:
+    smooth: Any = picture
+    for _ in range(passes):
+        smooth = cv2.medianBlur(smooth, MEDIAN_PX)
+    result: AnyPicture = smooth
+    return result
 
 
 def _median_passes(picture: AnyPicture, power: int, whole: int) -> AnyPicture:
     """From `whole` on a pass counts fully, below it as the share of `whole` that is left."""
+    passes = -(-max(power, 0) // 10)
+    return _in_strips(lambda part: _shared(part, power, whole), picture, passes)
+
+
+def _in_strips(
+    work: Callable[[AnyPicture], AnyPicture], picture: AnyPicture, passes: int
+) -> AnyPicture:
+    """Filter a large picture in strips on all cores: the passes over one stay in its cache.
+
+    A strip is wider by what the passes reach, so it is as if the whole had been filtered.
+    """
+    reach, height = MEDIAN_PX // 2 * passes, len(picture)
+    if not passes or height < 2 * STRIP_PX or picture[0].size < STRIP_PX or reach > STRIP_PX:
+        return work(picture)
+    strip = max(STRIP_PX, 2 * reach)  # what is made twice must stay little
+    result: Any = np.empty_like(picture)
+
+    def one(top: int) -> None:
+        first = max(top - reach, 0)
+        wide: Any = picture[first : min(top + strip + reach, height)]
+        made = work(wide)
+        part = result[top : top + strip]
+        part[:] = made[top - first : top - first + len(part)]
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        list(pool.map(one, range(0, height, strip)))
+    filtered: AnyPicture = result
+    return filtered
+
+
+def _shared(picture: AnyPicture, power: int, whole: int) -> AnyPicture:
     while power > 0:
-        smooth: Any = median(picture)
+        smooth: Any = _repeated(picture, 1)
         if power < whole:
             smooth = cv2.addWeighted(picture, 1 - power / whole, smooth, power / whole, 0)
         picture = smooth

@@ -12,6 +12,7 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 
 from accel.core import ConfigError, InputError
+from accel.faces import merge_effects
 from accel.faces.face_types import FaceType, crop_matrix
 from accel.faces.merge import merge_face, scaled, zoomed
 from accel.faces.merge_effects import (
@@ -415,3 +416,15 @@ def test_masks_have_short_names(text, mask):
 def test_settings_out_of_range_are_refused(wrong):
     with pytest.raises(ConfigError, match=next(iter(wrong))):
         MergeSettings(**wrong)
+
+
+@pytest.mark.parametrize("power", [50, 95, 130])
+def test_a_filter_in_strips_is_the_filter(power):
+    """Large pictures are filtered in strips; nothing of them shows."""
+    make = np.random.default_rng(0)
+    picture = make.integers(0, 256, (500, 400, 3), dtype=np.uint8)
+    assert len(picture) >= 2 * merge_effects.STRIP_PX
+    assert np.array_equal(
+        merge_effects.denoise(picture, power), merge_effects._shared(picture, power, 100)
+    )
+    assert np.array_equal(merge_effects.median(picture, 3), merge_effects._repeated(picture, 3))
