@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from accel.cli.shared import DONE, command, deliver
+from accel.core import one_line
 
 
 def add(commands: Any) -> None:
@@ -41,7 +42,7 @@ def run(args: argparse.Namespace) -> int:
     elif args.what == "verify":
         last = f", the last hash is {entries[-1].hash}" if entries else ""
         held = f"the chain of {len(ledger.entries())} entries holds{last}"
-        text = "\n".join(faults) or held
+        text = "\n".join(faults) or one_line(held)
     else:
         text = "\n".join(map(_line, entries)) or f"no entries in {ledger.path}"
     deliver(told, args.json, text)
@@ -51,4 +52,4 @@ def run(args: argparse.Namespace) -> int:
 def _line(entry: Any) -> str:
     mark = entry.mark or "no mark"
     made = f"{entry.number:5}  {entry.time}  {entry.task:10} {mark:12}"
-    return f"{made}  {entry.sha256[:16]}  {entry.consent}"
+    return one_line(f"{made}  {entry.sha256[:16]}  {entry.consent}")

@@ -22,6 +22,7 @@ from accel.weights.pickle_writer import dump_pickle
 from accel.weights.pickles import METADATA_LIMITS, load_pickle
 
 MAX_PAYLOAD = 65_533  # a segment's length is 16 bits and counts itself
+LARGEST = 1e9  # of a coordinate: geometry with larger ones overflows
 MAX_FACE_BYTES = 256 << 20
 PNG_MARK = b"\x89PNG\r\n\x1a\n"
 PNG_CHUNK = b"fcWp"
@@ -237,14 +238,14 @@ def _whole(value: float) -> float:
 
 
 def numbers(value: Any, shape: tuple[int, ...], who: str, name: str) -> Array | None:
-    """An array of finite numbers from nested lists or an array; None stays None."""
+    """An array of numbers of some size from nested lists or an array; None stays None."""
     if value is None:
         return None
     try:
         array = np.asarray(value, np.float64)
     except (TypeError, ValueError, OverflowError):
         array = np.empty((0, 0, 0))
-    if array.shape != shape or not np.isfinite(array).all():
+    if array.shape != shape or not (np.abs(array) <= LARGEST).all():  # nor NaN
         raise InputError(f"{who}: {name} must be {list(shape)} numbers, got {list(array.shape)}")
     return array.copy()  # what was read is a view of the file's bytes
 

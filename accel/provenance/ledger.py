@@ -23,7 +23,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from accel.core import ConfigError, InputError
+from accel.core import ConfigError, InputError, open_file
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS entries (
@@ -159,7 +159,11 @@ class Ledger:
     def _select(self, where: str, values: tuple[Any, ...]) -> list[Entry]:
         if not self.path.exists():
             return []
+        open_file(self.path, "a ledger").close()  # a pipe would be waited for
         with self._open(write=False) as base:
+            kind = base.execute("SELECT type FROM sqlite_master WHERE name = 'entries'").fetchone()
+            if kind != ("table",):  # a view may have rows without end
+                raise InputError(f"{self.path.name}: the ledger cannot be used: it has no table of entries")
             base.row_factory = sqlite3.Row
             rows = [dict(row) for row in base.execute(f"SELECT * FROM entries {where}", values)]
         try:

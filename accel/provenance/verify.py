@@ -247,7 +247,7 @@ def _of_declaration(one: xmp.Declared) -> Finding:
 
 
 def _of_entry(entry: Entry, sha256: str) -> Finding:
-    facts = {"time": entry.time, "number": entry.number, "task": entry.task}
+    facts = {"time": clean(entry.time), "number": entry.number, "task": clean(entry.task)}
     same = entry.sha256 == sha256
     return Finding(level="LEDGER", what="ledger file" if same else "ledger like", facts=facts)
 

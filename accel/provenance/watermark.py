@@ -35,6 +35,7 @@ from accel.provenance.bch import LENGTH, decode_soft, encode
 
 KEY = b"accel public mark 1"  # changing it, or any number below, makes older marks unreadable
 SIDE, TILE = 360, 120  # shorter side of the picture and side of a tile, in units of the pattern
+SEEN, MAX_ASPECT = 4, 64  # how long a strip is looked at, and marked, in its widths
 BAND = (0.035, 0.20)  # cycles per unit: below is brightness, above is lost to resizing
 SYNC_SHARE = 0.25
 STRENGTH = 1.25  # standard deviation in 8-bit codes: 45.9 dB
@@ -181,7 +182,8 @@ def pattern(
     ident: str, height: int, width: int, *, strength: float = STRENGTH, key: bytes = KEY
 ) -> NDArray[np.int8]:  # [H, W]
     """Make the integers that are added to a picture of this size. Do not write into them."""
-    scale = min(height, width) / SIDE
+    # A strip of a few pixels by many carries no mark, and must not fill the memory.
+    scale = max(min(height, width), max(height, width) / MAX_ASPECT) / SIDE
     tile = _tile(key, _coded(ident)) * np.float32(strength)
     rows, columns = (int(np.ceil(size / scale / TILE)) + 1 for size in (height, width))
     shift = 0.5 / scale - 0.5
@@ -385,6 +387,8 @@ def _turned_signals(key: bytes) -> Array:  # [8, TILE, TILE // 2 + 1] complex64
 
 def _residual(luma: Array) -> Array:
     """Bring a frame to the pattern's scale, keep fine detail, make flat and busy places equal."""
+    longest = SEEN * min(luma.shape)  # of a strip a hundred times as long as wide
+    luma = luma[:longest, :longest]
     height, width = luma.shape
     scale = SIDE / min(height, width)
     size = (round(width * scale), round(height * scale))
@@ -392,7 +396,6 @@ def _residual(luma: Array) -> Array:
     small = cv2.resize(
         luma.astype(np.float32), size, interpolation=cv2.INTER_AREA if shrink else cv2.INTER_CUBIC
     )
-    small = small[: SIDE * 4, : SIDE * 4]  # a strip a hundred times as long as wide
     residual = small - cv2.GaussianBlur(small, (0, 0), 3.0)
     deviation = cv2.blur(np.abs(residual), (9, 9)) + 1.0
     return np.asarray(np.clip(residual / deviation, -2.5, 2.5))

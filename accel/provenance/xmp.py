@@ -13,6 +13,7 @@ import struct
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 from PIL import Image
@@ -23,8 +24,8 @@ from accel.provenance.c2pa import SOURCE_TYPES, TASKS, media_type
 _JPEG = b"http://ns.adobe.com/xap/1.0/\0"
 _PNG = b"XML:com.adobe.xmp"
 _UUID = bytes.fromhex("be7acfcb97a942e89c71999491e3afac")
-_PACKET = re.compile(rb"<x:xmpmeta.{0,65536}?</x:xmpmeta>", re.DOTALL)
-_TYPE = re.compile(rb"DigitalSourceType[^<>]{0,40}?[\"'>]\s*([^\"'<>\s]{1,200})")
+_BEGIN, _END, _LONGEST = b"<x:xmpmeta", b"</x:xmpmeta>", 1 << 16  # of a packet
+_TYPE = re.compile(rb"DigitalSourceType[^<>]{0,40}?[\"'>]\s{0,99}([^\"'<>\s]{1,200})")
 _LOOKED_AT = 4 << 20  # bytes at each end of a file that are searched
 
 
@@ -86,16 +87,27 @@ def declared(path: Path) -> list[Declared]:
         raise InputError(f"{path}: cannot be read ({error.strerror or error})") from error
     found = [
         Declared(source_type=kind.rsplit(b"/", 1)[-1].decode("ascii", "replace"), where="XMP")
-        for packet in _PACKET.findall(data)
+        for packet in _packets(data)
         for kind in _TYPE.findall(packet)
     ]
     if re.search(rb"[<:\"']AIGC[\"':> ]|TC260:AIGC", data):
         found.append(Declared(source_type="", where="AIGC field (China)"))
-    if re.search(rb"tEXtparameters\0.{0,4000}Steps: \d", data, re.DOTALL):
+    notes = (note.end() for note in islice(re.finditer(rb"tEXtparameters\0", data), 100))
+    if any(re.search(rb"Steps: \d", data[at : at + 4000]) for at in notes):
         found.append(Declared(source_type="", where="generation parameters in PNG text"))
     if re.search(rb"tEXt(?:prompt|workflow)\0\{", data):
         found.append(Declared(source_type="", where="ComfyUI workflow in PNG text"))
     return list(dict.fromkeys(found))
+
+
+def _packets(data: bytes) -> Iterator[bytes]:
+    """XMP packets, wherever they lie; each byte is looked at a few times at most."""
+    at = 0
+    while (end := data.find(_END, at)) >= 0:
+        begin = data.find(_BEGIN, max(at, end - _LONGEST), end)
+        if begin >= 0:
+            yield data[begin:end]
+        at = end + len(_END)
 
 
 def _packet(source_type: str) -> bytes:

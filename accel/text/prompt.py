@@ -14,6 +14,8 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
+import numpy as np
+
 from accel.core import ConfigError
 
 STRONGER, WEAKER = 1.1, 1 / 1.1
@@ -78,18 +80,17 @@ def split_and(text: str) -> list[tuple[str, float]]:
 def emphasis(text: str) -> list[Piece]:
     """Pieces of equal weight, neighbours joined; a bracket never closed reaches to the end."""
     texts: list[str] = []
-    weights: list[float] = []
+    weights = np.ones(2 * len(text) + 8)  # each character adds two pieces at most
     is_break: list[bool] = []
     opened: dict[str, list[int]] = {"(": [], "[": []}
 
     def add(text: str, marks_break: bool = False) -> None:
         texts.append(text)
-        weights.append(1.0)
         is_break.append(marks_break)
 
     def weigh(first: int, factor: float) -> None:
-        for i in range(first, len(weights)):
-            weights[i] *= factor
+        with np.errstate(all="ignore"):
+            weights[first : len(texts)] *= factor
 
     for match in EMPHASIS.finditer(text):
         bracket, weight = match["bracket"], match["weight"]
@@ -112,7 +113,7 @@ def emphasis(text: str) -> list[Piece]:
         weigh(first, STRONGER)
     for first in opened["["]:
         weigh(first, WEAKER)
-    return joined(zip(texts, weights, is_break, strict=True))
+    return joined(zip(texts, weights[: len(texts)].tolist(), is_break, strict=True))
 
 
 def joined(parts: Iterator[tuple[str, float, bool]]) -> list[Piece]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import av
+from av.codec.hwaccel import HWAccel
 
 from accel.core import InputError, open_file
 from accel.video.boxes import check_film
@@ -51,7 +52,7 @@ def sniff(path: Path) -> str:
     if head[:4] == b"RIFF" and head[8:12] == b"AVI ":
         return "avi"
     if head[:4] == b"RIFF" and head[8:12] == b"WEBP":
-        if head[12:16] == b"VP8X" and head[20] & 2:
+        if head[12:16] == b"VP8X" and len(head) > 20 and head[20] & 2:
             raise InputError(f"{path}: animated WebP cannot be read; convert it to GIF or MP4")
         return "webp_pipe"
     if len(head) > 376 and head[0] == head[188] == head[376] == 0x47:
@@ -69,10 +70,13 @@ def reason(error: Exception) -> str:
     return str(getattr(error, "strerror", None) or error)
 
 
-def open_demuxer(path: Path, demuxer: str, max_pixels: int) -> av.container.InputContainer:
+def open_demuxer(
+    path: Path, demuxer: str, max_pixels: int, hwaccel: HWAccel | None = None
+) -> av.container.InputContainer:
     """Open `path` with one demuxer, allowed to read local files only.
 
-    `max_pixels` bounds what the probing decoders may allocate. Raises InputError.
+    `max_pixels` bounds what the probing decoders may allocate. hwaccel: what decodes, in place of
+    the host. Raises InputError.
     """
     if demuxer == "mov":
         check_film(path)
@@ -87,6 +91,7 @@ def open_demuxer(path: Path, demuxer: str, max_pixels: int) -> av.container.Inpu
             },
             options={"max_pixels": str(max_pixels)},
             metadata_errors="replace",
+            hwaccel=hwaccel,
         )
     except (av.error.FFmpegError, OSError, ValueError) as error:
         raise InputError(

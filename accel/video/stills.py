@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 import shutil
@@ -9,6 +10,7 @@ import struct
 import warnings
 import zlib
 from collections.abc import Iterator
+from contextlib import suppress
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -25,11 +27,17 @@ from accel.video.scope import Closing, KeptIfWell
 from accel.video.sniff import PICTURE_SUFFIXES, open_demuxer, reason, sniff
 from accel.video.write import Finish, partial_name
 
+# Pillow tells of damaged TIFF on standard error, beside the exception that says the same.
+logging.getLogger("PIL").addHandler(logging.NullHandler())
+
 # EXIF orientation to (degrees clockwise that a viewer turns, mirrored left to right before that)
 _ORIENTATIONS = {
     1: (0, False), 2: (0, True), 3: (180, False), 4: (180, True),
     5: (270, True), 6: (90, False), 7: (90, True), 8: (270, False),
 }  # fmt: skip
+# What Pillow raises over damaged headers, whose values have any type.
+_DAMAGED = (OSError, ValueError, SyntaxError, TypeError, AttributeError, LookupError, EOFError,
+            ArithmeticError, RuntimeError, struct.error)  # fmt: skip
 _RATE = 25  # pictures have no time; a video made of them shows this many a second
 
 
@@ -357,16 +365,18 @@ def _header(path: Path, limits: Limits) -> tuple[int, bool, dict[str, Any]]:
                     extras["icc_profile"] = image.info["icc_profile"]
                 exif = image.getexif()
                 if exif and image.format != "TIFF":  # whose tags describe how it is stored
-                    extras["exif"] = exif.tobytes()
+                    with suppress(*_DAMAGED):  # what cannot be written again is left out
+                        extras["exif"] = exif.tobytes()
                 orientation = exif.get(0x0112, 1)
         except Image.DecompressionBombError as error:
             raise InputError(
                 f"{path}: a frame may have {limits.max_pixels} pixels, this one has far more"
             ) from error
-        except (OSError, ValueError, SyntaxError) as error:
+        except _DAMAGED as error:
             raise InputError(f"{path}: must be a whole picture: its header is damaged") from error
     limits.check_size(path, width, height)
-    return *_ORIENTATIONS.get(orientation, (0, False)), extras
+    turn = _ORIENTATIONS.get(orientation) if isinstance(orientation, int) else None
+    return *(turn or (0, False)), extras
 
 
 def _decode(path: Path, demuxer: str, limits: Limits) -> tuple[av.VideoFrame, VideoInfo]:

@@ -92,7 +92,7 @@ def archive(data: bytes, change: Change, rng: random.Random) -> bytes:
                         content = change(content)
                     else:
                         name = change(name.encode()).decode("utf-8", "replace") or "x"
-                new.writestr(name, content)
+                new.writestr(name.lstrip("/\0") or "x", content)
     except (ValueError, OSError, zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError,
             zlib.error, struct.error):  # fmt: skip
         return data
