@@ -63,7 +63,8 @@ def run(args: argparse.Namespace) -> int | None:
         deliver({"slower": worse}, args.json, "\n".join(lines) or "no lead shrank")
         return BAD_INPUT if worse else None
     if args.predict:
-        return _predict(args)
+        _predict(args)
+        return None
     quiet = args.json == "-"
     report = with_progress(
         lambda progress, cancel: run_bench(

@@ -87,7 +87,7 @@ def picture_planes(picture: npt.NDArray[Any]) -> Planes:  # [H, W, 3] uint8 RGB
 
 
 def _cut(planes: Planes, matrices: Array, size: int, low: float, high: float) -> Pixels:
-    m = torch.from_numpy(np.ascontiguousarray(matrices, np.float32)).to(planes.c0.device)
+    m = torch.from_numpy(np.ascontiguousarray(matrices, np.float32))
     span = high - low
     pictures = crop(
         planes, m, size,

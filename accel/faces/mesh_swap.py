@@ -142,7 +142,7 @@ class MeshSwapper:
         face, sources = job.face, self._identities[job.source]
         track = self._track(face, job.source)
         view = self._view(track, face, sources)
-        target = crop(job.planes, self._send(view.matrix), view.side)
+        target = crop(job.planes, torch.from_numpy(view.matrix)[None], view.side)
         front, mask = self._warp(track, face, sources, view)
         # While nothing is in front, every other look is spared: what comes is seen a frame later.
         if self._occlusion and (track.covered or track.frames < SETTLED or track.frames % 2 == 0):
@@ -264,7 +264,8 @@ class MeshSwapper:
         return torch.addcmul(added, front, gain.view(1, 1, 1, 1)).clamp_(0, 1)
 
     def _send(self, array: Array) -> Tensor:
-        return torch.from_numpy(np.ascontiguousarray(array[None], np.float32)).to(self._device)
+        ready = torch.from_numpy(np.ascontiguousarray(array[None], np.float32))
+        return ready.to(self._device, non_blocking=True)  # CUDA takes its own copy at once
 
 
 def _through_tightening(share: float) -> float:

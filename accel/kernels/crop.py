@@ -58,9 +58,11 @@ def crop(
     dtype: float32 or float16.
 
     Raises ValueError when a matrix has no inverse or is not finite. The matrices are looked at for
-    that: where they lie on a GPU, this waits for it.
+    that: keep them on the CPU, or this waits for the GPU they lie on.
     """
     check_planes("crop", planes)
+    # The sampling table is a few dozen sums of a few numbers: on a GPU each would be a launch.
+    matrices = matrices.cpu()
     height, width = (size, size) if isinstance(size, int) else size
     if min(planes.c0.shape) < 1:
         raise ValueError(f"crop: the frame must have pixels, got {tuple(planes.c0.shape)}")
@@ -94,7 +96,7 @@ def _three(name: str, value: float | Sequence[float]) -> list[float]:
 
 
 def _check_invertible(matrices: Tensor) -> None:
-    for index, matrix in enumerate(matrices.tolist()):  # waits when they lie on a GPU
+    for index, matrix in enumerate(matrices.tolist()):
         (a, b, x), (c, d, y) = matrix
         largest = max(abs(v) for v in (a, b, c, d))
         finite = all(math.isfinite(v) for v in (a, b, c, d, x, y))

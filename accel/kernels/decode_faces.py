@@ -87,8 +87,8 @@ def _reference(boxes, logits, centres, back, min_score, overlap, margin, most):
         # The network counts from the crop's edge, the matrices from its first pixel's centre.
         spots = (mean[:, [0, *range(2, 8)]] - 0.5) @ back[:, :, :2].mT + back[:, None, :, 2]
         side = mean[:, 1].amax(-1) * scale * margin
-        row = [best[:, None], spots[:, 0], side[:, None], torch.zeros_like(side)[:, None]]
-        row = torch.cat([*row, spots[:, 1:].flatten(1)], 1)
+        head = (best[:, None], spots[:, 0], side[:, None], torch.zeros_like(side)[:, None])
+        row = torch.cat([*head, spots[:, 1:].flatten(1)], 1)
         out[:, n] = torch.where(total[:, None] > 0, row, 0.0)
     return out
 

@@ -52,6 +52,7 @@ from accel.pipelines.swap_config import SwapConfig as SwapConfig
 from accel.pipelines.swap_config import swap_config
 from accel.pipelines.verify import decoded
 from accel.provenance.c2pa import sidecar_of
+from accel.video.device import open_film
 from accel.video.encode import EncodeConfig as EncodeConfig
 from accel.video.frame import Frame
 from accel.video.read import VideoReader, open_video
@@ -149,7 +150,7 @@ class _Run:
         started = time.perf_counter()
         self._check_paths()
         marker = Marker(self.config.provenance, task="face_swap", sources=self.config.sources)
-        with open_video(self.input) as reader, ThreadPoolExecutor(1) as aside:
+        with open_film(self.input, self.device) as reader, ThreadPoolExecutor(1) as aside:
             self.output_marks = MarkedOutput(marker, reader, self.output)
             earlier = aside.submit(self._earlier_mark, reader)
             models = FaceModels(device=str(self.device))
@@ -345,14 +346,14 @@ class _Run:
         self.seconds["paste"] += time.perf_counter() - swapped
 
     def _upload(self, planes: Planes) -> Planes:
-        if self.device.type == "cpu":
-            return planes
+        if planes.c0.device.type == self.device.type:
+            return planes  # a surface that its decoder left there, or all is on the CPU
         c0, c1, c2 = (plane.to(self.device, non_blocking=True) for plane in planes[:3])
         return Planes(c0, c1, c2, planes.layout)
 
     def _download(self, planes: Planes, into: Planes) -> None:
         """Bring swapped planes back into the memory that the encoder reads."""
-        if self.device.type == "cpu":
+        if planes.c0 is into.c0:
             return  # they are that memory
         for plane, target in zip(planes[:3], into[:3]):
             target.copy_(plane)  # the one wait of a frame

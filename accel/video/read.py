@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import av
+from av.codec.hwaccel import HWAccel
 
 from accel.core import ConfigError, InputError
 from accel.video.frame import Frame, planar
@@ -70,7 +71,7 @@ class VideoReader(Closing):
         self.threads = threads
         self.notes: list[str] = []
         self.demuxer = sniff(self.path)
-        self._opened: _Decoding | None = _Decoding(self.path, self.demuxer, threads, limits)
+        self._opened: Decoding | None = self._decoding()
         try:
             first = self._opened.first()
             self.info: VideoInfo = describe(
@@ -92,24 +93,29 @@ class VideoReader(Closing):
         if (self.info.frames or 0) > self.limits.max_frames:
             self.limits.check_index(self.path, self.info.frames or 0)
 
+    def _decoding(self) -> Decoding:
+        return Decoding(self.path, self.demuxer, self.threads, self.limits)
+
+    def _frame(self, picture: av.VideoFrame, pts: int, index: int) -> Frame:
+        picture = planar(picture)
+        if picture.format.name != self.info.pixel_format:
+            raise InputError(
+                f"{self.path}: frame {index} must be {self.info.pixel_format} as the first "
+                f"one, is {picture.format.name}"
+            )
+        return Frame(self.layout, pts, self.info.time_base, index, picture)
+
     def __iter__(self) -> Iterator[Frame]:
-        decoding = self._opened or _Decoding(self.path, self.demuxer, self.threads, self.limits)
+        decoding = self._opened or self._decoding()
         self._opened = None
         stamp = _Stamps(self.info)
         index = 0
         try:
             for picture in decoding.pictures():
                 self.limits.check_index(self.path, index)
-                layout = self.layout
                 if (picture.width, picture.height) != (self.info.width, self.info.height):
                     self._note("the frame size changes within the stream")
-                picture = planar(picture)
-                if picture.format.name != self.info.pixel_format:
-                    raise InputError(
-                        f"{self.path}: frame {index} must be {self.info.pixel_format} as the first "
-                        f"one, is {picture.format.name}"
-                    )
-                yield Frame(layout, stamp(picture), self.info.time_base, index, picture)
+                yield self._frame(picture, stamp(picture), index)
                 index += 1
         finally:
             decoding.close()
@@ -129,14 +135,22 @@ class VideoReader(Closing):
             self._opened = None
 
 
-class _Decoding:
+class Decoding:
     """One pass over the pictures of one stream."""
 
-    def __init__(self, path: Path, demuxer: str, threads: int, limits: Limits) -> None:
+    def __init__(
+        self,
+        path: Path,
+        demuxer: str,
+        threads: int,
+        limits: Limits,
+        hwaccel: HWAccel | None = None,
+    ) -> None:
         self.path = path
         self.notes: list[str] = []
         self._max_pixels = limits.max_pixels
-        self.container = open_demuxer(path, demuxer, limits.max_pixels)
+        self._plain = planar if hwaccel is None else lambda picture: picture
+        self.container = open_demuxer(path, demuxer, limits.max_pixels, hwaccel)
         try:
             self.stream = main_video(self.container, path)
             limits.check_size(path, self.stream.width, self.stream.height)
@@ -164,7 +178,7 @@ class _Decoding:
                 f"{self.path}: not one frame of up to {self._max_pixels} pixels "
                 f"could be decoded{detail}"
             )
-        self._first = planar(picture)
+        self._first = self._plain(picture)
         return self._first
 
     def pictures(self) -> Iterator[av.VideoFrame]:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import av
+from av.codec.hwaccel import HWAccel
 
 from accel.core import ConfigError
 from accel.video.encode import (
@@ -77,7 +78,7 @@ class VideoWriter(KeptIfWell):
         self._muxer = choose_muxer(self.path.suffix)
         self._partial = partial_name(self.path, like.path)
         self.encoder, notes = choose_encoder(like.info, self._muxer, config)
-        self._pixel_format, more = choose_format(self.encoder, like.info)
+        self._pixel_format, more = self._choose_format()
         self.notes += notes + more
         self._palette = GifPalette(like.info) if self.encoder == "gif" else None
         try:
@@ -86,6 +87,16 @@ class VideoWriter(KeptIfWell):
             self.abort()
             self._explain(error)
             raise
+
+    def _choose_format(self) -> tuple[str, list[str]]:
+        return choose_format(self.encoder, self._like.info)
+
+    def _accelerator(self) -> HWAccel | None:
+        """What encodes, in place of the host."""
+        return None
+
+    def _prepare(self, context: av.video.codeccontext.VideoCodecContext) -> None:
+        """Last settings before the encoder opens."""
 
     def _open(self) -> None:
         like, info = self._like, self._like.info
@@ -136,7 +147,8 @@ class VideoWriter(KeptIfWell):
         rate = info.average_rate or Fraction(25)
         assert self._output is not None
         carries_side_data = info.mastering_display or info.content_light
-        if template is not None and carries_side_data and row.codec == info.codec:
+        by_host = self._accelerator() is None
+        if template is not None and carries_side_data and row.codec == info.codec and by_host:
             # The template's parameters hold the container's own HDR boxes, which have no other way.
             stream = self._output.add_stream_from_template(template, opaque=False)
             context = stream.codec_context
@@ -144,11 +156,14 @@ class VideoWriter(KeptIfWell):
             context.options = options
             context.framerate = rate
         else:
-            stream = self._output.add_stream(self.encoder, rate=rate, options=options)
+            stream = self._output.add_stream(
+                self.encoder, rate=rate, options=options, hwaccel=self._accelerator()
+            )
         self._stream = stream
         context = stream.codec_context
         context.width, context.height = info.width, info.height
         context.pix_fmt = self._pixel_format
+        self._prepare(context)
         stream.time_base = context.time_base = self._ticks(rate)
         context.thread_count = self._config.threads
         context.thread_type = "AUTO"  # the binding's default is slices, which costs quality
@@ -315,6 +330,7 @@ def open_writer(
 
     finish: called with the complete file or folder under its temporary name.
     """
+    from accel.video.device import open_film_writer
     from accel.video.stills import FolderWriter, ImageWriter
 
     path = Path(path)
@@ -322,4 +338,5 @@ def open_writer(
         return ImageWriter(path, like, finish=finish)
     if path.is_dir() or not path.suffix:
         return FolderWriter(path, like, finish=finish)
-    return VideoWriter(path, like, config, finish=finish)
+    on_device = open_film_writer(path, like, config, finish=finish)
+    return on_device or VideoWriter(path, like, config, finish=finish)

@@ -19,15 +19,15 @@ import ctypes
 import sys
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 from unittest import mock
 
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode, return_and_correct_aliasing
-from torch.utils._pytree import tree_map
+from torch.utils._pytree import tree_leaves, tree_map
 
 from accel.kernels._op import OPS, Op
 
@@ -144,13 +144,15 @@ class Device:
         self.exact = exact
         self.counts = Counts()
         self._lock = threading.Lock()
-        self._local = threading.local()
+        self._capturing: FakeGraph | None = None
 
     def wrap(self, inner: torch.Tensor) -> FakeTensor:
         """A tensor that lies on the device already, as a decoder's surface does."""
         return FakeTensor(inner, self)
 
     def wait(self, what: str) -> None:
+        if self._capturing is not None:
+            raise RuntimeError(f"{what} at {_caller()}: not permitted while a stream is captured")
         with self._lock:
             self.counts.waits.append(f"{what} at {_caller()}")
 
@@ -159,8 +161,9 @@ class Device:
             self.counts.copies.append(Copy(direction, nbytes, _caller()))
 
     def launched(self, name: str) -> None:
+        graph = self._capturing
         with self._lock:
-            self.counts.launches[name] += 1
+            (self.counts.launches if graph is None else graph.launches)[name] += 1
 
     def ran(self, network: str) -> None:
         with self._lock:
@@ -198,7 +201,8 @@ class Device:
             plain["device"] = torch.device("cpu")
         if plain.get("pin_memory"):
             plain["pin_memory"] = False
-        result = func(*tree_map(_host, args), **plain)
+        host_args = tree_map(_host, args)
+        result = self._do(func, lambda: func(*host_args, **plain), _written(func, args, kwargs))
         keep_cpu = wanted is not None and not to_device
         if name in ("_local_scalar_dense", "item", "equal", "is_nonzero") or keep_cpu:
             return result
@@ -239,9 +243,10 @@ class Device:
     def _to_copy(self, x: torch.Tensor, kwargs: dict) -> torch.Tensor:
         target = torch.device(kwargs.get("device") or x.device)
         plain = {k: v for k, v in kwargs.items() if k not in ("device", "non_blocking")}
-        result = aten._to_copy.default(_host(x), **plain)
-        if result is _host(x):
-            result = result.clone()
+        host = _host(x)
+        result = self._do(
+            aten._to_copy.default, lambda: aten._to_copy.default(host, **plain).clone()
+        )
         up, down = target.type in THERE, isinstance(x, FakeTensor)
         if up and down:
             self.launched("_to_copy")
@@ -250,7 +255,8 @@ class Device:
         return self.wrap(result) if up else result
 
     def _copy_(self, to: torch.Tensor, x: torch.Tensor, non_blocking: bool = False) -> torch.Tensor:
-        _host(to).copy_(_host(x))
+        target, source = _host(to), _host(x)
+        self._do(aten.copy_.default, lambda: target.copy_(source), [target])
         up, down = isinstance(to, FakeTensor), isinstance(x, FakeTensor)
         if up and down:
             self.launched("copy_")
@@ -273,12 +279,23 @@ class Device:
             result = chosen.run(*args)
         if chosen.name != "triton" or self.exact:
             return result
-        value = op.run(*tree_map(_host, args))
-        if not writes:
-            pairs = zip(_tensors(result), _tensors(value), strict=True)
-            for given, computed in pairs:
-                _host(given).copy_(computed)
+        host_args, results = tree_map(_host, args), [_host(r) for r in _tensors(result)]
+
+        def compute() -> None:
+            value = op.run(*host_args)
+            for given, computed in zip(results, [] if writes else _tensors(value)):
+                given.copy_(computed)
+
+        self._do(
+            op, compute, [a for a in host_args if isinstance(a, torch.Tensor)] if writes else []
+        )
         return result
+
+    def _do(self, what: Any, work: Callable, written: Sequence[torch.Tensor] = ()) -> Any:
+        """Do some work on the host; while a graph is captured, let the graph have it too."""
+        if self._capturing is None:
+            return work()
+        return self._capturing.record(work, written)
 
     def launch(self, kernel: Any, original: Callable, grid: Any, args: tuple, kwargs: dict) -> None:
         for i, arg in enumerate((*args, *kwargs.values())):
@@ -304,6 +321,58 @@ class Device:
                 yield
         finally:
             torch._C._set_only_lift_cpu_tensors(before)
+
+
+class FakeGraph:
+    """torch.cuda.CUDAGraph: holds what was done while it was captured, and does it again.
+
+    A real capture records and does nothing. Here the work is done once, to have tensors of the
+    right shapes, and what it wrote into is put back afterwards.
+    """
+
+    def __init__(self, device_of: Device) -> None:
+        self._device = device_of
+        self.launches: Counter[str] = Counter()
+        self._work: list[tuple[Callable, list[torch.Tensor]]] = []
+        self._before: list[tuple[torch.Tensor, torch.Tensor]] = []
+
+    def record(self, work: Callable, written: Sequence[torch.Tensor]) -> Any:
+        self._before += [(t, t.clone()) for t in written]
+        result = work()
+        alias = {t.untyped_storage().data_ptr() for t in written}
+        made = [t for t in _tensors(result) if t.untyped_storage().data_ptr() not in alias]
+        self._work.append((work, made))
+        return result
+
+    @contextmanager
+    def capture(self) -> Iterator[None]:
+        self._device._capturing = self
+        try:
+            yield
+        finally:
+            self._device._capturing = None
+            for tensor, before in reversed(self._before):
+                tensor.copy_(before)
+            self._before.clear()
+
+    def replay(self) -> None:
+        self._device.launched("graph")
+        for work, made in self._work:
+            for tensor, again in zip(made, _tensors(work())):
+                tensor.copy_(again)
+
+
+class _Event:
+    """Enough of torch.cuda.Event; to wait for one that lies a step back keeps the pace."""
+
+    def __init__(self, device_of: Device) -> None:
+        self._device = device_of
+
+    def record(self, stream: Any = None) -> None:
+        """Marks a place on the device; the host goes on."""
+
+    def synchronize(self) -> None:
+        self._device.wait("Event.synchronize")
 
 
 class _Stream:
@@ -348,6 +417,10 @@ def fake_cuda(exact: bool = False) -> Iterator[Device]:
         "get_device_capability": lambda *a: (8, 9),
         "current_stream": lambda *a: stream,
         "default_stream": lambda *a: stream,
+        "CUDAGraph": lambda: FakeGraph(device),
+        "graph": lambda graph: graph.capture(),
+        "stream": lambda stream: nullcontext(),
+        "Event": lambda *a, **k: _Event(device),
         "Stream": lambda *a, **k: _Stream(device),
         "synchronize": lambda *a: device.wait("torch.cuda.synchronize"),
         "empty_cache": lambda: None,
@@ -400,6 +473,16 @@ def _launcher(device: Device) -> Iterator[None]:
         yield
 
 
+def _written(func: Any, args: tuple, kwargs: dict) -> list[torch.Tensor]:
+    """Host tensors that an operator of torch writes into."""
+    schema, found = func._schema.arguments, []
+    for place, argument in enumerate(schema):
+        if argument.alias_info is not None and argument.alias_info.is_write:
+            value = args[place] if place < len(args) else kwargs.get(argument.name)
+            found += [_host(t) for t in ([value] if torch.is_tensor(value) else value or [])]
+    return found
+
+
 def _host(value: Any) -> Any:
     if isinstance(value, FakeTensor):
         return value.host
@@ -409,9 +492,7 @@ def _host(value: Any) -> Any:
 
 
 def _tensors(result: Any) -> list[torch.Tensor]:
-    if isinstance(result, torch.Tensor):
-        return [result]
-    return list(result or ())
+    return [leaf for leaf in tree_leaves(result) if isinstance(leaf, torch.Tensor)]
 
 
 def _name(kernel: Any) -> str:

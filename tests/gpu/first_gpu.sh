@@ -19,5 +19,16 @@ nvidia-smi > "$results/nvidia-smi.txt" 2>&1
 step doctor "$python" -m accel doctor --json "$results/doctor.json"
 step kernels env ACCEL_TEST_GPU=1 "$python" -m pytest -q tests/kernels -m 'not exhaustive'
 step jobs "$python" -m pytest -q tests/gpu
+# Races and reads out of bounds are what Triton's interpreter cannot show.
+if command -v compute-sanitizer > /dev/null; then
+  for tool in memcheck racecheck; do
+    step "$tool" env ACCEL_TEST_GPU=1 compute-sanitizer --tool "$tool" --error-exitcode 1 \
+      "$python" -m pytest -q tests/kernels/test_device_ops.py tests/kernels/test_crop.py -x
+  done
+fi
 step bench "$python" -m accel bench --device cuda --json "$results/bench.json" --html "$results/bench.html"
+# Beside what was measured, what was foretold for the card nearest to this one.
+for card in h100 a100 l4 rtx4090 rtx3090; do
+  step "predicted-$card" "$python" -m accel bench --predict $card --json "$results/predicted-$card.json"
+done
 exit $failed

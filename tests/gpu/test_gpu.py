@@ -10,11 +10,15 @@ import torch
 
 import accel
 from accel.cli import main
+from accel.core import ConfigError
 from accel.kernels._op import OPS, Implementation, Op
 from accel.pipelines.demo import PORTRAIT, render_clip
+from accel.pipelines.provenance import ProvenanceConfig
 from accel.pipelines.swap import swap_video
+from accel.video.device import DeviceReader, open_film
 from accel.video.read import open_video
 from accel.weights.assets import asset
+from accel.weights.onnx import open_onnx
 from tests.gpu.on_device import moved, on_device
 
 
@@ -31,7 +35,7 @@ def test_a_swap_on_the_gpu_is_the_cpus(tmp_path):
             op.used.clear()
         swap_video(
             clip, tmp_path / f"{device}.mp4", sources=[asset(PORTRAIT)], device=device,
-            watermark="off", label="off",
+            provenance=ProvenanceConfig(watermark="off", label="off"),
         )  # fmt: skip
     assert "triton" in OPS["crop"].used
     assert "triton" in OPS["paste"].used
@@ -45,6 +49,46 @@ def test_a_picture_on_the_gpu_is_the_cpus():
     options = {"steps": 8, "seed": 3, "output": "latent"}
     a, b = here.sample("a red apple", **options), there.sample("a red apple", **options)
     assert (a - b.cpu()).abs().max() < 2e-2 * a.abs().max()
+
+
+@pytest.mark.gpu
+def test_no_step_of_sampling_waits():
+    """What tests/gpu/test_counts_sampling.py counts, asked of the driver."""
+    model = accel.load("nano", device="cuda")
+    model.sample("a red apple", steps=2, seed=3, output="latent")  # compiles what is missing
+    try:
+        model.sample(
+            "a red apple", steps=4, seed=3, output="latent",
+            callback=lambda step, latent: torch.cuda.set_sync_debug_mode("error"),
+        )  # fmt: skip
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
+@pytest.mark.gpu
+def test_surfaces_hold_what_the_host_decodes(tmp_path):
+    clip = render_clip(tmp_path / "clip.mp4", 4, 640, 360)
+    with open_film(clip, torch.device("cuda")) as far, open_video(clip) as near:
+        if not isinstance(far, DeviceReader):
+            pytest.skip(far.notes[0])
+        for surface, frame in zip(far, near, strict=True):
+            for a, b in zip(surface.planes[:3], frame.planes[:3]):
+                assert a.is_cuda
+                assert torch.equal(a.cpu(), b)
+
+
+@pytest.mark.gpu
+def test_a_bound_network_is_the_cpus():
+    file = asset("iris_64.fp16w.onnx")
+    try:
+        network = open_onnx(file, device="cuda")
+    except ConfigError as error:
+        pytest.skip(str(error))
+    x = torch.rand(3, 64, 64, 3)
+    expected = open_onnx(file)(x)
+    for _ in range(2):  # the second run has learned the sizes
+        for got, want in zip(network.on_device(**{network.inputs[0].name: x.cuda()}), expected):
+            np.testing.assert_allclose(got.cpu(), want, rtol=1e-2, atol=1e-2 * np.abs(want).max())
 
 
 @pytest.mark.gpu
