@@ -46,7 +46,8 @@ def layer_norm(
 
 
 def _reference(x, weight, bias, eps):
-    return F.layer_norm(x, x.shape[-1:], weight, bias, eps).contiguous()
+    width = int(x.shape[-1])  # a plain number: the exporter to ONNX takes no traced one here
+    return F.layer_norm(x, (width,), weight, bias, eps).contiguous()
 
 
 op = Op("layer_norm(Tensor x, Tensor? weight, Tensor? bias, float eps) -> Tensor", _reference)
