@@ -12,10 +12,10 @@ from torch import Tensor
 
 from accel.core import Cancel, ConfigError, ProgressCallback
 from accel.models import nano
-from accel.models.stable_diffusion import StableDiffusion
+from accel.models.stable_diffusion import Conditioning
 from accel.pipelines.generate.model import Model, load
 from accel.pipelines.swap import peak_memory_mb
-from accel.text.bpe import END, START, clip_tokenizer
+from accel.text.bpe import END, START
 from accel.training.diffusion.captioned import captioned, read_square
 from accel.training.diffusion.lora import LoraConfig, train_lora
 from accel.training.diffusion.nano_file import load as load_nano
@@ -119,30 +119,30 @@ def train_lora_on(
     train_lora(
         loaded.loaded.model, loaded.noise, loaded.loaded.prediction, _encoder(loaded), latents,
         [text for _, text in entries], folder, target, config,
+        loaded.sizes(edge, edge) if loaded.loaded.model.config.size_numbers else None,
     )  # fmt: skip
     return _report("lora", target, folder, started) | {"pictures": len(entries)}
 
 
-def _encoder(loaded: Model) -> Callable[[Sequence[str]], Tensor]:
-    """Captions to context through the towers as they are now, with gradients; cut to one chunk."""
+def _encoder(loaded: Model) -> Callable[[Sequence[str]], Conditioning]:
+    """Captions through the towers as they are now, with gradients; cut to one chunk."""
     network, text = loaded.loaded.model, loaded.text
     rows = text.rows
 
-    def encode(prompts: Sequence[str]) -> Tensor:
-        tokens = token_rows(rows, prompts) if rows else _chunks(network, prompts)
-        return network.encode_text([tokens]).context
+    def encode(prompts: Sequence[str]) -> Conditioning:
+        tokens = [token_rows(rows, prompts)] if rows else _chunks(loaded, prompts)
+        return network.encode_text(tokens)
 
     return encode
 
 
-def _chunks(network: StableDiffusion, prompts: Sequence[str]) -> Tensor:  # [B, length]
-    tower = network.config.towers[0]
-    length, split = tower.config.length, clip_tokenizer().encode
+def _chunks(loaded: Model, prompts: Sequence[str]) -> list[Tensor]:  # per tower [B, length]
+    length = loaded.loaded.model.config.towers[0].config.length
     lines = []
     for prompt in prompts:
-        ids = [START, *split(prompt)[: length - 2], END]
-        lines.append(ids + [tower.padding] * (length - len(ids)))
-    return torch.tensor(lines)
+        ids = [START, *loaded.text.tokenizer.encode(prompt)[: length - 2]]
+        lines.append(loaded.text.tokens(ids + [END] * (length - len(ids))))
+    return [torch.cat(rows) for rows in zip(*lines, strict=True)]
 
 
 def _report(part: str, output: Path, run: Run, started: float) -> dict[str, Any]:

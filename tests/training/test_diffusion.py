@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from safetensors.torch import load_file
 
 from accel.cli import main
 from accel.core import Cancel, ConfigError, InputError
+from accel.nn.text import TextConfig
 from accel.pipelines.generate.model import load
 from accel.pipelines.train_diffusion import train_diffusion, train_lora_on
 from accel.training.diffusion.captioned import captioned, read_square
@@ -20,6 +22,7 @@ from accel.training.diffusion.muon import Muon, orthogonalise
 from accel.training.diffusion.retrieval import score
 from accel.training.diffusion.run import composite, cosine, psnr, save_curve
 
+OPEN_CLIP = TextConfig(width=24, layers=3, heads=2, quick_gelu=False, projection=24)
 COLOURS = {"red": (220, 40, 40), "green": (40, 180, 60), "blue": (50, 80, 220)}
 
 
@@ -216,3 +219,31 @@ def test_pictures_of_a_run(tmp_path):
     save_curve(tmp_path / "curve.png", [(0, 1.0), (10, 0.1), (20, float("nan"))], "loss")
     assert np.asarray(Image.open(tmp_path / "curve.png")).std() > 5
     assert psnr(torch.zeros(1, 3, 4, 4), torch.full((1, 3, 4, 4), 0.2)).item() == pytest.approx(20)
+
+
+@pytest.mark.parametrize("kind", ["sd2", "sdxl"])
+def test_loras_of_other_members(pictures, tmp_path, monkeypatch, kind):
+    """Towers of OpenCLIP's kind, two of them and a second vector: the file is one that we read."""
+    from accel.models import stable_diffusion as sd
+    from tests.pipelines.generate.tiny import CONFIG, write_checkpoint
+
+    tower = replace(sd.SD2.towers[0], config=OPEN_CLIP)
+    config = replace(CONFIG, towers=(tower,), unet=replace(CONFIG.unet, context_width=24))
+    if kind == "sdxl":
+        unet = replace(CONFIG.unet, context_width=40, vector_width=24 + 6 * sd.SIZE_WIDTH)
+        first = replace(CONFIG.towers[0], prefix="conditioner.embedders.0.transformer.")
+        second = replace(tower, prefix="conditioner.embedders.1.model.")
+        config = replace(config, unet=unet, towers=(first, second), size_numbers=6)
+    monkeypatch.setattr(sd, "CONFIGS", {kind: config})
+    model = load(write_checkpoint(tmp_path / "tiny.safetensors", config=config))
+    output = tmp_path / "lora.safetensors"
+    settings = {"steps": 2, "batch": 2, "rank": 2, "alpha": 2.0}
+    train_lora_on(model, pictures, output, **settings)
+    names = {name.split(".")[0] for name in load_file(output)}
+    prefix = "lora_te2_" if kind == "sdxl" else "lora_te_"
+    assert prefix + "text_model_encoder_layers_0_mlp_fc1" in names
+    unet = "input_blocks_1_1" if kind == "sdxl" else "down_blocks_0_attentions_0"
+    assert f"lora_unet_{unet}_transformer_blocks_0_attn1_to_q" in names
+    before = model.encode_text("a red square").context
+    model.load_lora(output, 1.0)
+    assert not torch.equal(model.encode_text("a red square").context, before)

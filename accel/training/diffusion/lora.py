@@ -1,7 +1,8 @@
 """Train a LoRA: small matrices beside the attention layers of a model that stays as it is.
 
-Works on `nano` and on Stable Diffusion 1.x and 2.x; written under kohya's names, so that any
-program that reads such files reads it.
+Works on `nano` and on Stable Diffusion 1.x, 2.x and SDXL; written under kohya's names, so that any
+program that reads such files reads it. Of OpenCLIP's towers, which keep query, key and value in one
+matrix, the other layers are trained.
 
 Source: Hu et al. 2021 (arXiv:2106.09685).
 """
@@ -18,8 +19,8 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from accel.core import ConfigError
-from accel.models.diffusers_names import unet_module
-from accel.models.stable_diffusion import StableDiffusion
+from accel.models.diffusers_names import open_clip_module, unet_module
+from accel.models.stable_diffusion import Conditioning, StableDiffusion
 from accel.sampling.schedules import NoiseSchedule
 from accel.training.diffusion.run import Run, cosine
 
@@ -27,7 +28,8 @@ PARTS = (".to_q", ".to_k", ".to_v", ".to_out.0", ".ff.net.0.proj", ".ff.net.2")
 NO_CAPTION = 0.1
 LOG_EVERY = 25  # steps
 
-Encode = Callable[[Sequence[str]], Tensor]  # captions -> [B, tokens, D]
+TEXT_PARTS = (".q_proj", ".k_proj", ".v_proj", ".out_proj", ".fc1", ".fc2", ".c_fc", ".c_proj")
+Encode = Callable[[Sequence[str]], Conditioning]  # of B captions
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,8 +73,6 @@ class Adapters:
     """Adapters on every chosen layer of a model, put on by hooks and taken off by `remove`."""
 
     def __init__(self, model: StableDiffusion, config: LoraConfig):
-        if len(model.towers) != 1:
-            raise ConfigError("train-diffusion lora: the model must be nano, SD 1.x or SD 2.x")
         torch.manual_seed(config.seed)
         self.modules = nn.ModuleDict()
         self._hooks: list[Any] = []
@@ -107,15 +107,19 @@ def _adding(adapter: Adapter) -> Callable[..., Tensor]:
 
 
 def chosen(model: StableDiffusion, text: bool) -> list[tuple[str, nn.Linear]]:
-    """Layers that get an adapter, under kohya's names."""
+    """Layers that get an adapter, under kohya's names: SDXL's UNet has the original ones there."""
     found = []
+    is_xl = model.config.unet.vector_width > 0
     for path, layer in model.unet.named_modules():
         if isinstance(layer, nn.Linear) and path.endswith(PARTS):
-            theirs = unet_module(path, model.config.unet)
+            theirs = path if is_xl else unet_module(path, model.config.unet)
             found.append((f"lora_unet_{theirs.replace('.', '_')}", layer))
-    for path, layer in model.towers[0].named_modules() if text else ():
-        if isinstance(layer, nn.Linear) and ("self_attn" in path or ".mlp." in path):
-            found.append((f"lora_te_{path.replace('.', '_')}", layer))
+    for i, tower in enumerate(model.towers if text else ()):
+        prefix = f"lora_te{i + 1}_" if is_xl and len(model.towers) > 1 else "lora_te_"
+        for path, layer in tower.named_modules():
+            if isinstance(layer, nn.Linear) and path.endswith(TEXT_PARTS):
+                theirs = path if path.startswith("text_model.") else open_clip_module(path)
+                found.append((f"{prefix}{theirs.replace('.', '_')}", layer))
     return found
 
 
@@ -129,6 +133,7 @@ def train_lora(
     run: Run,
     output: Path,
     config: LoraConfig,
+    sizes: Tensor | None = None,  # [1, size_numbers] that SDXL is told
 ) -> None:
     """Train on pictures' latents and write `output`; goes on from the run's last save.
 
@@ -156,7 +161,11 @@ def train_lora(
             picked = torch.randint(len(latents), (config.batch,), generator=random)
             silent = torch.rand(config.batch, generator=random) < NO_CAPTION
             prompts = ["" if s else captions[i] for i, s in zip(picked.tolist(), silent.tolist())]
-            loss = _loss(model, signals, prediction, encode(prompts), latents[picked], random)
+            told = encode(prompts)
+            vector = None
+            if told.pooled is not None and sizes is not None:
+                vector = model.vector(told.pooled, sizes.expand(config.batch, -1))
+            loss = _loss(model, signals, prediction, told.context, vector, latents[picked], random)
             optimiser.zero_grad()
             loss.backward()
             optimiser.step()
@@ -188,6 +197,7 @@ def _loss(
     signals: Tensor,
     prediction: str,
     context: Tensor,
+    vector: Tensor | None,
     latents: Tensor,
     random: torch.Generator,
 ) -> Tensor:
@@ -198,5 +208,5 @@ def _loss(
     signal = signals[t].view(-1, 1, 1, 1)
     x = signal.sqrt() * latents + (1 - signal).sqrt() * noise
     target = signal.sqrt() * noise - (1 - signal).sqrt() * latents if prediction == "v" else noise
-    loss: Tensor = (model.unet(x, t, context) - target).square().mean()
+    loss: Tensor = (model.unet(x, t, context, vector) - target).square().mean()
     return loss
