@@ -35,5 +35,5 @@ export ASAN_OPTIONS=detect_leaks=0:halt_on_error=1 UBSAN_OPTIONS=print_stacktrac
 preload="$(g++ -print-file-name=libasan.so) $(g++ -print-file-name=libubsan.so)"
 preload="$preload $(g++ -print-file-name=libstdc++.so)"
 case $python in /*) ;; *) python=../../$python ;; esac
-[ $# -gt 0 ] || set -- tests/kernels -m "not slow and not exhaustive"
+[ $# -gt 0 ] || set -- tests/kernels tests/nn/test_onnx_native.py -m "not slow and not exhaustive"
 LD_PRELOAD="$preload" exec "$python" -m pytest -q -p no:cacheprovider --import-mode=importlib "$@"
