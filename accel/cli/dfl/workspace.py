@@ -265,8 +265,10 @@ def _run_sort(args: argparse.Namespace) -> None:
     )
     text = (
         f"{report['faces']} faces by {report['by']}, {report['trashed'] + len(report['bad'])} moved"
-        f" to {report['trash']}\ncontact sheet: {report['sheet']}"
+        f" to {report['trash']}"
     )
+    if report["sheet"]:
+        text += f"\ncontact sheet: {report['sheet']}"
     deliver(report, args.json, _with_notes(text, report))
 
 

@@ -61,9 +61,12 @@ def sort_faces(
     finally:
         renamed(folder, moved)
     sheet = Path(sheet) if sheet else workspace.root / f"aligned_{side}_sheet.png"
-    faces = faces_in(folder)
-    write_whole(sheet, encode_picture(contact_sheet(faces), ".png"))
-    if sheet.resolve().parent == workspace.root.resolve():
+    notes = [f"{reason}; moved to the trash folder" for _, reason in bad]
+    if kept:
+        write_whole(sheet, encode_picture(contact_sheet(faces_in(folder)), ".png"))
+    else:
+        notes.append(f"no face stays with {by}: all are in the trash folder; nothing to show")
+    if kept and sheet.resolve().parent == workspace.root.resolve():
         remember(workspace.root, [sheet.name])
     if progress:
         progress(Progress(stage="sort", done=len(paths), total=len(paths)))
@@ -77,9 +80,9 @@ def sort_faces(
         "bad": [{"file": path.name, "reason": reason} for path, reason in bad],
         "trash": str(folder.with_name(folder.name + "_trash")),
         "recovered": recovered,
-        "sheet": str(sheet),
+        "sheet": str(sheet) if kept else None,
         "seconds": round(time.perf_counter() - started, 3),
         "peak_memory_mb": peak_memory_mb(),
-        "notes": [f"{reason}; moved to the trash folder" for _, reason in bad],
+        "notes": notes,
         "versions": versions(),
     }

@@ -17,7 +17,7 @@ import torch
 
 from accel.core import Cancel, ConfigError, Progress, ProgressCallback, choose_device
 from accel.pipelines.dfl.live import LivePage
-from accel.pipelines.dfl.made import remember
+from accel.pipelines.dfl.made import remember, write_whole
 from accel.pipelines.dfl.workspace import Workspace, open_workspace
 from accel.pipelines.swap import peak_memory_mb
 from accel.training import model_files
@@ -181,6 +181,7 @@ class _Run:
         self.stem = model_files.stem_of(config.name, config.model)
         self.samples = [chosen(side) for side in faces]
         self.page: LivePage | None = None
+        self.notes: list[str] = []
         self.known = self._files()  # a model that was brought along is not ours to clear
         self.saves = 0
         self.save_seconds = 0.0
@@ -263,10 +264,12 @@ class _Run:
         }
         for name, picture in pictures.items():
             data = as_png(picture)
-            path = self.picture(name)
-            partial = path.with_name(path.name + ".partial")
-            partial.write_bytes(data)
-            os.replace(partial, path)
+            try:
+                write_whole(self.picture(name), data)
+            except (
+                OSError
+            ) as error:  # not worth a training; the save will say it
+                self.notes.append(f"{self.picture(name)}: not written ({error.strerror})")
             if self.page:
                 self.page.show(name, data)
         self._remember()
@@ -372,5 +375,5 @@ def _report(
         "threads": run.config.threads or os.cpu_count(),
         "torch": torch.__version__,
         "peak_memory_mb": peak_memory_mb(),
-        "notes": notes,
+        "notes": notes + list(dict.fromkeys(run.notes)),
     }

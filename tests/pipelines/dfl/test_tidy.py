@@ -94,6 +94,19 @@ def test_damaged_pictures_go_to_the_trash_with_a_reason(faces):
     assert report["faces"] == FRAMES - 1
 
 
+def test_when_no_face_stays_it_is_no_error(faces):
+    """Two people in every frame, sorted by `oneface`."""
+    for path in sorted(aligned(faces).glob("*_0.jpg")):
+        record = read_face(path)
+        other = path.with_name(path.name.replace("_0.jpg", "_1.jpg"))
+        other.write_bytes(with_face(path.read_bytes(), record))
+    count = len(faces_in(aligned(faces)))
+    report = sort_faces(faces, "src", "oneface")
+    assert (report["faces"], report["trashed"], report["sheet"]) == (0, count, None)
+    assert any("all are in the trash folder" in note for note in report["notes"])
+    assert not (faces / "aligned_src_sheet.png").exists()
+
+
 def test_faces_of_other_sizes_and_types_are_sorted_too(faces):
     path = aligned(faces) / "00001_0.jpg"
     record = read_face(path)

@@ -198,6 +198,20 @@ def test_a_full_disk_leaves_the_last_save(faces, tmp_path, monkeypatch):
     assert train(root, config(3))["iterations"] == 3
 
 
+def test_a_preview_that_cannot_be_written_stops_no_training(faces, tmp_path, monkeypatch):
+    root = another(faces, tmp_path)
+
+    def full(path, data):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("accel.pipelines.dfl.train.write_whole", full)
+    report = train(root, config(2))
+    assert report["iterations"] == 2
+    assert model_bytes(root)
+    assert any("preview.png: not written (No space left" in note for note in report["notes"])
+    assert not list((root / "model").glob("*.png*"))
+
+
 def test_a_finished_training_is_left_as_it_is(faces, tmp_path):
     root = another(faces, tmp_path)
     train(root, config(2))
