@@ -8,7 +8,7 @@ import triton.language as tl
 
 BLOCK = 1024  # values a program reads at a time
 GATES = 512
-MOST_WIDTH = 1 << 14  # of a row that a program holds whole
+MOST_WIDTH = 1 << 12  # of a row that a program holds whole
 
 
 @triton.jit

@@ -62,8 +62,8 @@ op.implement("native", _native, _why_not_native)
 def _why_not_triton(x) -> str:
     if not (INTERPRETED or x.is_cuda):
         return f"needs CUDA tensors, got {x.device}"
-    if not 0 < x.numel() < 1 << 31:
-        return f"needs 1 to 2^31 values, got {x.numel()}"
+    if not x.numel() or sum((n - 1) * s for n, s in zip(x.shape, x.stride())) >= 1 << 31:
+        return f"needs values within 2^31 of the first, got {tuple(x.shape)} by {x.stride()}"
     if x.dtype not in (torch.float32, torch.float16, torch.bfloat16):
         return f"needs float32, float16 or bfloat16, got {x.dtype}"
     return ""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -94,6 +95,8 @@ def test_attention_agrees(sizes, causal):
     k, v = normal(b, h, keys, dim, seed=1), normal(b, keys, h, dim, seed=2).transpose(1, 2)
     exact = F.scaled_dot_product_attention(q.double(), k.double(), v.double(), is_causal=causal)
     for implementation in attention_op.implementations:
+        if implementation.name == "triton" and length * keys > 10000:
+            continue  # the interpreter would take minutes
         if not implementation.why_not(q, k, v, dim**-0.5, causal):
             got = implementation.run(q, k, v, dim**-0.5, causal)
             assert (got - exact).abs().max() <= 1e-5 * exact.abs().max(), implementation.name
@@ -182,8 +185,17 @@ def test_refuses(call, text):
 @pytest.mark.parametrize("lanes", ["4", "8"])
 def test_narrower_vectors_agree(lanes):
     """What a CPU without AVX-512, or without AVX2, would run."""
+    files = [__file__, str(Path(__file__).with_name("test_layer_norm.py"))]
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", __file__, "-k", "agrees or bytes"],
+        [
+            sys.executable,
+            "-m",
+            "pytest",
+            "-q",
+            *files,
+            "-k",
+            "attention or bytes or layer or geglu",
+        ],
         env=os.environ | {"ACCEL_LANES": lanes},
         capture_output=True,
         text=True,
