@@ -118,6 +118,7 @@ COMBINED = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("extra", COMBINED, ids=lambda o: " ".join(o) or "plain")
 def test_approximations_go_with_everything_else(nano, extra):
     options = FAST | {"steps": 4} | extra
