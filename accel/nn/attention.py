@@ -5,10 +5,14 @@ Sources: Vaswani et al. 2017 (arXiv:1706.03762); Rombach et al. 2022 (arXiv:2112
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 
+from accel.kernels import geglu_linear
 from accel.nn.conv import Conv2d, Linear
 from accel.nn.layers import LayerNorm, attention, geglu, norm_silu
+
+HALF = (torch.float16, torch.bfloat16)
 
 
 class CrossAttention(nn.Module):
@@ -39,7 +43,10 @@ class Geglu(nn.Module):
         self.proj = Linear(width, 2 * hidden)
 
     def forward(self, x: Tensor) -> Tensor:
-        return geglu(self.proj(x))
+        proj = self.proj
+        if x.is_cuda and x.dtype in HALF and type(proj) is Linear and not torch.is_grad_enabled():
+            return geglu_linear(x, proj.weight, proj.bias)
+        return geglu(proj(x))
 
 
 class FeedForward(nn.Module):

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from accel.kernels import geglu, group_norm_silu
+from accel.nn.attention import FeedForward
 from tests.gpu.fake_cuda import fake_cuda
 
 pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="a real CUDA device is here")
@@ -64,3 +65,19 @@ def test_values_are_those_of_the_cpu(exact):
         got = gated.cpu()
     expected = geglu(group_norm_silu(x, 4, weight, bias, 1e-5))
     torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_the_feed_forward_of_a_transformer_is_one_kernel_and_a_product():
+    layer = FeedForward(16, 4).half()
+    x = torch.randn(1, 5, 16).half()
+    with torch.no_grad():
+        expected = layer(x)
+        with fake_cuda() as device:
+            layer.to("cuda")
+            near, before = x.to("cuda"), device.counts.snapshot()
+            result = layer(near)
+            launches = device.counts.since(before).launches
+            got = result.cpu()
+    assert launches["triton:_geglu_linear_kernel"] == 1
+    assert launches.total() <= 3
+    torch.testing.assert_close(got, expected, rtol=2e-2, atol=2e-2)
