@@ -1,4 +1,4 @@
-"""Networks of full size beside diffusers': see full_parity, which also writes the committed page."""
+"""Networks of full size beside diffusers'; full_parity also writes the committed page."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import pytest
 pytest.importorskip("diffusers", exc_type=ImportError)
 pytest.importorskip("transformers", exc_type=ImportError)
 
-from tests.models.full_parity import FAMILIES, LIMIT, compare, page_rows  # noqa: E402
+from tests.models.full_parity import FAMILIES, LIMIT, compare, page_rows
 
 
 def test_of_what_a_control_net_adds_the_worst_is_kept():
