@@ -1,4 +1,6 @@
 // Pictures of -1..1 to bytes, pixels side by side.
+#include <vector>
+
 #include "binding.h"
 
 namespace accel {
@@ -11,6 +13,10 @@ inline uint8_t to_byte(float x) {
   v = v < 255 ? v : 255;
   constexpr float kMagic = 12582912.0f;  // 1.5 * 2^23: beyond it there are no fractions
   return uint8_t(int32_t(v + kMagic - kMagic));
+}
+
+void to_bytes(const float* __restrict x, int64_t count, uint8_t* __restrict to) {
+  for (int64_t i = 0; i < count; ++i) to[i] = to_byte(x[i]);
 }
 
 // x: [N, C, H, W] float32 of any strides; out: [N, H, W, C] uint8, side by side.
@@ -30,9 +36,14 @@ void to_uint8_cpu(ConstArray x, Array out, int threads) {
   for (int64_t row = 0; row < rows; ++row) {
     const float* start = from + row / height * image + row % height * line;
     uint8_t* into = to + row * width * channels;
-    if (channels == 3) {
-      for (int64_t i = 0; i < width; ++i)
-        for (int64_t c = 0; c < 3; ++c) into[i * 3 + c] = to_byte(start[i * step + c * plane]);
+    if (plane == 1 && step == channels) {
+      to_bytes(start, width * channels, into);
+    } else if (step == 1) {
+      std::vector<uint8_t> bytes(width * channels);
+      for (int64_t c = 0; c < channels; ++c)
+        to_bytes(start + c * plane, width, bytes.data() + c * width);
+      for (int64_t c = 0; c < channels; ++c)
+        for (int64_t i = 0; i < width; ++i) into[i * channels + c] = bytes[c * width + i];
     } else {
       for (int64_t i = 0; i < width; ++i)
         for (int64_t c = 0; c < channels; ++c)

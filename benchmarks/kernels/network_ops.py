@@ -1,4 +1,4 @@
-"""attention, group_norm_silu and geglu on the shapes of Stable Diffusion 1.5 and its decoder.
+"""attention, norms, geglu and to_uint8 on the shapes of Stable Diffusion 1.5 and its decoder.
 
 The reference of each is torch's own operator, so the ratio to it is the ratio to the peer.
 
@@ -12,13 +12,17 @@ import torch
 from accel.kernels.attention import op as attention_op
 from accel.kernels.geglu import op as geglu_op
 from accel.kernels.group_norm_silu import op as norm_op
+from accel.kernels.layer_norm import op as layer_op
+from accel.kernels.to_uint8 import op as bytes_op
 from benchmarks.harness import bench_kernel
 
 HEADS = [  # batch, heads, queries, keys, width of a head
     (1, 8, 4096, 4096, 40), (2, 8, 1024, 1024, 80), (2, 8, 256, 256, 160), (2, 8, 4096, 77, 40),
-    (2, 8, 1024, 77, 80), (1, 1, 4096, 4096, 512), (1, 12, 77, 77, 64),
+    (2, 8, 1024, 77, 80), (2, 8, 256, 77, 160), (1, 1, 4096, 4096, 512), (1, 12, 77, 77, 64),
 ]  # fmt: skip
 NORMS = [(2, 320, 64, 64), (2, 640, 32, 32), (2, 1280, 16, 16), (1, 128, 256, 256)]
+ROWS = [(8192, 320), (2048, 640), (512, 1280)]
+PICTURES = [(1, 3, 512, 512), (4, 3, 512, 512)]
 GATES = [(8192, 2560), (2048, 5120), (512, 10240)]
 
 
@@ -42,8 +46,29 @@ def norms(last: bool) -> list[tuple[str, tuple]]:
 def main() -> None:
     torch.manual_seed(0)
     bench_kernel(attention_op, [(" ".join(map(str, s)), heads(*s)) for s in HEADS], rounds=7)
-    bench_kernel(norm_op, norms(False) + norms(True), rounds=9)
-    bench_kernel(geglu_op, [("x".join(map(str, s)), (torch.randn(s),)) for s in GATES], rounds=9)
+    bench_kernel(
+        norm_op, norms(False) + norms(True), rounds=9, bytes_moved=lambda x, *rest: 2 * x.nbytes
+    )
+    bench_kernel(
+        geglu_op,
+        [("x".join(map(str, s)), (torch.randn(s),)) for s in GATES],
+        rounds=9,
+        bytes_moved=lambda x: x.nbytes * 3 // 2,
+    )
+    rows = [(s, (torch.randn(s), torch.randn(s[1]), torch.randn(s[1]), 1e-5)) for s in ROWS]
+    bench_kernel(
+        layer_op,
+        [("x".join(map(str, s)), args) for s, args in rows],
+        rounds=9,
+        bytes_moved=lambda x, *rest: 2 * x.nbytes,
+    )
+    pictures = [torch.randn(s).contiguous(memory_format=torch.channels_last) for s in PICTURES]
+    bench_kernel(
+        bytes_op,
+        [("x".join(map(str, x.shape)) + " NHWC", (x,)) for x in pictures],
+        rounds=9,
+        bytes_moved=lambda x: x.nbytes * 5 // 4,
+    )
 
 
 if __name__ == "__main__":
