@@ -224,7 +224,8 @@ struct Split {
 
   void write(const float* sums, int64_t first, int64_t pixels, int64_t panel, int outs) const {
     const int64_t apart = p.planes ? p.out_height * p.out_width : 1;
-    alignas(kAlign) float turned[kTileWide * kTilePixels];
+    // Whole vectors are read from the middle of the last row.
+    alignas(kAlign) float turned[kTileWide * kTilePixels + kPad];
     for (int64_t i = 0; i < pixels; i += kTilePixels, sums += kTilePixels * kTileWide) {
       const int64_t some = std::min(kTilePixels, pixels - i);
       const bool finite = t.finite(sums, some, outs);
