@@ -1,11 +1,14 @@
 """Compile every Triton kernel ahead of time for each GPU generation and read what it would use.
 
 No GPU or driver is needed. Fails when a kernel that is launched stands in no `AOT` list, spills
-registers to memory, or wants more shared memory than the architecture has. A module's `AOT` is a
-list of dicts: name, kernel, signature, constexprs, num_warps, and perhaps options.
+registers to memory, wants more shared memory than the architecture has, or when its machine code
+lacks what the list says it needs. A module's `AOT` is a list of dicts: name, kernel, signature,
+constexprs, num_warps, and perhaps options and needs: "vector loads" (of 16 bytes) and "tensor
+cores". The report is the manifest of all variants with what each of them takes.
 
     python -m benchmarks.aot                  all architectures; writes benchmarks/results/aot.json
     python -m benchmarks.aot --arch 90 --json FILE     some of them, to another file
+    python -m benchmarks.aot --only warp               some kernels; the other rows are kept
 
 Limits: CUDA C++ Programming Guide 13.0, table "Technical Specifications per Compute Capability".
 """
@@ -23,6 +26,7 @@ import re
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
@@ -36,6 +40,14 @@ from triton.runtime.jit import JITFunction
 import accel.kernels
 
 REPORT = Path(__file__).parent / "results" / "aot.json"
+REGISTERS = 65536  # of one multiprocessor, in every generation here
+THREADS = {80: 2048, 86: 1536, 89: 1536, 90: 2048, 100: 2048, 120: 1536}  # it can hold
+# Instructions by what they show. Tensor cores: mma of sm_80 to 89 and 120, wgmma, tcgen05.
+SIGNS = {
+    "vector loads": r"\b(?:LDG|LDGSTS)\.\S*128\b|\bUTMALDG\b|\bUBLKCP\b",
+    "tensor cores": r"\bHMMA\b|\bHGMMA\b|\bUTC\w*MMA\b",
+}
+SPILLS = r"\b(?:LDL|STL)\b"
 SHARED_LIMIT_KB = {80: 163, 86: 99, 89: 99, 90: 227, 100: 227, 120: 99}  # one block may use
 
 
@@ -68,7 +80,8 @@ def unlisted() -> list[str]:
 
 
 def compile_one(name: str, arch: int) -> dict:
-    """Registers per thread, stack bytes per thread (spills) and shared bytes per block."""
+    """What one variant takes: registers, stack (spills), shared memory, telling instructions."""
+    started = sum(os.times()[:4])
     entry = variants()[name]
     signature = entry["signature"]
     # What the launcher finds at run time: torch's pointers are multiples of 16 bytes.
@@ -81,23 +94,44 @@ def compile_one(name: str, arch: int) -> dict:
         target=GPUTarget("cuda", arch, 32),
         options={"num_warps": entry["num_warps"], **entry.get("options", {})},
     )
-    usage = resource_usage(compiled.asm["cubin"])
+    code = disassembled(compiled.asm["cubin"])
+    usage = resource_usage(code)
     return {
         "kernel": name,
         "arch": arch,
+        "warps": entry["num_warps"],
         "registers": usage["REG"],
         "stack_bytes": usage["STACK"] + usage["LOCAL"],
         "shared_bytes": compiled.metadata.shared,
+        "occupancy": occupancy(arch, entry["num_warps"], usage["REG"], compiled.metadata.shared),
+        "spills": len(re.findall(SPILLS, code)),
+        "shows": {sign: len(re.findall(pattern, code)) for sign, pattern in SIGNS.items()},
+        "needs": list(entry.get("needs", ())),
+        "compile_s": round(sum(os.times()[:4]) - started, 2),  # of processors, tools included
     }
 
 
-def resource_usage(cubin: bytes) -> dict[str, int]:
+def occupancy(arch: int, warps: int, registers: int, shared_bytes: int) -> float:
+    """Share of a multiprocessor's threads that can be there at once."""
+    threads = 32 * warps
+    a_block = -(-registers // 8) * 8 * threads  # registers are given out by eights
+    blocks = min(THREADS[arch] // threads, REGISTERS // max(a_block, 1))
+    if shared_bytes:
+        blocks = min(blocks, SHARED_LIMIT_KB[arch] * 1024 // (shared_bytes + 1024))
+    return round(blocks * threads / THREADS[arch], 2)
+
+
+def disassembled(cubin: bytes) -> str:
+    """Machine code, and before it what it takes."""
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(cubin)
         file.flush()
-        command = [triton.knobs.nvidia.cuobjdump.path, "--dump-resource-usage", file.name]
-        text = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    return {key: int(value) for key, value in re.findall(r"\b(REG|STACK|LOCAL):(\d+)", text)}
+        command = [triton.knobs.nvidia.cuobjdump.path, "-sass", "-res-usage", file.name]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+
+def resource_usage(code: str) -> dict[str, int]:
+    return {key: int(value) for key, value in re.findall(r"\b(REG|STACK|LOCAL):(\d+)", code)}
 
 
 def faults(rows: list[dict]) -> list[str]:
@@ -109,6 +143,11 @@ def faults(rows: list[dict]) -> list[str]:
             found.append(f"{who} must not spill, got {row['stack_bytes']} bytes of stack")
         if row["shared_bytes"] > limit:
             found.append(f"{who} may share {limit} bytes, got {row['shared_bytes']}")
+        if row.get("spills"):
+            found.append(f"{who} must not spill, has {row['spills']} local loads and stores")
+        for sign in row.get("needs", ()):
+            if not row["shows"][sign]:
+                found.append(f"{who} must use {sign}, shows none")
     return found
 
 
@@ -119,21 +158,44 @@ def compile_all(names: list[str], archs: list[int], jobs: int) -> list[dict]:
         return list(pool.map(compile_one, *zip(*work)))
 
 
+def recorded(file: Path, fresh: list[dict]) -> list[dict]:
+    """Rows of an earlier report that are not made anew, of kernels that are still there."""
+    made, known = {(row["kernel"], row["arch"]) for row in fresh}, variants()
+    rows = json.loads(file.read_text())["rows"] if file.exists() else []
+    return [r for r in rows if r["kernel"] in known and (r["kernel"], r["arch"]) not in made]
+
+
+def names(part: str) -> list[str]:
+    found = [name for name in variants() if part in name]
+    if not found:
+        raise SystemExit(f"aot: no kernel has {part!r} in its name")
+    return found
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--arch", type=int, nargs="+", choices=SHARED_LIMIT_KB)
+    parser.add_argument("--only", default="", help="kernels whose name has this in it")
     parser.add_argument("--json", type=Path, default=REPORT, help="where to write the report")
     parser.add_argument("--jobs", type=int, default=min(4, os.cpu_count() or 1))
     args = parser.parse_args()
     if os.environ.get("TRITON_INTERPRET"):
         raise SystemExit("aot: TRITON_INTERPRET must be unset, or there is nothing to compile")
-    rows = compile_all(list(variants()), args.arch or list(SHARED_LIMIT_KB), args.jobs)
+    os.environ["TRITON_ALWAYS_COMPILE"] = "1"  # what a cache holds took no time
+    started = time.perf_counter()
+    rows = compile_all(names(args.only), args.arch or list(SHARED_LIMIT_KB), args.jobs)
     found = faults(rows)
-    report = {"triton": triton.__version__, "rows": rows}
+    wall_s = round(time.perf_counter() - started)
+    kept = recorded(args.json, rows) if args.only else []
+    report = {
+        "triton": triton.__version__,
+        "compile_s": round(sum(row["compile_s"] for row in [*rows, *kept])),  # of one processor
+        "rows": sorted([*rows, *kept], key=lambda row: (row["kernel"], row["arch"])),
+    }
     args.json.write_text(re.sub(r', (?={"kernel")', ",\n ", json.dumps(report)) + "\n")
     worst = max(rows, key=lambda row: row["registers"])
     print(
-        f"{len(rows)} kernels compiled, {len(found)} faults; "
+        f"{len(rows)} kernels compiled in {wall_s} s, {len(found)} faults; "
         f"most registers {worst['registers']} ({worst['kernel']} on sm_{worst['arch']})"
     )
     print(*found, sep="\n", file=sys.stderr)

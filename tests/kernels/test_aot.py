@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -68,7 +69,10 @@ def test_a_kernel_that_no_list_names_is_found():
     [
         ({}, None),
         ({"stack_bytes": 8}, "copy on sm_86 must not spill, got 8 bytes"),
+        ({"spills": 3}, "copy on sm_86 must not spill, has 3 local loads"),
         ({"shared_bytes": 99 * 1024}, None),
+        ({"needs": ["tensor cores"], "shows": {"tensor cores": 9}}, None),
+        ({"needs": ["tensor cores"], "shows": {"tensor cores": 0}}, "must use tensor cores"),
         ({"shared_bytes": 99 * 1024 + 1}, "copy on sm_86 may share 101376 bytes, got 101377"),
     ],
 )
@@ -77,6 +81,38 @@ def test_faults(change, message):
     found = aot.faults([row | change])
     assert len(found) == (message is not None)
     assert not message or message in found[0]
+
+
+def test_occupancy():
+    assert aot.occupancy(80, 4, 32, 0) == 1.0
+    assert aot.occupancy(80, 4, 255, 0) == 0.12  # two blocks of 128 threads
+    assert aot.occupancy(89, 8, 128, 0) == 0.33
+    assert aot.occupancy(90, 4, 32, 100 * 1024) == 0.12  # shared memory decides
+
+
+@pytest.mark.parametrize(
+    ("code", "sign", "count"),
+    [
+        ("LDG.E.128.CONSTANT R4, desc[UR4][R2.64]", "vector loads", 1),
+        ("LDGSTS.E.BYPASS.128 [R9], desc[UR4][R2.64]", "vector loads", 1),
+        ("LDG.E.64 R4 ; STG.E.128 [R2], R4", "vector loads", 0),
+        ("HMMA.16816.F32 R4, R8, R2, R4", "tensor cores", 1),
+        ("HGMMA.64x64x16.F32.BF16 ; UTCHMMA gdesc[UR4]", "tensor cores", 2),
+        ("FFMA R4, R8, R2, R4", "tensor cores", 0),
+    ],
+)
+def test_instructions_that_tell(code, sign, count):
+    assert len(re.findall(aot.SIGNS[sign], code)) == count
+
+
+def test_the_report_keeps_to_its_limits():
+    """All variants on six architectures in ten minutes on two cores, and no spill."""
+    report = json.loads(aot.REPORT.read_text())
+    rows = report["rows"]
+    assert {row["arch"] for row in rows} == set(aot.SHARED_LIMIT_KB)
+    assert {row["kernel"] for row in rows} >= set(aot.variants())
+    assert aot.faults(rows) == []
+    assert report["compile_s"] / 2 <= 600
 
 
 def test_needs_the_compiler_not_the_interpreter(monkeypatch):
