@@ -20,6 +20,7 @@ from accel.core import ConfigError
 
 STRONGER, WEAKER = 1.1, 1 / 1.1
 MAX_DEPTH = 100  # of brackets in each other
+MAX_PARTS = 100  # prompts joined by AND
 
 NUMBER = r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?"
 WHEN = re.compile(rf"\s*({NUMBER})\s*")
@@ -65,9 +66,15 @@ def take_tags(text: str) -> tuple[str, list[Tag]]:
 
 
 def split_and(text: str) -> list[tuple[str, float]]:
-    """Prompts joined by AND, each with its weight, 1 where none is given."""
+    """Prompts joined by AND, each with its weight, 1 where none is given.
+
+    Raises ConfigError above MAX_PARTS: each is a prediction more in every step.
+    """
     parts = []
-    for part in AND.split(text):
+    pieces = AND.split(text)
+    if len(pieces) > MAX_PARTS:
+        raise ConfigError(f"prompt: AND may join {MAX_PARTS} prompts, joins {len(pieces)}")
+    for part in pieces:
         weight = AND_WEIGHT.search(part)
         bare = part[: weight.start()] if weight else part
         parts.append((bare, float(weight.group(1)) if weight else 1.0))

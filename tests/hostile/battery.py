@@ -41,7 +41,8 @@ def peak_mb() -> float:
 def run(name: str, folder: Path, url: str) -> dict[str, object]:
     """Run one attack in this process, which ends after it."""
     from accel.cli import main
-    from tests.hostile.attacks import ATTACKS, portrait
+    from tests.hostile.attacks import portrait
+    from tests.hostile.every import ATTACKS
 
     here = folder / name
     here.mkdir()

@@ -13,7 +13,8 @@ import pytest
 
 from accel.core import InputError
 from accel.video.boxes import check_film
-from tests.hostile.attacks import ATTACKS, film
+from tests.hostile.attacks import film
+from tests.hostile.every import ATTACKS
 
 ROOT = Path(__file__).parent.parent.parent
 BUSY_S = 5.0  # of processor time, all threads together
@@ -27,6 +28,9 @@ QUICK = (
     "checkpoint_that_leaves_its_folder", "checkpoint_of_many_members", "tensors_nested",
     "tensors_with_an_endless_header", "tensors_of_empty_lists", "faceset_that_runs",
     "faceset_that_leaves_its_folder", "face_that_runs", "prompt_of_alternatives",
+    "checkpoint_of_magic", "checkpoint_through_state", "tensors_of_nothing_times_all",
+    "trained_note_nested", "film_data_address", "words_without_end", "tiff_of_many_samples",
+    "credential_of_nested_boxes", "ledger_that_is_a_pipe", "ledger_that_counts_for_ever",
 )  # fmt: skip
 
 
