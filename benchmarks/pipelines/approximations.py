@@ -166,7 +166,7 @@ def picture() -> None:
     model = load("nano")
     columns = [SETTINGS[0], SETTINGS[1], SETTINGS[2], SETTINGS[4], SETTINGS[5], *SETTINGS[7:]]
     names = ("red apple", "whale", "sun", "a green tree", "a house", "strawberry")
-    side, letters, gap = 128, 44, 4
+    side, letters, gap = 128, 58, 4
     size = len(columns) * (side + gap), letters + len(names) * (side + gap)
     sheet = Image.new("RGB", size, "white")
     pen, font = ImageDraw.Draw(sheet), ImageFont.load_default(12)
