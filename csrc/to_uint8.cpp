@@ -1,23 +1,12 @@
 // Pictures of -1..1 to bytes, pixels side by side.
 #include <vector>
 
+#define ACCEL_VECTOR_CODE "to_uint8_rows.h"
 #include "binding.h"
+#include "simd.h"
 
 namespace accel {
 namespace {
-
-// Rounds halves to even, as torch does; NaN becomes 0.
-inline uint8_t to_byte(float x) {
-  float v = x * 127.5f + 127.5f;
-  v = v > 0 ? v : 0;
-  v = v < 255 ? v : 255;
-  constexpr float kMagic = 12582912.0f;  // 1.5 * 2^23: beyond it there are no fractions
-  return uint8_t(int32_t(v + kMagic - kMagic));
-}
-
-void to_bytes(const float* __restrict x, int64_t count, uint8_t* __restrict to) {
-  for (int64_t i = 0; i < count; ++i) to[i] = to_byte(x[i]);
-}
 
 // x: [N, C, H, W] float32 of any strides; out: [N, H, W, C] uint8, side by side.
 void to_uint8_cpu(ConstArray x, Array out, int threads) {
@@ -37,17 +26,19 @@ void to_uint8_cpu(ConstArray x, Array out, int threads) {
     const float* start = from + row / height * image + row % height * line;
     uint8_t* into = to + row * width * channels;
     if (plane == 1 && step == channels) {
-      to_bytes(start, width * channels, into);
+      ACCEL_WIDEST(to_bytes(start, width * channels, into));
     } else if (step == 1) {
       std::vector<uint8_t> bytes(width * channels);
       for (int64_t c = 0; c < channels; ++c)
-        to_bytes(start + c * plane, width, bytes.data() + c * width);
+        ACCEL_WIDEST(to_bytes(start + c * plane, width, bytes.data() + c * width));
       for (int64_t c = 0; c < channels; ++c)
         for (int64_t i = 0; i < width; ++i) into[i * channels + c] = bytes[c * width + i];
     } else {
+      std::vector<float> values(width * channels);
       for (int64_t i = 0; i < width; ++i)
         for (int64_t c = 0; c < channels; ++c)
-          into[i * channels + c] = to_byte(start[i * step + c * plane]);
+          values[i * channels + c] = start[i * step + c * plane];
+      ACCEL_WIDEST(to_bytes(values.data(), width * channels, into));
     }
   }
 }
