@@ -327,7 +327,7 @@ def database(data: bytes, change: Change, rng: random.Random) -> bytes:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "a.sqlite")
         path.write_bytes(data)
-        with suppress(sqlite3.Error, OverflowError, ValueError):
+        with suppress(sqlite3.Error, OverflowError, ValueError, IndexError):
             with closing(sqlite3.connect(path)) as base:
                 base.execute("pragma trusted_schema=off")
                 tables = [row[0] for row in base.execute("select name from sqlite_master")]
