@@ -168,7 +168,7 @@ class Ledger:
             rows = [dict(row) for row in base.execute(f"SELECT * FROM entries {where}", values)]
         try:
             return [_entry(row) for row in rows]
-        except (TypeError, AttributeError, ValueError) as error:
+        except (TypeError, AttributeError, ValueError, KeyError) as error:
             raise InputError(f"{self.path.name}: must be a ledger, has other columns") from error
 
     @contextmanager
