@@ -150,16 +150,18 @@ struct Step {
   // Each load serves as many products as it can.
   template <int kParts>
   __attribute__((always_inline)) void run() const {
-    load_b(0), load_a(0), products();
-    load_a(1), products();
+    load_b(0);
     if (kParts == 3) {
+      load_a(0), products();
+      load_a(1), products();
       load_a(2), products();
       load_b(1), load_a(1), products();
       load_a(0), products();
       load_b(2), products();
     } else {
-      load_b(1), products();
+      load_a(1), products();
       load_a(0), products();
+      load_b(1), products();
     }
   }
 };
@@ -230,17 +232,20 @@ void multiply_all(const char* a, int64_t pixels, const int64_t* offsets, int64_t
   }
 }
 
-struct __attribute__((packed)) TileShapes {
-  uint8_t palette = 1, start = 0, unused[14] = {};
-  uint16_t row_bytes[16] = {64, 64, 64, 64, 64, 64, 64, 64};
-  uint8_t rows[16] = {16, 16, 16, 16, 16, 16, 16, 16};
+// Eight tiles of 16 rows of 64 bytes. Not a local of `multiply`: gcc 12's intrinsic does not say
+// that all of it is read, so stores to a local may be left out.
+struct TileShapes {
+  uint8_t palette, start, unused[14];
+  uint16_t row_bytes[16];
+  uint8_t rows[16];
 };
+constexpr TileShapes kShapes = {
+    1, 0, {}, {64, 64, 64, 64, 64, 64, 64, 64}, {16, 16, 16, 16, 16, 16, 16, 16}};
 
 void multiply(const char* a, int64_t pixels, const int64_t* offsets, int64_t steps, const char* b,
               int parts, int wide, float* sums, bool accumulate, const char* ahead,
               int64_t ahead_bytes) {
-  const TileShapes shapes;
-  _tile_loadconfig(&shapes);
+  _tile_loadconfig(&kShapes);
   const auto run = wide > 16 ? (parts == 3 ? multiply_all<2, 3> : multiply_all<2, 2>)
                              : (parts == 3 ? multiply_all<1, 3> : multiply_all<1, 2>);
   run(a, pixels, offsets, steps, b, sums, accumulate, ahead, ahead_bytes);

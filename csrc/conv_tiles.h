@@ -3,8 +3,9 @@
 //
 // The registers multiply bfloat16 and sum in float32, sixteen times as fast as the vector units. A
 // float32 is cut into bfloat16 parts, each what rounding to the one before left over: two hold 17
-// bits of it, three all 24. Of two parts all four products are summed, of three the six that matter
-// (Henry, Tang and Heinecke 2019, arXiv:1904.06376).
+// bits of it, three all 24. Of two parts three products are summed (the fourth, of both lower
+// parts, is smaller than what the parts leave out), of three the six that matter (Henry, Tang and
+// Heinecke 2019, arXiv:1904.06376).
 #pragma once
 
 #include <cstdint>
