@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from accel.core import InputError, Progress, open_file, read_file
+from accel.core import InputError, Progress, fresh, open_file, read_file
 from accel.faces.faceset import (
     MAX_FACE_BYTES,
     FaceRecord,
@@ -119,7 +119,7 @@ def write_pak(
         table = dump_pickle([entry for entry, _ in faces])
     partial = path.with_name(path.name + ".partial")
     try:
-        with partial.open("wb") as file:
+        with fresh(partial).open("wb") as file:
             file.write(HEAD.pack(VERSION, len(table)) + table)
             at = file.tell()
             file.write(bytes(8 * (len(faces) + 1)))
@@ -175,7 +175,7 @@ def unpack(
     if twice:
         raise InputError(f"{pak}: every face must have its own name, got {twice} more than once")
     for target in targets:
-        if target.exists():
+        if target.exists() or target.is_symlink():
             raise InputError(f"{target}: exists; remove it before unpacking")
     done = 0
     try:

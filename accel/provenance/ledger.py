@@ -163,7 +163,9 @@ class Ledger:
         with self._open(write=False) as base:
             kind = base.execute("SELECT type FROM sqlite_master WHERE name = 'entries'").fetchone()
             if kind != ("table",):  # a view may have rows without end
-                raise InputError(f"{self.path.name}: the ledger cannot be used: it has no table of entries")
+                raise InputError(
+                    f"{self.path.name}: the ledger cannot be used: it has no table of entries"
+                )
             base.row_factory = sqlite3.Row
             rows = [dict(row) for row in base.execute(f"SELECT * FROM entries {where}", values)]
         try:

@@ -2,7 +2,8 @@
 them, patch by patch and as a whole, and so asks for detail that no mean error asks for.
 
 A U-Net over patches. How large a patch is follows from the strides of its layers; widths, weights
-and the two answers are those of DeepFaceLab's SAEHD.
+and the two answers are as DeepFaceLab's SAEHD is described. No file of its own was at hand to
+compare with: a GAN file of another program may not fit.
 
 Sources: Schönfeld et al. 2020, arXiv:2002.12655 (a U-Net as discriminator); Isola et al. 2017,
 arXiv:1611.07004 (patches); Rudin et al. 1992, doi:10.1016/0167-2789(92)90242-F (total variation).

@@ -13,7 +13,7 @@ import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
-from accel.core import ConfigError, InputError, read_json
+from accel.core import ConfigError, InputError, fresh, read_json
 
 PARTIAL = ".partial"
 NOTE = "saving.json"
@@ -97,7 +97,7 @@ def _escaped(stem: str) -> str:
 
 
 def _write(path: Path, content: bytes) -> None:
-    with path.open("wb") as file:
+    with fresh(path).open("wb") as file:
         file.write(content)
         file.flush()
         os.fsync(file.fileno())

@@ -309,3 +309,13 @@ def test_unpacking_overwrites_nothing(folder):
     empty.mkdir()
     with pytest.raises(InputError, match="must hold aligned faces"):
         faceset_pak.pack_folder(empty)
+
+
+def test_unpacking_follows_no_link(folder, tmp_path):
+    pak = faceset_pak.pack_folder(folder)
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / faceset_pak.open_pak(pak).faces[0].name).symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(InputError, match="exists"):
+        faceset_pak.unpack(pak, out)
+    assert not (tmp_path / "elsewhere").exists()

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from accel.core import ConfigError, InputError
+from accel.core import ConfigError, InputError, fresh
 from accel.faces.autoencoder import Autoencoder
 from accel.faces.autoencoder_onnx import to_onnx
 from accel.pipelines.dfl.workspace import Workspace, open_workspace
@@ -60,7 +60,7 @@ def export(
         )
     partial = target.with_name(target.name + ".partial")
     try:
-        partial.write_bytes(content)
+        fresh(partial).write_bytes(content)
         os.replace(partial, target)
     finally:
         partial.unlink(missing_ok=True)

@@ -18,7 +18,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from accel.core import ConfigError, InputError, read_json
+from accel.core import ConfigError, InputError, fresh, read_json
 from accel.pipelines.dfl.timeline import Seeker, Timeline, film, locate, read_timeline
 from accel.pipelines.dfl.workspace import Workspace, check_side, open_workspace
 from accel.video.frame import Frame
@@ -68,7 +68,7 @@ class FrameIndex:
         }
         partial = path.with_name(f".{path.name}.partial")
         try:
-            partial.write_text(json.dumps(values))
+            fresh(partial).write_text(json.dumps(values))
             os.replace(partial, path)
         finally:
             partial.unlink(missing_ok=True)

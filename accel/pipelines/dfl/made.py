@@ -10,7 +10,7 @@ import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from accel.core import read_file
+from accel.core import InputError, fresh, read_file
 
 LIST_NAME = ".accel-made"
 MAX_LIST_BYTES = 256 << 20
@@ -18,6 +18,8 @@ MAX_LIST_BYTES = 256 << 20
 
 def remember(folder: Path, names: Iterable[str]) -> None:
     """Add file names to a folder's list. A name may come twice."""
+    if (folder / LIST_NAME).is_symlink():
+        raise InputError(f"{folder / LIST_NAME}: must be a plain file, got a link; remove it")
     with (folder / LIST_NAME).open("a", encoding="utf-8") as file:
         file.writelines(f"{name}\n" for name in names)
 
@@ -50,7 +52,7 @@ def renamed(folder: Path, names: Mapping[str, Path]) -> None:
         if name in names:
             moved.setdefault(names[name].parent, []).append(names[name].name)
     here += moved.pop(folder, [])
-    partial = path.with_name(LIST_NAME + ".partial")
+    partial = fresh(path.with_name(LIST_NAME + ".partial"))
     partial.write_text("".join(f"{name}\n" for name in here), encoding="utf-8")
     os.replace(partial, path)
     for other, gone in moved.items():
@@ -61,7 +63,7 @@ def write_whole(path: Path, data: bytes) -> None:
     """Write a file under its name only once it is complete; a full disk leaves nothing."""
     partial = path.with_name(f".{path.name}.partial")
     try:
-        partial.write_bytes(data)
+        fresh(partial).write_bytes(data)
         os.replace(partial, path)
     except OSError as error:
         partial.unlink(missing_ok=True)

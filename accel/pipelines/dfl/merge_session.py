@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from accel.core import ConfigError, InputError, read_json
+from accel.core import ConfigError, InputError, fresh, read_json
 from accel.faces.merge_settings import MergeSettings, check_names
 
 VERSION = 1
@@ -85,7 +85,7 @@ class MergeSession:
         """Write the file; an old one stays until the new one is whole."""
         partial = path.with_name(f".{path.name}.partial")
         try:
-            partial.write_text(json.dumps(self.described(), indent=1) + "\n")
+            fresh(partial).write_text(json.dumps(self.described(), indent=1) + "\n")
             os.replace(partial, path)
         except OSError as error:
             raise ConfigError(

@@ -266,9 +266,7 @@ class _Run:
             data = as_png(picture)
             try:
                 write_whole(self.picture(name), data)
-            except (
-                OSError
-            ) as error:  # not worth a training; the save will say it
+            except OSError as error:  # not worth a training; the save will say it
                 self.notes.append(f"{self.picture(name)}: not written ({error.strerror})")
             if self.page:
                 self.page.show(name, data)
