@@ -151,8 +151,12 @@ def _why_not(x, weight, bias, residual, stride, padding, groups, slope) -> str:
 def _run_native(x, weight, bias, residual, stride, padding, groups, slope):
     layout = _layout(x)
     shape = _shape(x, weight, stride, padding)
-    out = torch.empty(shape, memory_format=layout)
     last = layout is torch.channels_last
+    if last:
+        batch, outputs, height, width = shape
+        out = _native.empty(batch, height, width, outputs).permute(0, 3, 1, 2)
+    else:
+        out = _native.empty(*shape)
 
     def view(t: Tensor) -> Tensor:
         t = t.contiguous(memory_format=layout)
