@@ -19,11 +19,10 @@ from accel.kernels._op import LIBRARY, Op
 native: Any = _native.module  # there whenever `_why_not` lets a call through
 
 FLOPS_A_THREAD = 4e6  # less work is not worth waking a thread for
-# Up to as many input channels a packed product on vector registers is mostly padding and moving:
-# torch's channels-last form took half of our time, and its bytes do not depend on batch or threads
-# either. Those of its contiguous form do, so that one stays ours.
+# Up to as many input channels a packed product is mostly padding and moving: torch's channels-last
+# form takes half of our time (benchmarks/results/conv2d.json), and its bytes do not depend on batch
+# or threads either. Those of its contiguous form do, so that one stays ours.
 FEW_INPUTS = 4
-ON_TILES = native is not None and native.conv_isa() == "amx"
 
 
 def conv2d(
@@ -143,7 +142,7 @@ def _why_not(x, weight, bias, residual, stride, padding, groups, slope) -> str:
     if groups != 1:
         return f"has one group, got {groups}"
     few = x.shape[1] <= FEW_INPUTS and max(weight.shape[2:]) > 1
-    if few and not ON_TILES and _layout(x) is torch.channels_last:
+    if few and _layout(x) is torch.channels_last:
         return f"loses to torch for {x.shape[1]} input channels, channels-last"
     return _native.why_not(*given)
 
