@@ -88,7 +88,7 @@ def main() -> None:
     folder, url, names = Path(sys.argv[1]), sys.argv[2], sys.argv[3:]
     resource.setrlimit(resource.RLIMIT_AS, (12 << 30, 12 << 30))
     resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 30, 1 << 30))
-    os.environ["ACCEL_HOME"] = str(folder / "home")
+    os.environ["ACCEL_HOME"] = str(folder / "home" / str(os.getpid()))
     sys.addaudithook(watch)
     for module in (
         "accel.pipelines.swap",

@@ -7,18 +7,21 @@ import os
 import socket
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from accel.core import InputError
 from accel.video.boxes import check_film
+from tests.hostile import attacks
 from tests.hostile.attacks import film
 from tests.hostile.every import ATTACKS
 
 ROOT = Path(__file__).parent.parent.parent
 BUSY_S = 5.0  # of processor time, all threads together
 PEAK_MB = 1000
+SIDE_BY_SIDE = 2  # batteries at a time
 # In the fast part of the tests: one of each class, none that swaps a film.
 QUICK = (
     "playlist_mp4", "concat_script", "http_url", "concat_protocol", "many_edits", "thousand_tracks",
@@ -32,6 +35,12 @@ QUICK = (
     "trained_note_nested", "film_data_address", "words_without_end", "tiff_of_many_samples",
     "credential_of_nested_boxes", "ledger_that_is_a_pipe", "ledger_that_counts_for_ever",
 )  # fmt: skip
+REST = tuple(
+    name
+    for name, attack in ATTACKS.items()
+    if name not in QUICK and attack.build.__module__ == attacks.__name__
+)
+MANY = tuple(name for name in ATTACKS if name not in (*QUICK, *REST))
 
 
 class Battery:
@@ -42,22 +51,30 @@ class Battery:
         with socket.create_server(("127.0.0.1", 0)) as server:
             url = f"http://127.0.0.1:{server.getsockname()[1]}"
             paths = [str(ROOT), os.environ.get("PYTHONPATH", "")]
-            ran = subprocess.run(
-                [sys.executable, "-m", "tests.hostile.battery", str(folder), url, *names],
-                env=os.environ | {"PYTHONPATH": os.pathsep.join(paths)},
-                capture_output=True,
-                text=True,
-                timeout=1500,
-            )
+            shares = [names[i::SIDE_BY_SIDE] for i in range(SIDE_BY_SIDE)]
+            team = [
+                subprocess.Popen(
+                    [sys.executable, "-m", "tests.hostile.battery", str(folder), url, *share],
+                    env=os.environ | {"PYTHONPATH": os.pathsep.join(paths)},
+                    stdout=subprocess.PIPE,
+                    stderr=subprocess.PIPE,
+                    text=True,
+                )
+                for share in shares
+            ]
+            with ThreadPoolExecutor(SIDE_BY_SIDE) as readers:
+                told = list(readers.map(lambda one: one.communicate(timeout=3000), team))
             server.settimeout(0.1)
             try:
                 server.accept()[0].close()
                 self.asked = True
             except TimeoutError:
                 self.asked = False
-        assert ran.returncode == 0, ran.stderr
-        self.reports = {r["name"]: r for r in map(json.loads, ran.stdout.splitlines())}
-        assert list(self.reports) == list(names)
+        for one, (_, errors) in zip(team, told):
+            assert one.returncode == 0, errors
+        reports = [json.loads(line) for out, _ in told for line in out.splitlines()]
+        self.reports = {report["name"]: report for report in reports}
+        assert set(self.reports) == set(names)
 
 
 @pytest.fixture(scope="module")
@@ -67,8 +84,12 @@ def quick(tmp_path_factory) -> Battery:
 
 @pytest.fixture(scope="module")
 def rest(tmp_path_factory) -> Battery:
-    names = tuple(name for name in ATTACKS if name not in QUICK)
-    return Battery(tmp_path_factory.mktemp("rest"), names)
+    return Battery(tmp_path_factory.mktemp("rest"), REST)
+
+
+@pytest.fixture(scope="module")
+def many(tmp_path_factory) -> Battery:
+    return Battery(tmp_path_factory.mktemp("many"), MANY)
 
 
 def check(battery: Battery, name: str) -> None:
@@ -113,14 +134,26 @@ def test_quick_attacks_leave_nothing_outside(quick):
 
 @pytest.mark.slow
 @pytest.mark.timeout(1600)
-@pytest.mark.parametrize("name", [name for name in ATTACKS if name not in QUICK])
+@pytest.mark.parametrize("name", REST)
 def test_other_attack_gets_nowhere(rest, name):
     check(rest, name)
 
 
+@pytest.mark.exhaustive
+@pytest.mark.timeout(3200)
+@pytest.mark.parametrize("name", MANY)
+def test_one_of_many_attacks_gets_nowhere(many, name):
+    check(many, name)
+
+
 @pytest.mark.slow
 def test_other_attacks_leave_nothing_outside(rest):
-    check_surroundings(rest, {*ATTACKS} - {*QUICK})
+    check_surroundings(rest, {*REST})
+
+
+@pytest.mark.exhaustive
+def test_many_attacks_leave_nothing_outside(many):
+    check_surroundings(many, {*MANY})
 
 
 @pytest.mark.slow
