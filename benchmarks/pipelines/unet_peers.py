@@ -78,7 +78,7 @@ def prepare(work: Path, peers: list[str]) -> None:
     if "mnn" in peers and not mnn.exists():
         # The console command installs telemetry; the compiled entry under it does not.
         apart("import _tools; _tools.mnnconvert(['mnnconvert', '-f', 'ONNX', '--modelFile', a,"
-              " '--MNNModel', b, '--bizCode', 'x'])", graph, mnn)  # fmt: skip
+              " '--MNNModel', b, '--bizCode', 'x', '--saveExternalData'])", graph, mnn)  # fmt: skip
 
 
 def apart(program: str, *files: Path) -> None:
@@ -239,7 +239,7 @@ class Engine:
         for line in self.process.stdout:  # libraries print what they like between
             if line.startswith("READY "):
                 return json.loads(line.removeprefix("READY "))
-        raise SystemExit(f"unet_peers: {self.name} ended with {self.process.wait()}")
+        raise EOFError(f"{self.name} ended with {self.process.wait()}")
 
     def seconds(self) -> float:
         assert self.process.stdin is not None
@@ -257,7 +257,11 @@ def compare(work: Path, side: int, threads: int, peers: list[str]) -> list[dict]
     ours = Engine("accel", work, side, threads)
     times: list[float] = []
     for peer in peers:
-        theirs = Engine(peer, work, side, threads)
+        try:
+            theirs = Engine(peer, work, side, threads)
+        except EOFError as error:
+            print(f"  {side}x{side} {threads} thread(s): {error}", flush=True)
+            continue
         pairs = [(ours.seconds(), theirs.seconds()) for _ in range(ROUNDS)]
         theirs.close()
         times += [a for a, _ in pairs]
