@@ -80,7 +80,7 @@ def test_a_frame_crosses_the_bus_neither_way(clip, tmp_path):
     *_, writer = through(clip, tmp_path / "near.mp4", CPU)
     assert type(writer) is VideoWriter
     for near, far in zip(lumas(tmp_path / "near.mp4"), lumas(tmp_path / "far.mp4"), strict=True):
-        assert np.abs(near - far).mean() < 0.5
+        assert np.abs(near - far).mean() < 1  # two lossy encodings of the same frames
     assert max(np.abs(a - b).max() for a, b in zip(lumas(clip), lumas(tmp_path / "far.mp4"))) > 40
 
 
