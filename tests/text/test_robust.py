@@ -64,7 +64,7 @@ def test_chunks_lose_no_token_and_keep_their_order(words):
         ":" * 40_000,
         "(a:1.1) " * 8_000,
         "🍎" * 10_000,
-        "AND " * 10_000,
+        "AND " * 90,
     ],
     ids=lambda prompt: prompt[:12],
 )
@@ -73,6 +73,13 @@ def test_long_prompts_are_quick(prompt):
     for text, _ in split_and(take_tags(prompt)[0]):
         for _, stage in schedule(text, 20):
             chunk(emphasis(stage), ENCODE)
+    assert time.process_time() - begin < 1.0
+
+
+def test_thousands_of_joined_prompts_are_refused_at_once():
+    begin = time.process_time()
+    with pytest.raises(ConfigError, match="joins 10001"):
+        split_and("AND " * 10_000)
     assert time.process_time() - begin < 1.0
 
 
