@@ -179,7 +179,7 @@ def export_tiny(network: TinyEncoder | TinyDecoder, path: Path) -> Path:
 def export_adapter(network: Adapter, path: Path) -> Path:
     """image [B, C, H, W] in 0..1 -> feature_0..., from the largest to the smallest."""
     config = network.config
-    side = 2 * config.unit
+    side = config.factor << len(config.channels)
     image = torch.zeros(2, config.in_channels, side, side, dtype=dtype_of(network))
     names = [f"feature_{i}" for i in range(len(config.channels))]
     axes: dict[str, Mapping[int, str]] = {"image": picture_axes("image")}

@@ -48,11 +48,6 @@ class AdapterConfig:
             return tuple(i == 2 for i in range(len(self.channels)))
         return tuple(i > 0 for i in range(len(self.channels)))
 
-    @property
-    def unit(self) -> int:
-        """Pixels that a picture's sides must be multiples of."""
-        return self.factor << sum(self.halvings)
-
 
 class Adapter(nn.Module):
     """Gives one feature for each of `places`."""
@@ -74,9 +69,9 @@ class Adapter(nn.Module):
 
     def forward(
         self,
-        image: Tensor,  # [B, in_channels, H, W] in 0..1; H and W multiples of config.unit
+        image: Tensor,  # [B, in_channels, H, W] in 0..1; H and W multiples of config.factor
     ) -> list[Tensor]:  # [B, channels, ...], from the largest to the smallest
-        unit, inputs = self.config.unit, self.config.in_channels
+        unit, inputs = self.config.factor, self.config.in_channels
         if image.ndim != 4 or image.shape[1] != inputs or any(s % unit for s in image.shape[2:]):
             raise ValueError(
                 f"Adapter: image must be [B, {inputs}, H, W] with H and W multiples of {unit},"

@@ -120,6 +120,8 @@ class MergingBlock(nn.Module):
     def forward(self, x: Tensor, call: Any) -> Tensor:  # call: accel.nn.reuse.Call
         block = self.block
         height, width = (-(-side // self.factor) for side in call.size)
+        if not kept_count((height, width)):  # a single row or column
+            return cast(Tensor, block(x, call))
         found = matching(x, (height, width), int(self.ratio * x.shape[1]))
         seen = block.attn1(found.merge(block.norm1(x)))
         x = found.undo(seen, x)

@@ -123,11 +123,9 @@ class Trunk(nn.Module):
     def check(self, x: Tensor, t: Tensor, context: Tensor, vector: Tensor | None) -> None:
         """Raise ValueError, naming the argument, unless all shapes fit each other."""
         name, config = type(self).__name__, self.config
-        factor = 1 << (len(config.channel_mult) - 1)
-        if x.ndim != 4 or x.shape[1] != config.in_channels or any(s % factor for s in x.shape[2:]):
+        if x.ndim != 4 or x.shape[1] != config.in_channels or 0 in x.shape[2:]:
             raise ValueError(
-                f"{name}: x must be [B, {config.in_channels}, H, W] with H and W multiples of"
-                f" {factor}, got {tuple(x.shape)}"
+                f"{name}: x must be [B, {config.in_channels}, H, W], got {tuple(x.shape)}"
             )
         batch = x.shape[0]
         if t.shape != (batch,):
@@ -164,7 +162,7 @@ class Unet(Trunk):
 
     def forward(
         self,
-        x: Tensor,  # [B, in_channels, H, W] scaled noisy latent; H, W multiples of 2^(levels - 1)
+        x: Tensor,  # [B, in_channels, H, W] scaled noisy latent
         t: Tensor,  # [B] timesteps 0..999; fractions allowed
         context: Tensor,  # [B, tokens, context_width] prompt
         vector: Tensor | None = None,  # [B, vector_width] exactly for networks that have it
@@ -211,7 +209,8 @@ class Unet(Trunk):
         for block in up:
             if cut is not None and whole and len(skips) == cut.branch + 1:
                 cut.deep = h
-            h = block(torch.cat([h, skips.pop()], dim=1), embedding, context)
+            h = torch.cat([h, skips.pop()], dim=1)
+            h = block(h, embedding, context, skips[-1].shape[2:] if skips else None)
         norm, _, conv = self.out
         return conv(norm_silu(h, norm))
 
@@ -280,14 +279,18 @@ def stage(config: UnetConfig, inputs: int, outputs: int, depth: int) -> Stage:
 
 
 class Stage(nn.Sequential):
-    """Modules in a row, each given what it needs of the embedding and the prompt."""
+    """Modules in a row, each given what it needs of the embedding, the prompt and the next size."""
 
-    def forward(self, x: Tensor, embedding: Tensor, context: Tensor) -> Tensor:  # type: ignore[override]
+    def forward(  # type: ignore[override]
+        self, x: Tensor, embedding: Tensor, context: Tensor, size: Sequence[int] | None = None
+    ) -> Tensor:
         for module in self:
             if isinstance(module, ResBlock):
                 x = module(x, embedding)
             elif isinstance(module, SpatialTransformer):
                 x = module(x, context)
+            elif isinstance(module, Upsample):
+                x = module(x, size)
             else:
                 x = module(x)
         return x
@@ -329,9 +332,18 @@ class Downsample(nn.Module):
 
 
 class Upsample(nn.Module):
+    """Twice the size, or what of it fits the level above: a side that is odd was halved upwards."""
+
     def __init__(self, channels: int):
         super().__init__()
         self.conv = Conv2d(channels, channels, 3, padding=1)
 
-    def forward(self, x: Tensor) -> Tensor:
-        return self.conv(upsample(x))
+    def forward(
+        self,
+        x: Tensor,  # [B, C, H, W]
+        size: Sequence[int] | None = None,  # height 2H or 2H - 1, and width
+    ) -> Tensor:
+        h = upsample(x)
+        if size is not None and h.shape[2:] != tuple(size):
+            h = channels_last(h[..., : size[0], : size[1]].contiguous())
+        return self.conv(h)

@@ -150,5 +150,5 @@ def test_refuses_files_of_another_kind(tmp_path):
     save_file(tensors, path)
     with pytest.raises(InputError, match="first layer must take one of"):
         load_adapter(path)
-    with pytest.raises(ValueError, match="H and W multiples of 64"):
-        network("full")(torch.rand(1, 3, 96, 64))
+    with pytest.raises(ValueError, match="H and W multiples of 8"):
+        network("full")(torch.rand(1, 3, 90, 64))

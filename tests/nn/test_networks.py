@@ -70,7 +70,7 @@ def unet_inputs(**changed):
     ("changed", "message"),
     [
         ({"x": torch.zeros(2, 9, 8, 8)}, "x must be .2, 4|x must be .B, 4"),
-        ({"x": torch.zeros(2, 4, 8, 9)}, "multiples of 2"),
+        ({"x": torch.zeros(2, 4, 8, 0)}, "x must be .B, 4, H, W., got .2, 4, 8, 0."),
         ({"t": torch.zeros(1)}, "t must be .2., got .1,."),
         ({"context": torch.zeros(2, 3, 7)}, "context must be .2, tokens, 8."),
         ({"vector": None}, "vector must be of shape .2, 5., got None"),

@@ -19,6 +19,7 @@ from accel.nn.vae import Vae, VaeConfig
 pytest.importorskip("diffusers", exc_type=ImportError)
 pytest.importorskip("transformers", exc_type=ImportError)
 
+LIMIT = 5e-5  # 1e-5 but for tile registers, where convolutions keep 16 bits of each factor
 UNETS = {
     "sd1": UnetConfig(channels=32, context_width=24),
     "sd1-inpaint": UnetConfig(in_channels=9, channels=32, context_width=24),
@@ -57,8 +58,9 @@ UNETS = {
 }
 
 
+@pytest.mark.parametrize("size", [(16, 24), (15, 9), (5, 22)])  # levels that halve unevenly too
 @pytest.mark.parametrize("name", UNETS)
-def test_unet(name):
+def test_unet(name, size):
     from diffusers.loaders.single_file_utils import convert_ldm_unet_checkpoint
 
     config = UNETS[name]
@@ -66,7 +68,7 @@ def test_unet(name):
     named = {"model.diffusion_model." + k: v for k, v in ours.state_dict().items()}
     theirs.load_state_dict(convert_ldm_unet_checkpoint(named, theirs.config))
 
-    x = torch.randn(2, config.in_channels, 16, 24)
+    x = torch.randn(2, config.in_channels, *size)
     t = torch.tensor([981.0, 3.0])
     context = torch.randn(2, 7, config.context_width)
     vector, extra = second_vector(config, theirs)
@@ -284,4 +286,4 @@ def randomised(network: nn.Module) -> nn.Module:
 def assert_close(got: Tensor, expected: Tensor) -> None:
     assert got.shape == expected.shape
     error = (got - expected).abs().max() / expected.abs().max()
-    assert error < 1e-5, f"relative error {error:.1e}"
+    assert error < LIMIT, f"relative error {error:.1e}"

@@ -25,6 +25,7 @@ from accel.pipelines.generate.pictures import (
 )
 
 Size = tuple[int, int]  # width, height in pixels
+LEAST_UNIT = 8  # pixels, as everywhere
 
 
 @dataclass(frozen=True)
@@ -190,5 +191,7 @@ def size_of(model: Model, options: Options, start: Size | None) -> Size:
 
 
 def unit_of(model: Model) -> int:
-    """Pixels of which a side must be a multiple: the UNet halves at every level after its first."""
+    """Pixels of which a side must be a multiple; exported UNets halve evenly at every level."""
+    if model.has_weights:
+        return max(LEAST_UNIT, model.factor)
     return model.factor << (len(model.loaded.model.config.unet.channel_mult) - 1)

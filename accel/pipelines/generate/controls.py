@@ -27,7 +27,7 @@ from accel.pipelines.generate.pictures import fitted, read_picture, to_tensor
 from accel.weights.files import open_tensors
 
 if TYPE_CHECKING:
-    from accel.pipelines.generate.canvas import Canvas
+    from accel.pipelines.generate.canvas import Canvas, Size
     from accel.pipelines.generate.model import Model
 
 MODES = {  # what is more important, and its title in a picture's text
@@ -139,8 +139,8 @@ def ready(model: Model, controls: Sequence[Control], canvas: Canvas, resize: str
         picture = read_picture(control.picture)
         if canvas.box is not None:  # of a picture of whose part alone is worked on
             picture = fitted(picture, canvas.whole or canvas.size, resize).crop(canvas.box)
-        width, height = (side // model.factor * HINT_FACTOR for side in canvas.size)
-        values = (to_tensor(fitted(picture, (width, height), resize)) + 1) / 2
+        size = picture_size(model, network, canvas.size)
+        values = (to_tensor(fitted(picture, size, resize)) + 1) / 2
         wanted = (
             network.hint_channels if isinstance(network, ControlNet) else network.config.in_channels
         )
@@ -154,6 +154,13 @@ def ready(model: Model, controls: Sequence[Control], canvas: Canvas, resize: str
         features = tuple(network(values)) if isinstance(network, Adapter) else ()
         made.append(Steer(control, network, values, features))
     return made
+
+
+def picture_size(model: Model, network: ControlNet | Adapter, size: Size) -> Size:
+    """What a network is shown of a pass of this size: an adapter's sides must be multiples."""
+    width, height = (side // model.factor * HINT_FACTOR for side in size)
+    unit = 1 if isinstance(network, ControlNet) else network.config.factor
+    return -(-width // unit) * unit, -(-height // unit) * unit
 
 
 def network_of(model: Model, control: Control) -> ControlNet | Adapter:

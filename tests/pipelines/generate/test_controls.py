@@ -65,6 +65,12 @@ def test_a_picture_steers(model, folder, name):
     assert not torch.equal(modes[2], modes[1])
 
 
+@pytest.mark.parametrize("name", ["edges", "sketch"])
+def test_sides_that_halve_unevenly(model, folder, name):
+    one = (folder / f"{name}.safetensors", folder / "hint.png")
+    assert model.sample("a", controls=[one], width=72, height=40, **FAST).shape == (1, 4, 5, 9)
+
+
 def test_two_add_up(model, folder):
     picture = folder / "hint.png"
     half, whole = (Control(folder / "edges.safetensors", picture, w) for w in (0.5, 1.0))

@@ -24,6 +24,8 @@ def test_onnx_runtime_gives_the_same_picture(nano, tmp_path):
     for options in ({"tiling": True}, {"pag": 1.0}):
         with pytest.raises(ConfigError, match="not exported ones"):
             other.sample("a tree", **options)
+    with pytest.raises(ConfigError, match="width must be a multiple of 16 pixels for this model"):
+        other.sample("a tree", width=72)
     with pytest.raises(ConfigError, match="runtime must be one of"):
         accel.load("nano", runtime="tensorrt")
 
