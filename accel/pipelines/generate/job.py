@@ -15,6 +15,7 @@ import accel
 from accel.core import Cancel, ConfigError, ProgressCallback
 from accel.pipelines.gate import ContentGate
 from accel.pipelines.generate.grid import Axis, Grid, axis_of, grid
+from accel.pipelines.generate.loras import without
 from accel.pipelines.generate.model import tiny_decoder
 from accel.pipelines.generate.output import OutputConfig, PictureGate, write
 from accel.pipelines.generate.preview import Preview
@@ -85,6 +86,8 @@ def generate(
         vae = settings.pop("vae", None) if vae is None else vae
         own = settings.pop("decoder", None)
         decoder = own if decoder is None else decoder
+        if options.get("loras") and isinstance(prompt, str):
+            prompt = without(prompt, options["loras"])  # what is given again goes before
         options = settings | options
     if prompt is None:
         raise ConfigError("generate: a prompt must be given, or a picture to repeat")

@@ -130,6 +130,12 @@ class ModelFolders:
         ]
 
 
+def embedded_lora(path: Path) -> str | None:
+    """The word for a LoRA that comes with the engine."""
+    words = (word for word, file in EMBEDDED_LORAS.items() if path == asset(file))
+    return next(words, None)
+
+
 def _below(kind: str, folder: Path) -> Iterator[ModelFile]:
     if not folder.is_dir():
         return

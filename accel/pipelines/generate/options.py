@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import math
 import numbers
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -119,6 +120,7 @@ class Options:
         object.__setattr__(self, "schedule", schedule)
         object.__setattr__(self, "hires_upscaler", find_upscaler(self.hires_upscaler))
         object.__setattr__(self, "controls", tuple(control_of(one) for one in self.controls))
+        object.__setattr__(self, "loras", tuple(lora_of(one) for one in self.loras))
         self._check_choices()
         self._check_ranges()
 
@@ -200,6 +202,21 @@ class Options:
                 near = difflib.get_close_matches(name, known, n=3, cutoff=0.4) or known
                 raise ConfigError(f"no option is called {name!r}; near: {', '.join(near)}")
         return cls(**settings)
+
+
+def lora_of(given: Any) -> tuple[str | Path, Strength]:
+    """A file or name and its weight, or the weights of text and of UNet."""
+    if isinstance(given, (tuple, list)) and len(given) == 2 and isinstance(given[0], (str, Path)):
+        name, weight = given
+        weights = weight if isinstance(weight, (tuple, list)) else (weight,)
+        if len(weights) in (1, 2) and all(is_finite(one) for one in weights):
+            return name, weights[0] if len(weights) == 1 else (weights[0], weights[1])
+    raise ConfigError(f"loras must be (file, weight) each, got {given!r:.120}")
+
+
+def is_finite(value: Any) -> bool:
+    is_number = isinstance(value, numbers.Real) and not isinstance(value, bool)
+    return is_number and math.isfinite(value)
 
 
 def check_number(name: str, value: Any) -> None:

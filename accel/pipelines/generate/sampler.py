@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import secrets
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,11 +18,11 @@ from torch import Tensor
 from accel.core import Cancel, ProgressCallback
 from accel.pipelines.generate import hashes
 from accel.pipelines.generate.controls import described
-from accel.pipelines.generate.infotext import Facts, compose, normalised, plain
-from accel.pipelines.generate.loras import loras_of
-from accel.pipelines.generate.model import Model, load
+from accel.pipelines.generate.infotext import Facts, compose, normalised
+from accel.pipelines.generate.loras import loras_of, untagged, with_tags
+from accel.pipelines.generate.model import Lora, Model, load
 from accel.pipelines.generate.options import Options
-from accel.pipelines.generate.run import Made, runs
+from accel.pipelines.generate.run import runs
 from accel.weights.assets import manifest
 
 RANDOM_SEEDS = 1 << 32  # as A1111 draws them; fits what its users type
@@ -95,56 +95,41 @@ class Sampler:
             settings["seed"] = secrets.randbelow(RANDOM_SEEDS)
         prompt, negative = normalised(prompt), normalised(negative)
         options = Options.of({"negative": negative, **settings})
+        model = self.model
+        loras, others = loras_of(prompt, options, model), untagged(options, model)
         made = runs(
-            self.model, prompt, options, init=init, mask=mask, callback=callback,
-            progress=progress, cancel=cancel,
+            model, prompt, options, init=init, mask=mask, callback=callback,
+            progress=progress, cancel=cancel, loras=loras,
         )  # fmt: skip
+        told: Facts | None = None
         init_hash = None if init is None else picture_hash(init)
         with closing(made):
             for one in made:
-                yield self._finished(prompt, options, one, init_hash, mask is not None)
-
-    def _finished(
-        self,
-        prompt: str,
-        options: Options,
-        made: Made,
-        init_hash: str | None,
-        has_mask: bool,
-    ) -> Picture:
-        text = compose(
-            with_tags(prompt, options, self.model),
-            options,
-            facts_of(self.model, prompt, options),
-            size=made.first_size,
-            seed=made.seed,
-            variation_seed=made.variation_seed,
-            init_hash=init_hash,
-            has_mask=has_mask,
-        )
-        return Picture(to_rgb(made.image), made.seed, made.variation_seed, text)
+                told = told or facts_of(model, prompt, options, loras)
+                text = compose(
+                    with_tags(prompt, others, model.folders),
+                    options,
+                    told,
+                    size=one.first_size,
+                    seed=one.seed,
+                    variation_seed=one.variation_seed,
+                    init_hash=init_hash,
+                    has_mask=mask is not None,
+                )
+                yield Picture(to_rgb(one.image), one.seed, one.variation_seed, text)
 
 
-def with_tags(prompt: str, options: Options, model: Model) -> str:
-    """The prompt with a tag for each LoRA that was asked for otherwise, so that none is lost."""
-    tags = []
-    for path, weight in [*model.standing_loras, *options.loras]:
-        weights = weight if isinstance(weight, tuple) else (weight,)
-        tags.append(":".join(["<lora", Path(path).stem, *map(plain, weights)]) + ">")
-    return " ".join([prompt, *tags]).strip()
-
-
-def facts_of(model: Model, prompt: str, options: Options) -> Facts:
-    loras = {}
-    for path, _ in loras_of(prompt, options, model):
-        loras[Path(path).stem] = hashes.data_sha256(Path(path))[: hashes.LORA_DIGITS]
+def facts_of(model: Model, prompt: str, options: Options, loras: Sequence[Lora]) -> Facts:
     vae = model.vae_path
     return Facts(
         model=model.path.stem,
         model_hash=model_sha256(model)[: hashes.MODEL_DIGITS],
         vae=vae.name if vae else "",
         vae_hash=hashes.sha256(vae)[: hashes.MODEL_DIGITS] if vae else "",
-        loras=loras,
+        loras={
+            Path(path).stem: hashes.data_sha256(Path(path))[: hashes.LORA_DIGITS]
+            for path, _ in loras
+        },
         embeddings={
             word: hashes.sha256(path)[: hashes.LORA_DIGITS]
             for text in (prompt, options.negative)

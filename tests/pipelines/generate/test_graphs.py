@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from accel.core import Cancel, Cancelled
-from accel.pipelines.generate import load, run
+from accel.pipelines.generate import load, passes
 from accel.pipelines.generate.graphs import graphs_for
 from accel.sampling.samplers import SAMPLERS
 from tests.gpu.fake_cuda import fake_cuda
@@ -40,7 +40,7 @@ class Recording:
 @pytest.fixture
 def graphs(monkeypatch):
     found = Recording()
-    monkeypatch.setattr(run, "graphs_for", lambda device: found)
+    monkeypatch.setattr(passes, "graphs_for", lambda device: found)
     return found
 
 
@@ -54,7 +54,7 @@ def test_every_sampler_gives_the_usual_picture(nano, graphs, monkeypatch, sample
     got = nano.sample("a red apple", **options)
     assert graphs.did[:4] == ["warm", "pace", "capture", "replay"]
     assert graphs.did.count("warm") == graphs.did.count("capture") == 1
-    monkeypatch.setattr(run, "graphs_for", lambda device: None)
+    monkeypatch.setattr(passes, "graphs_for", lambda device: None)
     assert away(got, nano.sample("a red apple", **options)) < 1e-4
 
 
@@ -73,7 +73,7 @@ def test_other_settings(nano, graphs, monkeypatch, options):
     options = FAST | options
     got = nano.sample("a tree", **options)
     assert "replay" in graphs.did
-    monkeypatch.setattr(run, "graphs_for", lambda device: None)
+    monkeypatch.setattr(passes, "graphs_for", lambda device: None)
     assert away(got, nano.sample("a tree", **options)) < 1e-3
 
 
@@ -127,7 +127,7 @@ def test_no_graphs_on_a_cpu():
 def test_a_step_copies_nothing_and_does_not_wait(monkeypatch):
     """On a device that counts: what is captured must not ask the host for anything."""
     found = Recording()
-    monkeypatch.setattr(run, "graphs_for", lambda device: found)
+    monkeypatch.setattr(passes, "graphs_for", lambda device: found)
     with fake_cuda() as device:
         model, counts = load("nano", device="cuda"), []
         original = Recording.pace

@@ -14,7 +14,7 @@ from accel.core import ConfigError
 from accel.models import stable_diffusion as sd
 from accel.pipelines.generate import load, network
 from accel.pipelines.generate.options import Options
-from accel.pipelines.generate.run import gate_phase
+from accel.pipelines.generate.passes import gate_phase
 from tests.pipelines.generate import tiny
 
 FAST = {"steps": 6, "cfg": 3.0, "output": "latent"}
@@ -68,14 +68,14 @@ def test_what_is_looked_up_gives_the_same_bits(nano, monkeypatch, options):
     options = FAST | options
     prompt = options.pop("prompt", "a red apple")
     got = nano.sample(prompt, **options)
-    monkeypatch.setattr("accel.pipelines.generate.run.Network", Plain)
+    monkeypatch.setattr("accel.pipelines.generate.passes.Network", Plain)
     assert torch.equal(got, nano.sample(prompt, **options))
 
 
 def test_controls_are_as_without(small, control, monkeypatch):
     options = FAST | {"controls": (control,)}
     got = small.sample("a", **options)
-    monkeypatch.setattr("accel.pipelines.generate.run.Network", Plain)
+    monkeypatch.setattr("accel.pipelines.generate.passes.Network", Plain)
     assert torch.equal(got, small.sample("a", **options))
 
 
@@ -238,7 +238,7 @@ def test_nothing_is_shared_between_threads():
     assert all((rgb == wanted[which]).all() for rgb, which in got.values())
 
 
-def test_a_lora_that_comes_between_pictures_is_not_missed(small, tmp_path):
+def test_a_run_keeps_the_loras_that_it_began_with(small, tmp_path):
     name = "lora_unet_middle_block_1_transformer_blocks_0_attn2_to_k"
     torch.manual_seed(3)
     weights = {"lora_up": torch.randn(64, 2), "lora_down": torch.randn(2, 16)}
@@ -248,18 +248,36 @@ def test_a_lora_that_comes_between_pictures_is_not_missed(small, tmp_path):
     options = {"steps": 3, "count": 2, "seed": 4}
     plain = [one.rgb for one in sampler.pictures("a", **options)]
     pictures = sampler.pictures("a", **options)
-    first = next(pictures).rgb
+    first = next(pictures)
     small.load_lora(path, 3.0)
-    second = next(pictures).rgb
-    pictures.close()
     try:
-        assert (first == plain[0]).all()
-        fresh = [one.rgb for one in sampler.pictures("a", **options)]
-        assert (second == fresh[1]).all()
-        assert not (second == plain[1]).all()
+        between = sampler("a", **options | {"count": 1})[0]
+        second = next(pictures)
     finally:
         small.unload_loras()
+    assert (first.rgb == plain[0]).all()
+    assert (second.rgb == plain[1]).all()
+    assert "lora" not in second.infotext
+    assert not (between.rgb == plain[0]).all()
+    assert "<lora:lora:3>" in between.infotext
     assert (next(sampler.pictures("a", **options)).rgb == plain[0]).all()
+
+
+def test_runs_that_take_turns_in_one_thread_do_not_share_their_loras(small, tmp_path):
+    name = "lora_te_text_model_encoder_layers_0_mlp_fc1"
+    torch.manual_seed(3)
+    weights = {"lora_up": torch.randn(64, 2), "lora_down": torch.randn(2, 16)}
+    path = tmp_path / "lora.safetensors"
+    save_file({f"{name}.{part}.weight": value for part, value in weights.items()}, path)
+    options = {"steps": 2, "count": 2, "seed": 4}
+    sampler = accel.Sampler(small)
+    each = [options, options | {"loras": ((path, 2.0),)}]
+    wanted = [[one.rgb for one in sampler.pictures("a", **one_run)] for one_run in each]
+    turns = zip(*(sampler.pictures("a", **one_run) for one_run in each), strict=True)
+    for i, pictures in enumerate(turns):
+        for k, picture in enumerate(pictures):
+            assert (picture.rgb == wanted[k][i]).all()
+    assert not (wanted[0][0] == wanted[1][0]).all()
 
 
 def test_a_picture_is_made_again_from_its_text(tmp_path):
