@@ -7,12 +7,14 @@ paddings and shifts are DeepFaceLab's, so that its facesets and ours mean the sa
 
 from __future__ import annotations
 
+import cmath
+import math
 from enum import StrEnum
 
 import numpy as np
 
 from accel.core import ConfigError
-from accel.faces.align import AnyArray, Array, invert, similarity, transform
+from accel.faces.align import AnyArray, Array, similarity, transform
 from accel.weights.pickles import FaceTypeCode
 
 # Brows, nose, eyes (points 17..47), mouth corner 48, mouth corner 54.
@@ -132,23 +134,31 @@ def crop_corners(
     kind: FaceType,
 ) -> Array:  # [4, 2] top left, top right, bottom right, bottom left, in the frame
     """Where the corners of a face's crop lie. NaN if the landmarks are one point."""
+    centre, across = _square(landmarks, kind)
+    down = 1j * across
+    corners = [centre - across - down, centre + across - down, centre + across + down,
+               centre - across + down]  # fmt: skip
+    return np.array([[corner.real, corner.imag] for corner in corners])
+
+
+def _square(landmarks: AnyArray, kind: FaceType) -> tuple[complex, complex]:
+    """The middle of a face's crop, and from there to the middle of its right edge: x + iy."""
     unit = unit_matrix(landmarks)
-    corners = np.array([[0, 0], [1, 0], [1, 1], [0, 1], [0.5, 0.5]])
-    *square, centre = (
-        transform(invert(unit), corners) if np.isfinite(unit).all() else corners * np.nan
-    )
-    right, up = square[1] - square[0], square[0] - square[3]
+    (a, _, x), (b, _, y) = unit.tolist()
+    turn = complex(a, b)
+    if not cmath.isfinite(turn) or turn == 0:
+        return complex("nan+nanj"), complex("nan+nanj")
+    right = 1 / turn  # one edge of the unit square, as it lies in the frame
+    down = 1j * right
+    centre = (0.5 + 0.5j - complex(x, y)) * right
     if kind is FaceType.WHOLE:
-        centre = centre + 0.07 * up
+        centre -= 0.07 * down
     elif kind in (FaceType.HEAD, FaceType.HEAD_NO_ALIGN):
-        yaw = yaw_of(transform(unit, landmarks))
-        centre = centre + 0.5 * up + right * (yaw * abs(np.tanh(2 * yaw)) / 2)
-    half = kind.side / 2
+        yaw = float(yaw_of(transform(unit, landmarks)))
+        centre += right * (yaw * abs(math.tanh(2 * yaw)) / 2) - 0.5 * down
     if not kind.turns:
-        length = np.hypot(*right)
-        right, up = np.array([length, 0.0]), np.array([0.0, -length])
-    x, y = half * right, half * up
-    return np.stack([centre - x + y, centre + x + y, centre + x - y, centre - x - y])
+        right = complex(abs(right))
+    return centre, kind.side / 2 * right
 
 
 def crop_matrix(
@@ -161,12 +171,12 @@ def crop_matrix(
     The square's corners go to (0, 0), (size, 0) and (size, size), where a pixel's number is taken
     for its place: its first pixel is centred on the corner. Facesets hold matrices of this kind.
     """
-    corners = crop_corners(landmarks, kind)
-    source = np.concatenate([corners[:3], np.ones((3, 1))], axis=1)
-    target = np.array([[0, 0], [size, 0], [size, size]], np.float64)
-    if not np.isfinite(source).all():
+    centre, across = _square(landmarks, kind)
+    if not cmath.isfinite(across):
         return np.full((2, 3), np.nan)
-    return np.asarray(np.linalg.solve(source, target).T)
+    turn = size / (2 * across)
+    shift = -turn * (centre - across - 1j * across)
+    return np.array([[turn.real, -turn.imag, shift.real], [turn.imag, turn.real, shift.imag]])
 
 
 def yaw_of(

@@ -18,7 +18,7 @@ import numpy as np
 from accel.core import ConfigError, InputError, read_file
 from accel.faces.align import Array
 from accel.faces.face_types import FaceType
-from accel.weights.pickle_writer import dump_pickle
+from accel.weights.pickle_writer import Rows, dump_pickle
 from accel.weights.pickles import METADATA_LIMITS, load_pickle
 
 MAX_PAYLOAD = 65_533  # a segment's length is 16 bits and counts itself
@@ -216,12 +216,12 @@ def dict_from(record: FaceRecord) -> dict[str, Any]:
     rect = record.source_rect
     values = {
         "face_type": record.face_type.value,
-        "landmarks": record.landmarks.tolist(),
+        "landmarks": Rows(record.landmarks),
         "source_filename": record.source_filename,
         "source_rect": None if rect is None else [_whole(v) for v in rect],
         "source_landmarks": None
         if record.source_landmarks is None
-        else record.source_landmarks.tolist(),
+        else Rows(record.source_landmarks),
         "image_to_face_mat": record.matrix,
         "eyebrows_expand_mod": record.eyebrows_expand_mod,
         "seg_ie_polys": dict_from_polygons(record.polygons) if record.polygons else None,

@@ -96,7 +96,13 @@ def thumbnail(planes: Planes) -> Thumb:
     rows = luma[::ROW_STEP] if luma.shape[0] >= 4 * HEIGHT * ROW_STEP else luma
     size = min(HEIGHT, rows.shape[0]), min(WIDTH, rows.shape[1])
     if luma.device.type == "cpu":
-        small = cv2.resize(rows.numpy(), size[::-1], interpolation=cv2.INTER_AREA)
+        small = rows.numpy()
+        while small.shape[0] >= 2 * size[0] and small.shape[1] >= 2 * size[1]:
+            # Exact halves are what OpenCV is fast at.
+            height, width = small.shape[0] // 2, small.shape[1] // 2
+            small = small[: 2 * height, : 2 * width]
+            small = cv2.resize(small, (width, height), interpolation=cv2.INTER_AREA)
+        small = cv2.resize(small, size[::-1], interpolation=cv2.INTER_AREA)
         thumb: Thumb = np.divide(small, top, dtype=np.float32)
         return thumb
     small_t = torch.nn.functional.adaptive_avg_pool2d(rows[None, None].float(), size)

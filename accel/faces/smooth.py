@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from accel.faces import mesh
-from accel.faces.align import AnyArray, Array, enclosing_region
+from accel.faces.align import AnyArray, Array
 
 WIDE, NARROW = 4.0, 1.1  # deviation of the weights over time, in frames
 TOLERANCE = 0.0025  # of the face's side: what wide and narrow may differ by and still agree
@@ -39,40 +39,39 @@ def smooth(
     if len(window) < 3:
         alone: Array = window[at]
         return alone
-    counts = (1.0,) * len(window) if weights is None else tuple(map(float, weights))
-    # All sums are plain loops (einsum): for so few numbers a BLAS would wake threads in vain.
-    # Two rows of weights over the frames: the wide fit's value at the wanted one, the narrow one's.
-    fits = np.stack([_parabola(len(window), at, width, counts) for width in (WIDE, NARROW)])
-    tolerance = TOLERANCE * float(enclosing_region(window[at], 0.0)[2])
-
-    # Head: the similarity that takes the wanted frame to each of the others.
-    z = window[..., 0] + 1j * window[..., 1]
-    middle = z[at].mean()
-    base = z[at] - middle
-    spread = float((base.real**2 + base.imag**2).sum())
+    counts = (1.0,) * len(window) if weights is None else tuple(weights.tolist())
+    fits = _fits(len(window), at, counts)
+    points = window.shape[1]
+    z = np.empty((len(window), points), np.complex128)
+    z.real, z.imag = window[..., 0], window[..., 1]
+    centre = np.add.reduce(z, axis=1) / points
+    base = z[at] - centre[at]
+    # Row by row (vecdot): for a product of this size a BLAS would wake threads in vain.
+    spread = float(np.vecdot(base, base).real)
     if spread == 0:
         raise ValueError("smooth: the points of a face must not lie on each other")
-    centre = z.mean(axis=1)
-    turn = np.einsum("kp,p", z, base.conj()) / spread  # base sums to 0: no centre needs taking off
-    slow, quick = np.einsum("fk,kp", fits, np.stack([centre, turn], axis=-1))
-    apart = np.abs(slow - quick) ** 2
-    trust = _trust(apart[0] + apart[1] * spread / len(base), tolerance)
-    head_centre, head_turn = quick + trust * (slow - quick)
+    tolerance = TOLERANCE * float(np.ptp(window[at, :, :2], axis=0).max())
+
+    # Head: the similarity that takes the wanted frame to each of the others.
+    turn = np.vecdot(base, z) / spread  # base sums to 0: no centre needs taking off
+    slow, quick = (fits @ np.stack([centre, turn], axis=-1)).tolist()
+    apart = [abs(one - other) ** 2 for one, other in zip(slow, quick)]
+    agreed = _trust(apart[0] + apart[1] * spread / points, tolerance)
+    head_centre, head_turn = (q + agreed * (s - q) for s, q in zip(slow, quick))
 
     # Expression: what is left when the head is brought back to the wanted frame.
-    back = 1 / turn
-    rest = z * back[:, None] - (centre * back)[:, None]
-    slow, quick = np.einsum("fk,kp", fits, rest)
+    bring = fits / turn
+    slow, quick = bring @ z - (bring @ centre)[:, None]
     gap = slow - quick
-    apart = gap.real**2 + gap.imag**2
-    trust = _trust(apart.take(_groups()).mean(axis=0), tolerance)
-    flat = head_centre + head_turn * (quick + trust * (slow - quick))
-    result = [flat.real, flat.imag]
+    near = (gap.real**2 + gap.imag**2).take(_groups())
+    trust = _trust(np.add.reduce(near, axis=0) / len(near), tolerance)
+    flat = head_centre + head_turn * (quick + trust * gap)
+    steady = np.empty(window.shape[1:])
+    steady[:, 0], steady[:, 1] = flat.real, flat.imag
     if window.shape[-1] == 3:
-        size = np.abs(turn)
-        slow, quick = np.einsum("fk,kp", fits, window[..., 2] / size[:, None])
-        result.append(np.abs(head_turn) * (quick + trust * (slow - quick)))
-    return np.stack(result, axis=-1)
+        slow, quick = fits / np.abs(turn) @ window[..., 2]
+        steady[:, 2] = abs(head_turn) * (quick + trust * (slow - quick))
+    return steady
 
 
 def _trust(apart: AnyArray, tolerance: float) -> Any:
@@ -81,6 +80,11 @@ def _trust(apart: AnyArray, tolerance: float) -> Any:
 
 
 @lru_cache(maxsize=512)
+def _fits(count: int, at: int, counts: tuple[float, ...]) -> Array:  # [2, K]
+    """Weights over the frames: the wide fit's value at the wanted one, then the narrow one's."""
+    return np.stack([_parabola(count, at, width, counts) for width in (WIDE, NARROW)])
+
+
 def _parabola(count: int, at: int, deviation: float, counts: tuple[float, ...]) -> Array:  # [K]
     """Return the weights whose sum with a series is the value at `at` of a fitted parabola.
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import pickle
 import struct
 from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -28,9 +29,16 @@ BINFLOAT = struct.Struct(">cd")
 ONE_BYTE = b"b"  # one object, so that every array after the first refers to it
 
 
+@dataclass(frozen=True)
+class Rows:
+    """An array that is written as the list of lists which its `tolist` gives."""
+
+    array: np.ndarray[Any, Any]
+
+
 def dump_pickle(value: Any) -> bytes:
     """Write None, bool, int, float, str, bytes, list, tuple, dict, enumerations of `pickles.ENUMS`,
-    and numpy scalars and arrays of numbers.
+    numpy scalars and arrays of numbers, and `Rows`.
 
     Raises TypeError for other data, RecursionError for a container that holds itself.
     """
@@ -46,6 +54,7 @@ class _Writer:
         self.done: list[bytes] = []
         self.frame = bytearray()
         self.memo: dict[object, int] = {}
+        self.count = 0  # of objects that can be referred to
         self.keep: list[Any] = []  # an id counts only as long as its object lives
 
     def commit(self, force: bool = False) -> None:
@@ -58,7 +67,8 @@ class _Writer:
 
     def memoize(self, key: object) -> None:
         self.frame += pickle.MEMOIZE
-        self.memo[key] = len(self.memo)
+        self.memo[key] = self.count
+        self.count += 1
 
     def recall(self, key: object) -> bool:
         """Write a reference to what was written before, if it was."""
@@ -106,6 +116,8 @@ class _Writer:
             # numpy makes the shape (0,) anew each time, so it must not be written as a reference.
             args = (_Global(NDARRAY), np.empty(0).shape, ONE_BYTE)
             self.save_call(RECONSTRUCT, args, value, state)
+        elif kind is Rows:
+            self.save_rows(value.array)
         elif kind is _Global:
             self.save_name(value.pair)
         else:
@@ -165,6 +177,22 @@ class _Writer:
             self.frame += pickle.MARK
             self.save_all(items[start : start + BATCH])
             self.frame += pickle.APPENDS
+
+    def save_rows(self, array: np.ndarray[Any, Any]) -> None:
+        rows, columns = array.shape if array.ndim == 2 else (0, 0)
+        size = rows * (9 * columns + 4)
+        plain = array.dtype.kind == "f" and 2 <= rows <= BATCH and 2 <= columns <= BATCH
+        if not plain or len(self.frame) + size >= FRAME_BYTES:
+            self.save(array.tolist())
+            return
+        # All at once: landmarks are most of a face's metadata.
+        number = np.dtype([("mark", "S1"), ("value", ">f8")])
+        lists = np.empty(rows, [("open", "S3"), ("numbers", number, columns), ("close", "S1")])
+        start = pickle.EMPTY_LIST + pickle.MEMOIZE + pickle.MARK
+        lists["open"], lists["close"] = start, pickle.APPENDS
+        lists["numbers"]["mark"], lists["numbers"]["value"] = pickle.BINFLOAT, array
+        self.frame += start + lists.tobytes() + pickle.APPENDS
+        self.count += 1 + rows  # nothing refers to these: their objects are nobody else's
 
     def save_dict(self, items: dict[Any, Any]) -> None:
         if not items:

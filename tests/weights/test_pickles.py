@@ -17,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from accel.core import InputError
-from accel.weights.pickle_writer import dump_pickle
+from accel.weights.pickle_writer import Rows, dump_pickle
 from accel.weights.pickles import (
     METADATA_LIMITS,
     FaceTypeCode,
@@ -90,6 +90,21 @@ def test_batches_and_frames_are_cpythons(count):
         [shared, b"x" * count * 70, shared],
     ):
         assert dump_pickle(value) == pickle.dumps(value, 4)
+
+
+@pytest.mark.parametrize(
+    "shape", [(68, 2), (2, 3), (1, 2), (68, 1), (0, 2), (68,), (1000, 2), (1001, 2), (5000, 2)]
+)
+@pytest.mark.parametrize("dtype", [np.float64, np.float32, np.int64], ids=str)
+def test_rows_are_written_as_the_lists_they_stand_for(shape, dtype):
+    rng = np.random.default_rng(0)
+    array = (rng.normal(size=shape) * 1e3).astype(dtype)
+    if array.dtype.kind == "f" and array.size:
+        array.flat[0] = -0.0
+    shared = "twice"
+    lists, rows = array.tolist(), Rows(array)
+    wanted = pickle.dumps({"a": shared, "b": lists, "c": array.tolist(), "d": shared}, 4)
+    assert dump_pickle({"a": shared, "b": rows, "c": Rows(array), "d": shared}) == wanted
 
 
 def test_arrays_are_written_as_numpy_1_and_cpython_would(monkeypatch):
