@@ -16,7 +16,7 @@ from torch import Tensor
 from accel.core import ConfigError, choose_device, read_file
 from accel.nn.onnx.load import plan_of, samples
 from accel.nn.onnx.native import Runner
-from accel.nn.onnx.ops import TYPES, Unsupported
+from accel.nn.onnx.ops import MISFITS, TYPES, Unsupported, first_line
 from accel.weights import onnx_graph
 from accel.weights.onnx import Network, Port, open_onnx
 
@@ -58,7 +58,12 @@ def load_onnx(
             onnx_graph.tidy(model)
             onnx_graph.fold_storage(model)
             runner = Runner(plan_of(model))
-            if runtime == "accel" or runner.is_native(samples(model)) or pays(model):
+            tried = None if runtime == "accel" else samples(model)
+            if (
+                runtime == "accel"
+                or runner.is_native(tried)
+                or (pays(model) and runner.takes(tried))
+            ):
                 return OnnxModel(name, plan=runner, types=_types(model))
         except Unsupported as error:
             if runtime == "accel":
@@ -109,7 +114,8 @@ class OnnxModel:
     def run(self, feeds: Mapping[str, Array | Tensor]) -> dict[str, Array]:
         """Map arrays by input name to arrays by output name.
 
-        Raises ValueError when an input is missing, unknown, or does not fit the graph.
+        Raises ValueError when an input is missing, unknown, or does not fit the graph; ConfigError
+        where `runtime="accel"` was asked for and lacks what the graph needs.
         """
         if set(feeds) != set(self.inputs):
             raise ValueError(
@@ -124,9 +130,12 @@ class OnnxModel:
         try:
             with self._lock:
                 outputs = self._plan.run(tensors)
-        except (RuntimeError, IndexError) as error:
-            first = str(error).strip().splitlines()[0][:200] if str(error) else type(error).__name__
-            raise ValueError(f"{self.name}: inputs must fit the graph: {first}") from None
+        except Unsupported as error:
+            raise ConfigError(f"{self.name}: runtime accel cannot run it: {error}") from None
+        except MISFITS as error:
+            raise ValueError(
+                f"{self.name}: inputs must fit the graph: {first_line(error)}"
+            ) from None
         arrays = (t.contiguous().numpy() for t in outputs)
         return {n: a.astype(self._types.get(n, a.dtype)) for n, a in zip(self.outputs, arrays)}
 

@@ -286,7 +286,8 @@ class Network:
         for port in self.inputs:
             value = given[port.name]
             array = value.detach().numpy() if isinstance(value, torch.Tensor) else value
-            array = np.ascontiguousarray(array, dtype=port.dtype)
+            # ascontiguousarray would make a vector of a lone number.
+            array = np.asarray(array, dtype=port.dtype, order="C")
             if not _fits(array.shape, port, port.name in self._per_item):
                 raise ValueError(f"{self.name}: input must be {port}, got {list(array.shape)}")
             feed[port.name] = array
@@ -341,6 +342,8 @@ def _port(described: Any, name: str) -> Port:
 
 
 def _fits(shape: tuple[int, ...], port: Port, per_item: bool) -> bool:
+    if not port.shape:  # a lone number, or a file that says no shape: ONNX Runtime knows
+        return True
     if len(shape) != len(port.shape):
         return False
     pairs = list(zip(shape, port.shape))[1 if per_item else 0 :]

@@ -128,8 +128,15 @@ def _check_tensor(tensor: TensorProto, name: str) -> None:
 
 
 def tidy(model: ModelProto) -> None:
-    """Drop initialisers from the inputs: listed there they are defaults, which nothing may fold."""
+    """Drop initialisers from the inputs: listed there they are defaults, which nothing may fold.
+
+    Parts of a Split that nobody wants get names: without one ONNX Runtime's Split ends the process.
+    """
     graph = model.graph
+    for count, node in enumerate(_nodes(graph)):
+        for i, part in enumerate(node.output if node.op_type == "Split" else ()):
+            if not part:
+                node.output[i] = f"accel_unread_{count}_{i}"
     constants = {i.name for i in graph.initializer}
     kept = [i for i in graph.input if i.name not in constants]
     del graph.input[:]

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 
 from torch import Tensor
 
 from accel.kernels import group_norm_silu
-from accel.nn.onnx.ops import Attributes, convolve, op
+from accel.nn.onnx.convolve import convolve
+from accel.nn.onnx.ops import Attributes, op
 from accel.nn.onnx.plan import Step, readers
 
 Constants = dict[str, Tensor]
@@ -15,7 +17,8 @@ Constants = dict[str, Tensor]
 
 def fuse(steps: Sequence[Step], constants: Constants, outputs: Sequence[str]) -> list[Step]:
     """Apply every rewrite, in the order that lets each see what the one before it made."""
-    done = [step for step in steps if step.kind != "Dropout" or _is_training(step)]
+    read = readers(steps, outputs)
+    done = [step for step in steps if step.kind != "Dropout" or _does_something(step, read)]
     renamed = {s.outputs[0]: s.inputs[0] for s in steps if s not in done}
     for step in done:
         step.inputs = [_follow(renamed, name) for name in step.inputs]
@@ -24,8 +27,8 @@ def fuse(steps: Sequence[Step], constants: Constants, outputs: Sequence[str]) ->
     return done
 
 
-def _is_training(step: Step) -> bool:
-    return len(step.inputs) > 2
+def _does_something(dropout: Step, read: Counter[str]) -> bool:
+    return len(dropout.inputs) > 2 or any(read[name] for name in dropout.outputs[1:] if name)
 
 
 def _follow(renamed: dict[str, str], name: str) -> str:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from accel.core import InputError
 from accel.nn.onnx.fuse import fuse
-from accel.nn.onnx.ops import TYPES, Unsupported
+from accel.nn.onnx.ops import MISFITS, TYPES, Unsupported, first_line
 from accel.nn.onnx.plan import KEPT_INPUT, Plan, Step, attributes_of
 
 FREE_SIZE = 64  # of a dimension that a file leaves open, when its plan is tried
@@ -38,13 +38,13 @@ def plan_of(model: ModelProto) -> Plan:
     outputs = [o.name for o in graph.output]
     inputs = [i.name for i in graph.input if i.name not in constants]
     small = [i.name for i in graph.input if i.name in inputs and _is_small(i)]
-    return Plan(
-        fuse(steps, constants, outputs),
-        constants,
-        inputs,
-        outputs,
-        small if len(small) < len(inputs) else (),
-    )
+    kept = small if len(small) < len(inputs) else ()
+    try:
+        return Plan(fuse(steps, constants, outputs), constants, inputs, outputs, kept)
+    except Unsupported:
+        raise
+    except MISFITS as error:  # a constant part that does not fit together
+        raise Unsupported(first_line(error)) from None
 
 
 def _is_small(value: Any) -> bool:

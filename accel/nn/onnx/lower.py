@@ -103,9 +103,7 @@ class Lowering:
             self.values[step.outputs[0]] = shaped[step.outputs[0]]
             return
         if all(value is None or isinstance(value, Tensor) for value in given):
-            results = OPS[step.kind](step.attributes, *given)
-            results = results if isinstance(results, tuple) else (results,)
-            self.values |= dict(zip(step.outputs, results))
+            self.values |= dict(zip(step.outputs, step.results(given)))
             return
         rule = rules.get(step.kind)
         if rule is not None:
@@ -270,10 +268,8 @@ class Lowering:
             else v
             for v in given
         ]
-        results = OPS[step.kind](step.attributes, *tried)
-        results = results if isinstance(results, tuple) else (results,)
         made: list[Place | Boxed] = []
-        for name, result in zip(step.outputs, results):
+        for name, result in zip(step.outputs, step.results(tried)):
             if result.dtype == torch.float32:
                 made.append(self.new(tuple(result.shape), result.ndim == 4))
             else:

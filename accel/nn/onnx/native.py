@@ -16,8 +16,8 @@ from torch import Tensor
 from accel.kernels import _native
 from accel.kernels.conv2d import FLOPS_A_THREAD
 from accel.nn.onnx.arena import Node, Place, lay_out
-from accel.nn.onnx.lower import Boxed, Ending, Lowering, NotNative
-from accel.nn.onnx.ops import Unsupported
+from accel.nn.onnx.lower import Boxed, Ending, Lowering
+from accel.nn.onnx.ops import MISFITS
 from accel.nn.onnx.pack import Packed
 from accel.nn.onnx.plan import Plan
 from accel.nn.onnx.rules import RULES
@@ -53,6 +53,10 @@ class Runner:
         program = None if feeds is None else self.program(feeds)
         return program is not None and all(node.python is None for node in program.nodes)
 
+    def takes(self, feeds: Feeds | None) -> bool:
+        """Whether inputs like these are run by a program, operators of torch perhaps in between."""
+        return feeds is not None and self.program(feeds) is not None
+
     def program(self, feeds: Feeds) -> Program | None:
         """What runs inputs of these sizes; None where only the plan can."""
         if self._packed is None:
@@ -68,7 +72,7 @@ class Runner:
     def _planned(self, feeds: Feeds, packed: Packed) -> Program | None:
         try:
             return Program(self.plan, feeds, packed)
-        except (NotNative, Unsupported):
+        except MISFITS:  # NotNative among them; or these sizes do not fit the graph
             return None
 
 

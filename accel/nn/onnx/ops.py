@@ -8,7 +8,6 @@ with as float32.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -16,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from accel.kernels import conv2d, group_norm_silu
+from accel.kernels import group_norm_silu
 
 Attributes = dict[str, Any]
 Operator = Callable[..., Any]
@@ -31,6 +30,14 @@ TYPES = {
 
 class Unsupported(RuntimeError):
     """A node asks for something that is not implemented here."""
+
+
+# What operators raise at inputs or attributes that they cannot take; Unsupported is one of them.
+MISFITS = (RuntimeError, ValueError, IndexError, KeyError)
+
+
+def first_line(error: Exception) -> str:
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)[:200]
 
 
 def op(*names: str) -> Callable[[Operator], Operator]:
@@ -61,7 +68,11 @@ _ELEMENTWISE: dict[str, Callable[..., Tensor]] = {
     "And": torch.logical_and, "Or": torch.logical_or, "Equal": torch.eq, "Greater": torch.gt,
     "Less": torch.lt, "GreaterOrEqual": torch.ge, "LessOrEqual": torch.le, "Where": torch.where,
     "MatMul": torch.matmul, "Softplus": F.softplus, "Mish": F.mish, "Identity": lambda x: x,
-    "IsNaN": torch.isnan, "Softsign": F.softsign,
+    "IsNaN": torch.isnan, "Softsign": F.softsign, "Xor": torch.logical_xor, "Tan": torch.tan,
+    "Asin": torch.asin, "Acos": torch.acos, "Atan": torch.atan, "Sinh": torch.sinh,
+    "Cosh": torch.cosh, "Asinh": torch.asinh, "Acosh": torch.acosh, "Atanh": torch.atanh,
+    "BitwiseAnd": torch.bitwise_and, "BitwiseOr": torch.bitwise_or,
+    "BitwiseNot": torch.bitwise_not, "BitwiseXor": torch.bitwise_xor,
 }  # fmt: skip
 for _name, _run in _ELEMENTWISE.items():
     elementwise(_name, _run)
@@ -105,8 +116,6 @@ def leaky_relu(a: Attributes, x: Tensor) -> Tensor:
 
 @op("PRelu")
 def prelu(a: Attributes, x: Tensor, slope: Tensor) -> Tensor:
-    if slope.numel() == x.shape[1] and slope.ndim <= 3:
-        return F.prelu(x, slope.reshape(-1))
     return torch.where(x < 0, x * slope, x)
 
 
@@ -118,6 +127,27 @@ def elu(a: Attributes, x: Tensor) -> Tensor:
 @op("Gelu")
 def gelu(a: Attributes, x: Tensor) -> Tensor:
     return F.gelu(x, approximate="tanh" if a.get("approximate") == "tanh" else "none")
+
+
+@op("Selu")
+def selu(a: Attributes, x: Tensor) -> Tensor:
+    alpha, gamma = a.get("alpha", 1.6732632423543772), a.get("gamma", 1.0507009873554805)
+    return gamma * F.elu(x, alpha)
+
+
+@op("Celu")
+def celu(a: Attributes, x: Tensor) -> Tensor:
+    return F.celu(x, a.get("alpha", 1.0))
+
+
+@op("ThresholdedRelu")
+def thresholded_relu(a: Attributes, x: Tensor) -> Tensor:
+    return torch.where(x > a.get("alpha", 1.0), x, 0.0)
+
+
+@op("Mod")
+def remainder(a: Attributes, x: Tensor, y: Tensor) -> Tensor:
+    return torch.fmod(x, y) if a.get("fmod", 0) else torch.remainder(x, y)
 
 
 @op("HardSigmoid")
@@ -144,115 +174,6 @@ def cast(a: Attributes, x: Tensor) -> Tensor:
     return x.to(TYPES[a["to"]])
 
 
-# --- convolution and pooling ------------------------------------------------------------------
-
-
-def padding(a: Attributes, x: Tensor, kernel: Sequence[int], dims: int) -> list[int]:
-    """Zeros before each dimension, then after each."""
-    auto = a.get("auto_pad", "NOTSET")
-    if auto in ("NOTSET", ""):
-        return list(a.get("pads", [0] * 2 * dims))
-    if auto == "VALID":
-        return [0] * 2 * dims
-    strides, dilations = a.get("strides", [1] * dims), a.get("dilations", [1] * dims)
-    before, after = [], []
-    for size, k, s, d in zip(x.shape[2:], kernel, strides, dilations):
-        need = max(0, (math.ceil(size / s) - 1) * s + (k - 1) * d + 1 - size)
-        small = need // 2
-        before.append(small if auto == "SAME_UPPER" else need - small)
-        after.append(need - small if auto == "SAME_UPPER" else small)
-    return before + after
-
-
-def padded(x: Tensor, pads: Sequence[int], value: float = 0.0) -> Tensor:
-    """Pad the last dimensions by ONNX's list."""
-    if not any(pads):
-        return x
-    half = len(pads) // 2
-    order = [p for i in reversed(range(half)) for p in (pads[i], pads[half + i])]
-    return F.pad(x, order, value=value)
-
-
-CONVOLVE = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
-TRANSPOSED = {1: F.conv_transpose1d, 2: F.conv_transpose2d, 3: F.conv_transpose3d}
-
-
-@op("Conv")
-def convolve(
-    a: Attributes,
-    x: Tensor,
-    weight: Tensor,
-    bias: Tensor | None = None,
-    residual: Tensor | None = None,  # not of the specification: fused in, see fuse.py
-    slope: float = 1.0,  # of a fused leaky ReLU
-) -> Tensor:
-    dims = weight.ndim - 2
-    pads = padding(a, x, weight.shape[2:], dims)
-    strides, dilations = a.get("strides", [1] * dims), a.get("dilations", [1] * dims)
-    groups = a.get("group", 1)
-    if dims == 2 and set(dilations) == {1} and strides[0] == strides[1]:
-        if len(set(pads)) > 1:
-            x, pads = padded(x, pads), [0]
-        return conv2d(x, weight, bias, strides[0], pads[0], groups, residual, slope)
-    if dims not in CONVOLVE:
-        raise Unsupported(f"Conv of {dims} dimensions")
-    out = CONVOLVE[dims](padded(x, pads), weight, bias, strides, 0, dilations, groups)  # type: ignore[operator]
-    out = out if residual is None else out + residual
-    return out if slope == 1 else F.leaky_relu(out, slope)
-
-
-@op("ConvTranspose")
-def convolve_transposed(
-    a: Attributes, x: Tensor, weight: Tensor, bias: Tensor | None = None
-) -> Tensor:
-    dims = weight.ndim - 2
-    if a.get("auto_pad", "NOTSET") not in ("NOTSET", "VALID") or "output_shape" in a:
-        raise Unsupported("ConvTranspose with auto_pad or output_shape")
-    if dims not in TRANSPOSED:
-        raise Unsupported(f"ConvTranspose of {dims} dimensions")
-    pads = list(a.get("pads", [0] * 2 * dims))
-    out = TRANSPOSED[dims](  # type: ignore[operator]
-        x, weight, bias, a.get("strides", [1] * dims), 0, a.get("output_padding", [0] * dims),
-        a.get("group", 1), a.get("dilations", [1] * dims),
-    )  # fmt: skip
-    for i in range(dims):
-        length = out.shape[2 + i] - pads[i] - pads[dims + i]
-        out = out.narrow(2 + i, pads[i], length)
-    return out.contiguous()
-
-
-@op("MaxPool")
-def max_pool(a: Attributes, x: Tensor) -> Tensor:
-    if a.get("ceil_mode", 0) or a.get("storage_order", 0) or x.ndim != 4:
-        raise Unsupported("MaxPool with ceil_mode, or not of pictures")
-    kernel, dilations = a["kernel_shape"], a.get("dilations", [1, 1])
-    x = padded(x, padding(a, x, kernel, 2), -math.inf)
-    return F.max_pool2d(x, kernel, a.get("strides", [1, 1]), 0, dilations)
-
-
-@op("AveragePool")
-def average_pool(a: Attributes, x: Tensor) -> Tensor:
-    if a.get("ceil_mode", 0) or x.ndim != 4:
-        raise Unsupported("AveragePool with ceil_mode, or not of pictures")
-    kernel, strides = a["kernel_shape"], a.get("strides", [1, 1])
-    pads = padding(a, x, kernel, 2)
-    out = F.avg_pool2d(padded(x, pads), kernel, strides)
-    if any(pads) and not a.get("count_include_pad", 0):
-        inside = padded(torch.ones_like(x[:1, :1]), pads)
-        out = out / F.avg_pool2d(inside, kernel, strides)
-    return out
-
-
-@op("GlobalAveragePool")
-def global_average(a: Attributes, x: Tensor) -> Tensor:
-    return x.mean(tuple(range(2, x.ndim)), keepdim=True)
-
-
-@op("GlobalMaxPool")
-def global_max(a: Attributes, x: Tensor) -> Tensor:
-    return x.amax(tuple(range(2, x.ndim)), keepdim=True)
-
-
 # --- normalisation, matrices ------------------------------------------------------------------
 
 
@@ -260,8 +181,8 @@ def global_max(a: Attributes, x: Tensor) -> Tensor:
 def batch_norm(
     a: Attributes, x: Tensor, scale: Tensor, bias: Tensor, mean: Tensor, variance: Tensor
 ) -> Tensor:
-    if a.get("training_mode", 0):
-        raise Unsupported("BatchNormalization in training")
+    if a.get("training_mode", 0) or not a.get("spatial", 1):
+        raise Unsupported("BatchNormalization in training, or of each pixel")
     return F.batch_norm(x, mean, variance, scale, bias, False, 0.0, a.get("epsilon", 1e-5))
 
 
@@ -303,12 +224,22 @@ def gemm(a: Attributes, x: Tensor, y: Tensor, bias: Tensor | None = None) -> Ten
     return out + (bias if beta == 1 else beta * bias)
 
 
+def _over_axis(a: Attributes, x: Tensor, run: Callable[[Tensor, int], Tensor]) -> Tensor:
+    """Before opset 13 all dimensions from the axis on were taken together."""
+    if a["opset"] >= 13:
+        return run(x, a.get("axis", -1))
+    axis = a.get("axis", 1) % max(x.ndim, 1)
+    return run(x.reshape(x.shape[:axis].numel(), -1), -1).reshape(x.shape)
+
+
 @op("Softmax")
 def softmax(a: Attributes, x: Tensor) -> Tensor:
-    axis = a.get("axis", -1 if a["opset"] >= 13 else 1)
-    if a["opset"] >= 13:
-        return x.softmax(axis)
-    return x.flatten(axis).softmax(-1).reshape(x.shape) if axis else x.flatten().softmax(0)
+    return _over_axis(a, x, torch.softmax)
+
+
+@op("LogSoftmax")
+def log_softmax(a: Attributes, x: Tensor) -> Tensor:
+    return _over_axis(a, x, torch.log_softmax)
 
 
 @op("Einsum")
@@ -342,17 +273,6 @@ reduction("ReduceMin", lambda x, d, keep: x.amin(d, keepdim=keep))
 reduction("ReduceProd", _product)
 reduction("ReduceL2", lambda x, d, keep: x.square().sum(d, keepdim=keep).sqrt())
 reduction("ReduceL1", lambda x, d, keep: x.abs().sum(d, keepdim=keep))
+reduction("ReduceLogSum", lambda x, d, keep: x.sum(d, keepdim=keep).log())
+reduction("ReduceLogSumExp", lambda x, d, keep: x.logsumexp(d, keepdim=keep))
 reduction("ReduceSumSquare", lambda x, d, keep: x.square().sum(d, keepdim=keep))
-
-
-@op("ArgMax")
-def arg_max(a: Attributes, x: Tensor) -> Tensor:
-    if a.get("select_last_index", 0):
-        raise Unsupported("ArgMax of the last index")
-    return x.argmax(a.get("axis", 0), keepdim=bool(a.get("keepdims", 1)))
-
-
-@op("TopK")
-def top_k(a: Attributes, x: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:
-    found = x.topk(int(k), a.get("axis", -1), bool(a.get("largest", 1)), True)
-    return found.values, found.indices

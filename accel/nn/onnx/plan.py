@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-import accel.nn.onnx.shapes  # noqa: F401  registers its operators
+from accel.nn.onnx import convolve, indexing, resize, shapes  # noqa: F401  they register operators
 from accel.nn.onnx.ops import OPS, Attributes, Unsupported
 
 KEPT_INPUT = 1 << 16  # values of an input that are kept to see whether it changed
@@ -30,12 +30,18 @@ class Step:
 
     def run(self, values: dict[str, Tensor]) -> None:
         given = [values[name] if name else None for name in self.inputs]
-        result = OPS[self.kind](self.attributes, *given)
-        results = result if isinstance(result, tuple) else (result,)
-        for name, value in zip(self.outputs, results):
+        for name, value in zip(self.outputs, self.results(given)):
             values[name] = value
         for name in self.frees:
             del values[name]
+
+    def results(self, given: Sequence[Any]) -> tuple[Tensor, ...]:
+        """What the operator makes of its inputs."""
+        result = OPS[self.kind](self.attributes, *given)
+        results: tuple[Tensor, ...] = result if isinstance(result, tuple) else (result,)
+        if any(self.outputs[len(results) :]):
+            raise Unsupported(f"{self.kind} with {len(self.outputs)} outputs")
+        return results
 
 
 class Plan:

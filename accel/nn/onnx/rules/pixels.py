@@ -9,11 +9,12 @@ import torch
 from torch import Tensor
 
 from accel.nn.onnx.arena import Node, Place, touched
+from accel.nn.onnx.convolve import padding
 from accel.nn.onnx.lower import Lowering, NotNative, Pending
-from accel.nn.onnx.ops import integers, padding
+from accel.nn.onnx.ops import integers
 from accel.nn.onnx.plan import Step
+from accel.nn.onnx.resize import axes_of, rounding_of
 from accel.nn.onnx.rules.register import rule
-from accel.nn.onnx.shapes import _source_index, _targets
 
 
 @rule("MaxPool", "AveragePool")
@@ -119,45 +120,29 @@ def resize(low: Lowering, step: Step) -> None:
     a = step.attributes
     shape = low.shape(low.value(step.inputs[0]))
     mode = a.get("mode", "nearest")
-    how = a.get("coordinate_transformation_mode", "half_pixel" if a["opset"] > 10 else "asymmetric")
-    if len(shape) != 4 or a.get("antialias", 0) or a.get("axes") or math.prod(shape) == 0:
+    if len(shape) != 4 or math.prod(shape) == 0:
         raise NotNative("not of pictures")
-    rest = tuple(low.optional_constant(step, i) for i in range(1, len(step.inputs)))
-    scales, sizes = _targets(a, torch.empty(shape, device="meta"), rest)
-    if min(sizes) < 1:
-        raise NotNative("no pixels")
+    rest = [low.optional_constant(step, i) for i in range(1, len(step.inputs))]
+    whole = axes_of(a, shape, rest)
+    axes, made = whole[2:], tuple(axis.target for axis in whole)
+    if not all(axis.is_same for axis in whole[:2]) or min(made) < 1:
+        raise NotNative("of the batch or the channels, or to nothing")
     tables: list[Tensor] = []
     parts: list[Tensor] = []
-    for i in range(2):
+    for axis in axes:
         if mode == "nearest":
-            rounding = a.get("nearest_mode", "floor" if a["opset"] < 11 else "round_prefer_floor")
-            index = _source_index(shape[2 + i], sizes[i], scales[i], how, rounding)
-            tables += [index.int(), index.int()]
-        elif mode == "linear" and how in ("half_pixel", "align_corners", "pytorch_half_pixel"):
-            if how == "pytorch_half_pixel" and sizes[i] == 1:
-                raise NotNative("one pixel of pytorch_half_pixel")
-            first, second, part = _between(shape[2 + i], sizes[i], scales[i], how)
+            index = axis.nearest(rounding_of(a)).int()
+            tables += [index, index]
+        elif mode in ("linear", "bilinear"):
+            first, second, part = axis.between()
             tables += [first, second]
             parts.append(part)
         else:
-            raise NotNative(f"Resize {mode}, {how}")
+            raise NotNative(f"Resize {mode}")
     x = low.last(step.inputs[0])
-    y = low.new((*shape[:2], *sizes), True)
+    y = low.new(made, True)
     arguments: dict[str, Any] = {"x": x, "y": y, "row_part": None, "column_part": None}
     arguments |= dict(zip(("r0", "r1", "c0", "c1"), tables))
     arguments |= dict(zip(("row_part", "column_part"), parts))
     low.add(Node("resize", [x], [y], arguments))
     low.values[step.outputs[0]] = y
-
-
-def _between(size: int, target: int, scale: float, how: str) -> tuple[Tensor, Tensor, Tensor]:
-    """For each pixel: its two sources, and the share of the second."""
-    at = torch.arange(target, dtype=torch.float64)
-    if how == "align_corners":
-        at = at * ((size - 1) / max(target - 1, 1))
-    else:
-        at = (at + 0.5) / scale - 0.5
-    at = at.clamp(0, size - 1)
-    first = at.floor().clamp(0, max(size - 1, 0))
-    second = (first + 1).clamp(0, size - 1)
-    return first.int(), second.int(), (at - first).float()

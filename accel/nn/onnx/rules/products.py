@@ -10,8 +10,8 @@ from torch import Tensor
 
 from accel.kernels import _native
 from accel.nn.onnx.arena import Node, Place
+from accel.nn.onnx.convolve import padding
 from accel.nn.onnx.lower import Ending, Lowering, NotNative, Pending
-from accel.nn.onnx.ops import padding
 from accel.nn.onnx.plan import Step
 from accel.nn.onnx.rules.register import (
     DEPTHWISE,
