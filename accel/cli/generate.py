@@ -118,13 +118,18 @@ def add(commands: Any) -> None:
     )
     models.add_argument("--list", action="store_true", help="list what is there, with hashes")
     models.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
-    models.add_argument("--dtype", default="float32", help="float32 (default), float16, bfloat16")
+    models.add_argument("--dtype", help="float32 (default), float16, bfloat16")
+    models.add_argument("--prediction", help="eps or v, against what the model's file says")
+    models.add_argument(
+        "--zero-terminal-snr",
+        action="store_true",
+        default=None,
+        help="its last level is noise alone",
+    )
     models.add_argument(
         "--max-memory", type=float, metavar="MB", help="stay under this: large pictures in tiles"
     )
-    models.add_argument(
-        "--runtime", default="torch", help="torch (default) or onnx: export, run by ONNX Runtime"
-    )
+    models.add_argument("--runtime", help="torch (default) or onnx: export, run by ONNX Runtime")
     for title, settings in SETTINGS.items():
         group = parser.add_argument_group(title)
         for name, kind, help in settings:
@@ -150,7 +155,9 @@ def run(args: argparse.Namespace) -> None:
             args.output,
             model=args.model,
             models=args.models,
-            dtype=dtype_of(args.dtype),
+            dtype=dtype_of(args.dtype) if args.dtype else None,
+            prediction=args.prediction,
+            zero_terminal_snr=args.zero_terminal_snr,
             device=args.device,
             vae=args.vae,
             decoder=args.decoder,

@@ -19,6 +19,10 @@ from accel.text.bpe import BpeTokenizer
 from accel.weights.files import TensorFile, first_not_finite, open_tensors
 
 V_IN_YAML = re.compile(r"""parameterization:\s*["']?v["']?\s*$|\.VScaling\b""", re.MULTILINE)
+ZERO_SNR_IN_YAML = re.compile(
+    r"""(?:rescale_betas_zero_snr|zero_terminal_snr|ztsnr):\s*["']?true["']?\s*$""",
+    re.MULTILINE | re.IGNORECASE,
+)
 MAX_YAML_BYTES = 1 << 20
 NAMED = 3  # missing tensors that an error spells out
 DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
@@ -114,7 +118,7 @@ def told_prediction(file: TensorFile) -> tuple[str, bool]:
         or file.metadata.get("modelspec.prediction_type") == "v"
         or V_IN_YAML.search(text) is not None
     )
-    return "v" if says_v else "eps", "ztsnr" in file
+    return "v" if says_v else "eps", "ztsnr" in file or ZERO_SNR_IN_YAML.search(text) is not None
 
 
 def vae_name(key: str, config: sd.Config) -> str | None:

@@ -44,6 +44,9 @@ class Facts:
     zero_terminal_snr: bool = False
     controls: Sequence[str] = ()
     decoder: str = ""
+    prediction: str = ""  # where the model was told what it predicts
+    precision: str = ""  # of the weights, but for float32
+    runtime: str = ""  # but for torch
 
 
 @dataclass(frozen=True)
@@ -92,6 +95,7 @@ def described(
     hires, edits = o.hires_scale > 1, init_hash is not None
     inpaints = has_mask or any(o.outpaint)
     strength = o.strength if edits else o.hires_strength if hires else None
+    resizes = edits or bool(o.controls)
     only = o.only_masked and has_mask
     pairs: dict[str, Any] = {
         "Steps": o.steps,
@@ -109,7 +113,7 @@ def described(
         "Variation seed": variation_seed,
         "Variation seed strength": None if variation_seed is None else o.variation_strength,
         "Denoising strength": strength,
-        "Resize mode": RESIZE_TITLES[o.resize] if edits and o.resize != "stretch" else None,
+        "Resize mode": RESIZE_TITLES[o.resize] if resizes and o.resize != "stretch" else None,
         "Clip skip": o.clip_skip if o.clip_skip > 1 else None,
         "Init image hash": init_hash or None,
         "RNG": RNG[o.noise_source],
@@ -125,10 +129,15 @@ def described(
         "T-GATE": o.tgate if o.tgate < 1 else None,
         "Token merging ratio": o.token_merging or None,
         "Noise Schedule": "Zero Terminal SNR" if facts.zero_terminal_snr else None,
+        "Prediction": facts.prediction or None,
+        "Precision": facts.precision or None,
+        "Runtime": facts.runtime or None,
         "Arithmetic": o.convention,
         "Hires upscale": o.hires_scale if hires else None,
         "Hires steps": o.hires_steps or None if hires else None,
         "Hires upscaler": o.hires_upscaler if hires else None,
+        # A1111 has one strength for both, and no second pass over what began with a picture.
+        "Hires strength": o.hires_strength if hires and edits else None,
         "Mask blur": o.mask_blur if inpaints else None,
         "Mask mode": "Inpaint not masked" if o.mask_invert and inpaints else None,
         "Masked content": o.mask_content if inpaints else None,
@@ -218,7 +227,8 @@ def settings_of(info: Info) -> dict[str, Any]:
     for name, title in RESIZE_TITLES.items():
         if pairs.get("Resize mode") == title:
             settings["resize"] = name
-    if "Hires upscale" in pairs and "Denoising strength" in pairs:
+    is_one = "Hires upscale" in pairs and "Hires strength" not in pairs
+    if is_one and "Denoising strength" in pairs:
         settings["hires_strength"] = settings.pop("strength")
     return settings
 
@@ -251,6 +261,7 @@ READ: dict[str, tuple[str, Any]] = {
     "Hires upscale": ("hires_scale", float),
     "Hires steps": ("hires_steps", int),
     "Hires upscaler": ("hires_upscaler", str),
+    "Hires strength": ("hires_strength", float),
     "Mask blur": ("mask_blur", int),
     "Masked content": ("mask_content", str),
     "Masked area padding": ("padding", int),

@@ -31,12 +31,14 @@ def generate(
     *,
     model: str | Path | Sampler | None = None,
     models: str | Path | None = None,
-    dtype: torch.dtype = torch.float32,
+    dtype: torch.dtype | None = None,
     device: str = "auto",
     vae: str | Path | None = None,
     max_memory: float | None = None,
-    runtime: str = "torch",
+    runtime: str | None = None,
     decoder: str | Path | None = None,
+    prediction: str | None = None,
+    zero_terminal_snr: bool | None = None,
     tiny_vae: str | Path | None = None,
     from_picture: str | Path | None = None,
     preview: str | Path | None = None,
@@ -54,8 +56,8 @@ def generate(
 ) -> dict[str, Any]:
     """Make pictures and write them; return the report that the command line gives as JSON.
 
-    model, models, dtype, device, vae, max_memory, runtime, decoder: see `accel.load`. model None is
-        `nano`, or what `from_picture` names; a `Sampler` is reused.
+    model, models, dtype, device, vae, max_memory, runtime, decoder, prediction, zero_terminal_snr:
+        see `accel.load`. model None is `nano`, or what `from_picture` names; a `Sampler` is reused.
     from_picture: a picture with A1111's text in it: its prompt and settings are taken, and those
         given here go before. preview: a PNG that shows the picture as it comes,
         through the TAESD `tiny_vae` if one is given.
@@ -74,6 +76,10 @@ def generate(
     )
     started = time.perf_counter()
     notes: list[str] = []
+    loading: dict[str, Any] = {
+        "vae": vae, "decoder": decoder, "dtype": dtype, "runtime": runtime,
+        "prediction": prediction, "zero_terminal_snr": zero_terminal_snr,
+    }  # fmt: skip
     if from_picture is not None:
         settings = settings_from(
             Path(from_picture),
@@ -83,9 +89,9 @@ def generate(
         )
         prompt = settings.pop("prompt") if prompt is None else prompt
         model = settings.pop("model") if model is None else model
-        vae = settings.pop("vae", None) if vae is None else vae
-        own = settings.pop("decoder", None)
-        decoder = own if decoder is None else decoder
+        for name, given in loading.items():
+            own = settings.pop(name, None)
+            loading[name] = own if given is None else given
         if options.get("loras") and isinstance(prompt, str):
             prompt = without(prompt, options["loras"])  # what is given again goes before
         options = settings | options
@@ -94,8 +100,8 @@ def generate(
     options.setdefault("seed", None)
     config.check_free(int(options.get("count", 1)))
     sampler = model if isinstance(model, Sampler) else Sampler(
-        model or "nano", dtype=dtype, device=device, vae=vae, models=models,
-        max_memory=max_memory, runtime=runtime, decoder=decoder,
+        model or "nano", device=device, models=models, max_memory=max_memory,
+        **{name: value for name, value in loading.items() if value is not None},
     )  # fmt: skip
     loaded = time.perf_counter()
     watch = callback

@@ -25,8 +25,10 @@ def loras_of(prompt: str, options: Options, model: Model) -> list[Lora]:
     A picture's text has tags of the others behind the prompt's own, and a sum's last bits hang on
     its order.
     """
-    wanted = [*tagged(prompt), *untagged(options, model)]
-    return [(model.folders.find("lora", name), weight) for name, weight in wanted]
+    find = model.folders.find
+    # Prompts come from strangers: their tags mean models and no other files.
+    named = [(find("lora", name, anywhere=False), weight) for name, weight in tagged(prompt)]
+    return [*named, *((find("lora", name), weight) for name, weight in untagged(options, model))]
 
 
 def untagged(options: Options, model: Model) -> list[Lora]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import tempfile
 import threading
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,7 @@ from accel.weights.lora import parse as parse_lora
 
 NANO_FILE = "nano.safetensors"
 RUNTIMES = ("torch", "onnx")
+PREDICTIONS = ("eps", "v")
 Lora = tuple[str | Path, Strength]
 
 
@@ -45,6 +47,7 @@ def load(
     vae: str | Path | None = None,
     *,
     prediction: str | None = None,
+    zero_terminal_snr: bool | None = None,
     models: str | Path | None = None,
     max_memory: float | None = None,
     runtime: str = "torch",
@@ -52,11 +55,12 @@ def load(
 ) -> Model:
     """Load a checkpoint: `nano`, a file, a folder in diffusers' layout, or a name or hash of one.
 
-    vae: a file whose autoencoder replaces the checkpoint's own. prediction: "eps" or "v" overrules
-    what the file says of itself. models: where names are looked up, see ModelFolders.
-    decoder: a TAESD, a small network that decodes in place of the autoencoder.
-    max_memory: MB that the process shall stay under. runtime: "onnx" exports the networks and runs
-    them by ONNX Runtime; a folder that was exported is opened as it is.
+    vae: a file whose autoencoder replaces the checkpoint's own. prediction ("eps" or "v") and
+    zero_terminal_snr (a last level of pure noise) overrule what the file says of itself.
+    models: where names are looked up, see ModelFolders. decoder: a TAESD, a small network that
+    decodes in place of the autoencoder. max_memory: MB that the process shall stay under.
+    runtime: "onnx" exports the networks and runs them by ONNX Runtime; a folder that was exported
+    is opened as it is.
     Raises InputError for what cannot be loaded, ConfigError for a name that nothing has and for a
     device that is not there.
     """
@@ -67,17 +71,24 @@ def load(
     place = choose_device(str(device))
     if runtime not in RUNTIMES:
         raise ConfigError(f"runtime must be one of {', '.join(RUNTIMES)}, got {runtime!r}")
+    if prediction not in (None, *PREDICTIONS):
+        raise ConfigError(f"prediction must be one of {', '.join(PREDICTIONS)}, got {prediction!r}")
     budget = Budget(max_memory)
     budget.check_weights(path)
     if (path / PAGE).is_file():
         loaded = open_exported(path, place)
     else:
-        loaded = load_file(path, dtype=dtype, device=place, vae=own_vae, prediction=prediction)
+        loaded = load_file(path, dtype=dtype, device=place, vae=own_vae)
         if dtype == torch.float16:  # whose range SDXL's activations leave
             scale_activations(loaded.model.vae)
         if runtime == "onnx":
             loaded = exported(loaded, place)
+    if prediction is not None:
+        loaded = replace(loaded, prediction=prediction)
+    if zero_terminal_snr is not None:
+        loaded = replace(loaded, zero_terminal_snr=zero_terminal_snr)
     model = Model(loaded, path, dtype, place, vae=own_vae, folders=folders, budget=budget)
+    model.prediction_asked = prediction or ""
     if decoder is not None:
         model.decoder_path = folders.find("decoder", decoder)
         model.tiny = tiny_decoder(model, model.decoder_path)
@@ -147,6 +158,7 @@ class Model:
         self.controls: dict[Path, ControlNet | Adapter] = {}  # what the last run asked for
         self.tiny: TinyVae | None = None  # decodes in place of the autoencoder
         self.decoder_path: Path | None = None
+        self.prediction_asked = ""  # against what the file says
         self._loras: LoraSet | None = None  # made when the first is wanted
         self._standing: list[Lora] = []  # what `load_lora` asked for
         self._in_effect: list[Lora] = []

@@ -79,17 +79,16 @@ class ModelFolders:
     def of(self, kind: str) -> list[ModelFile]:
         return [one for one in self.files if one.kind == kind]
 
-    def find(self, kind: str, name: str | Path) -> Path:
+    def find(self, kind: str, name: str | Path, *, anywhere: bool = True) -> Path:
         """A file by its path, its name with or without folder and ending, or a hash of it.
 
         LoRA files are known by the name they were trained under too (`ss_output_name`), as A1111
-        has it. Raises ConfigError, with the nearest names, where there is none or are several.
+        has it. A bare word means a model before it means something in the working folder.
+        anywhere: False looks among the models alone.
+        Raises ConfigError, with the nearest names, where there is none or are several.
         """
         path = Path(name)
-        folders = ("unet", "text_0")  # of diffusers' layout, and of an exported model
-        if kind in ("control", "decoder") and (path / "config.json").is_file():
-            return path
-        if path.is_file() or (kind == "checkpoint" and any((path / f).is_dir() for f in folders)):
+        if anywhere and not self._is_word(kind, path) and is_model(kind, path):
             return path
         wanted = str(name)
         looks_like_path = path.suffix in ENDINGS and len(path.parts) > 1
@@ -110,6 +109,11 @@ class ModelFolders:
             raise ConfigError(f"{wanted!r} must mean one {kind}, but {len(named)} fit: {some}")
         raise self._unknown(kind, wanted)
 
+    def _is_word(self, kind: str, path: Path) -> bool:
+        is_bare = len(path.parts) == 1 and path.suffix.lower() not in ENDINGS
+        is_embedded = kind == "lora" and path.name in EMBEDDED_LORAS
+        return is_bare and (is_embedded or any(path.name in _names(one) for one in self.of(kind)))
+
     def _unknown(self, kind: str, wanted: str) -> ConfigError:
         known = sorted({one.stem for one in self.of(kind)})
         near = difflib.get_close_matches(wanted, known, n=3, cutoff=0.4) or known[:3]
@@ -128,6 +132,15 @@ class ModelFolders:
             }
             for one in self.files
         ]
+
+
+def is_model(kind: str, path: Path) -> bool:
+    """Whether this is a file, or a folder that holds a model of the kind."""
+    if kind in ("control", "decoder") and (path / "config.json").is_file():
+        return True
+    folders = ("unet", "text_0")  # of diffusers' layout, and of an exported model
+    is_folder = kind == "checkpoint" and any((path / folder).is_dir() for folder in folders)
+    return is_folder or path.is_file()
 
 
 def embedded_lora(path: Path) -> str | None:

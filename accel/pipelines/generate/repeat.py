@@ -6,15 +6,20 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from PIL import Image
 
 from accel.core import ConfigError, InputError
 from accel.models import nano
+from accel.models.load import DTYPES
 from accel.pipelines.generate.infotext import parse, settings_of
 from accel.pipelines.generate.model_folders import ModelFolders
 from accel.pipelines.generate.output import text_of
 from accel.pipelines.generate.pictures import open_picture
 from accel.weights.assets import manifest
+
+ABOUT_MODELS = {"VAE": "vae", "VAE Decoder": "decoder", "Prediction": "prediction",
+                "Precision": "dtype", "Runtime": "runtime"}  # fmt: skip
 
 
 def settings_from(
@@ -46,11 +51,21 @@ def settings_from(
     if not has_model:
         digits, name = info.pairs.get("Model hash"), info.pairs.get("Model")
         settings["model"] = model_of(digits, name, models)
-    if "VAE" in info.pairs:
-        settings["vae"] = info.pairs["VAE"]
-    if "VAE Decoder" in info.pairs:
-        settings["decoder"] = info.pairs["VAE Decoder"]
+    for key, name in ABOUT_MODELS.items():
+        if key in info.pairs:
+            settings[name] = info.pairs[key]
+    if info.pairs.get("Noise Schedule") == "Zero Terminal SNR":
+        settings["zero_terminal_snr"] = True
+    if "dtype" in settings:
+        settings["dtype"] = precision(settings["dtype"])
     return settings
+
+
+def precision(name: str) -> torch.dtype:
+    for dtype in DTYPES:
+        if str(dtype) == f"torch.{name}":
+            return dtype
+    raise ConfigError(f"infotext: Precision cannot be read: {name!r:.80}")
 
 
 def model_of(digits: str | None, name: str | None, models: str | Path | None) -> str:

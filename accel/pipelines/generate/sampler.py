@@ -62,11 +62,13 @@ class Sampler:
         max_memory: float | None = None,
         runtime: str = "torch",
         decoder: str | Path | None = None,
+        prediction: str | None = None,
+        zero_terminal_snr: bool | None = None,
     ):
         if not isinstance(model, Model):
             model = load(
                 model, dtype, device, vae, models=models, max_memory=max_memory, runtime=runtime,
-                decoder=decoder,
+                decoder=decoder, prediction=prediction, zero_terminal_snr=zero_terminal_snr,
             )  # fmt: skip
         self.model = model
 
@@ -136,6 +138,9 @@ def facts_of(model: Model, prompt: str, options: Options, loras: Sequence[Lora])
             for word, path in model.text.embeddings_in(text).items()
         },
         zero_terminal_snr=model.loaded.zero_terminal_snr,
+        prediction=model.prediction_asked,
+        precision="" if model.dtype == torch.float32 else str(model.dtype).removeprefix("torch."),
+        runtime="" if model.has_weights else "onnx",
         decoder=model.decoder_path.name if model.decoder_path else "",
         controls=[
             described(one, model.folders.find("control", one.file), options.resize)

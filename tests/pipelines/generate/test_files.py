@@ -60,6 +60,38 @@ def test_from_repeats_a_picture_to_the_bit(tmp_path, capsys):
     assert not np.array_equal(np.asarray(Image.open(first)), np.asarray(Image.open(other)))
 
 
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["--dtype", "bfloat16"],
+        ["--prediction", "v", "--zero-terminal-snr"],
+        [
+            "--init",
+            "START",
+            "--strength",
+            "0.5",
+            "--hires-scale",
+            "1.25",
+            "--hires-strength",
+            "0.3",
+        ],
+    ],
+    ids=lambda o: o[0][2:],
+)
+def test_is_repeated_with_what_the_model_was_loaded_as(tmp_path, capsys, options):
+    Image.new("RGB", (64, 48), (200, 30, 90)).save(tmp_path / "start.png")
+    first, again = tmp_path / "a.png", tmp_path / "b.png"
+    options = [str(tmp_path / "start.png") if o == "START" else o for o in options]
+    init = options[:2] if options[0] == "--init" else []
+    assert run(capsys, "a tree", "-o", first, "--steps", 3, "--seed", 1, *options)[0] == 0
+    status, out, err = run(capsys, "--from", first, "-o", again, *init)
+    assert (status, err) == (0, "")
+    assert "to the bit" in out
+    run(capsys, "a tree", "-o", tmp_path / "c.png", "--steps", 3, "--seed", 1, *init)
+    pictures = [np.asarray(Image.open(tmp_path / f"{name}.png")) for name in "ac"]
+    assert not np.array_equal(*pictures)
+
+
 def test_several_pictures_and_their_sheet(tmp_path, sampler):
     report = accel.generate(
         "a tree", tmp_path / "t.png", model=sampler, count=3, seed=0, provenance=PLAIN, **FAST

@@ -47,6 +47,15 @@ def test_reads_what_a1111_wrote():
     assert options.noise_source == "philox"  # what a text without RNG means
 
 
+def test_both_strengths_of_a_run_from_a_picture_with_a_second_pass():
+    options = Options(strength=0.4, hires_scale=2.0, hires_strength=0.6)
+    text = compose("a", options, FACTS, size=(64, 64), seed=0, init_hash="")
+    back = Options.of(settings_of(parse(text)))
+    assert (back.strength, back.hires_strength) == (0.4, 0.6)
+    text = compose("a", options, FACTS, size=(64, 64), seed=0)
+    assert Options.of(settings_of(parse(text))).hires_strength == 0.6
+
+
 def test_a_text_without_settings_is_all_prompt():
     info = parse("a cat, 10: 30, sitting")
     assert (info.prompt, info.negative, info.pairs) == ("a cat, 10: 30, sitting", "", {})

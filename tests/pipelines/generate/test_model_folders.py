@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from pathlib import Path
 
 import pytest
 import torch
@@ -16,6 +17,7 @@ from accel.pipelines.generate import hashes
 from accel.pipelines.generate.infotext import parse
 from accel.pipelines.generate.model_folders import ModelFolders
 from accel.pipelines.generate.output import text_of
+from accel.text.prompt import take_tags
 from accel.weights.assets import asset
 
 TARGET = "lora_unet_input_blocks_5_1_transformer_blocks_0_attn2_to_v"
@@ -66,6 +68,40 @@ def test_says_what_is_near(root):
             ModelFolders(root).find("lora", "foreign")
     finally:
         twin.unlink()
+
+
+def test_words_mean_models_before_files_and_tags_mean_nothing_else(root, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("Style v1", "ink", "own"):
+        (tmp_path / name).write_text("no model")
+    folders = ModelFolders(root)
+    assert folders.find("lora", "Style v1").parent.name == "Lora"
+    assert folders.find("lora", "ink").name == "nano_ink_lora.safetensors"
+    assert folders.find("lora", "own") == Path("own")
+    with pytest.raises(ConfigError, match="no lora is called 'own'"):
+        folders.find("lora", "own", anywhere=False)
+
+
+def test_a_tag_says_a_hash_where_it_cannot_say_the_name(tmp_path):
+    (tmp_path / "Lora" / "other").mkdir(parents=True)
+    for name in ("a=b:c", "twin", "other/twin", "plain"):
+        torch.manual_seed(len(name))
+        key = "lora_unet_middle_block_1_transformer_blocks_0_attn1_to_q"
+        nano = accel.load("nano").loaded.model.unet
+        width = nano.middle_block[1].transformer_blocks[0].attn1.to_q.weight.shape[0]
+        tensors = {f"{key}.lora_up.weight": torch.randn(width, 1)}
+        tensors |= {f"{key}.lora_down.weight": torch.randn(1, width)}
+        save_file(tensors, tmp_path / "Lora" / f"{name}.safetensors")
+    sampler = accel.Sampler("nano", models=tmp_path)
+    files = [tmp_path / "Lora" / f"{n}.safetensors" for n in ("a=b:c", "other/twin", "plain")]
+    asked = tuple((file, 0.5 + i) for i, file in enumerate(files))
+    options = {"steps": 2, "seed": 0}
+    first = sampler("a tree <lora:plain:0.2>", loras=asked, **options)[0]
+    info = parse(first.infotext)
+    words = [tag.values[0] for tag in take_tags(info.prompt)[1]]
+    odd, twin = (hashes.data_sha256(file)[:12] for file in files[:2])
+    assert words == ["plain", odd, twin, "plain"]
+    assert (sampler(info.prompt, **options)[0].rgb == first.rgb).all()
 
 
 def test_hashes_are_kept_until_the_file_changes(tmp_path, monkeypatch):
