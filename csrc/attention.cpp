@@ -1,7 +1,9 @@
 // Softmax attention on the CPU without ever holding the whole score matrix.
 #include "attention.h"
 
+#include <cstdlib>
 #include <memory>
+#include <string>
 #include <type_traits>
 
 #define ACCEL_VECTOR_CODE "attention_tiles.h"
@@ -12,6 +14,7 @@ namespace accel {
 namespace {
 
 constexpr int64_t kQueries = 192;           // that a thread takes at a time: attend() wants these
+constexpr int64_t kRefusedTogether = 32;    // queries that AttentionTiles refuses together
 constexpr int64_t kKeysPacked = 512;        // that a thread takes at a time
 constexpr int64_t kNear = 1 << 18;          // floats of packed heads that are worked on together
 constexpr int64_t kWorthThreads = 1 << 20;  // multiplications; below, starting threads costs more
@@ -60,14 +63,15 @@ float* scratch(int64_t count) {
 
 int64_t parts(int64_t count, int64_t each) { return (count + each - 1) / each; }
 
-// Some heads are packed, then their queries shared out. With few keys many heads are worked on
-// together, so that queries are read, and results written, row by row.
-void run(const Whole& all, int threads) {
+// As many heads are packed as stay near, then their queries shared out. With few keys that is many
+// heads, so that queries are read, and results written, row by row. pack(unit, first, last, place)
+// and attend(unit, first, last, place) get `size` floats for each unit.
+template <typename Pack, typename Attend>
+void share_out(const Whole& all, int64_t size, int64_t queries, int threads, const Pack& pack,
+               const Attend& attend) {
   const int64_t units = all.batch * all.heads;
-  const int64_t size = parts(ACCEL_WIDEST(packed_floats(all.keys, all.dim)), 16) * 16;
   const int64_t near = kNear / size, some = near < 1 ? 1 : near < units ? near : units;
-  const int64_t shares = parts(all.queries, kQueries), blocks = parts(all.keys, kKeysPacked);
-  const int64_t own = ACCEL_WIDEST(scratch_floats(all.dim));
+  const int64_t shares = parts(all.queries, queries), blocks = parts(all.keys, kKeysPacked);
   const bool alone = double(units) * all.queries * all.keys * all.dim < kWorthThreads;
   const int team = alone ? 1 : threads;
   const Floats packed(size * some);
@@ -77,18 +81,77 @@ void run(const Whole& all, int threads) {
 #pragma omp for schedule(static)
     for (int64_t i = 0; i < count * blocks; ++i) {
       const int64_t at = i % blocks * kKeysPacked, end = at + kKeysPacked;
-      const AttentionHead head = all.head(first + i / blocks);
-      ACCEL_WIDEST(
-          pack(head, at, end < all.keys ? end : all.keys, packed.data + i / blocks * size));
+      pack(first + i / blocks, at, end < all.keys ? end : all.keys,
+           packed.data + i / blocks * size);
     }
 #pragma omp for schedule(dynamic)
     for (int64_t i = 0; i < count * shares; ++i) {
-      const int64_t at = i / count * kQueries, end = at + kQueries;
-      const AttentionHead head = all.head(first + i % count);
-      ACCEL_WIDEST(attend(head, packed.data + i % count * size, at,
-                          end < all.queries ? end : all.queries, scratch(own)));
+      const int64_t at = i / count * queries, end = at + queries;
+      attend(first + i % count, at, end < all.queries ? end : all.queries,
+             packed.data + i % count * size);
     }
   }
+}
+
+void run_vectors(const Whole& all, int threads) {
+  const int64_t size = parts(ACCEL_WIDEST(packed_floats(all.keys, all.dim)), 16) * 16;
+  const int64_t own = ACCEL_WIDEST(scratch_floats(all.dim));
+  share_out(
+      all, size, kQueries, threads,
+      [&](int64_t unit, int64_t first, int64_t last, float* to) {
+        ACCEL_WIDEST(pack(all.head(unit), first, last, to));
+      },
+      [&](int64_t unit, int64_t first, int64_t last, const float* packed) {
+        ACCEL_WIDEST(attend(all.head(unit), packed, first, last, scratch(own)));
+      });
+}
+
+// Queries that tiles refused, rare as they are: their head is packed for them alone.
+void attend_refused(const AttentionHead& head, uint32_t refused, int64_t first, int64_t last) {
+  const Floats packed(ACCEL_WIDEST(packed_floats(head.keys, head.dim)));
+  const Floats own(ACCEL_WIDEST(scratch_floats(head.dim)));
+  ACCEL_WIDEST(pack(head, 0, head.keys, packed.data));
+  for (int64_t at = first; at < last; at += kRefusedTogether, refused >>= 1)
+    if (refused & 1) {
+      const int64_t end = at + kRefusedTogether;
+      ACCEL_WIDEST(attend(head, packed.data, at, end < last ? end : last, own.data));
+    }
+}
+
+void run_tiles(const AttentionTiles& tiles, const Whole& all, int threads) {
+  // Before a head's cut keys and values: the largest of each, block by block.
+  const int64_t blocks = parts(all.keys, kKeysPacked), before = parts(2 * blocks, 16) * 16;
+  const int64_t size = before + parts(tiles.packed_bytes(all.keys, all.dim), 64) * 16;
+  int64_t queries = tiles.group(all.keys, all.dim);
+  while (queries > 64 && all.batch * all.heads * parts(all.queries, queries) < 2 * threads)
+    queries = parts(queries / 2, kRefusedTogether) * kRefusedTogether;
+  const int64_t own = tiles.scratch_bytes(all.keys, all.dim) / 4;
+  share_out(
+      all, size, queries, threads,
+      [&](int64_t unit, int64_t first, int64_t last, float* to) {
+        tiles.pack(all.head(unit), first, last, reinterpret_cast<char*>(to + before),
+                   to + first / kKeysPacked * 2);
+      },
+      [&](int64_t unit, int64_t first, int64_t last, const float* packed) {
+        float most[2] = {};
+        for (int64_t i = 0; i < 2 * blocks; ++i)
+          most[i % 2] = packed[i] > most[i % 2] ? packed[i] : most[i % 2];
+        const AttentionHead head = all.head(unit);
+        const uint32_t refused =
+            tiles.attend(head, reinterpret_cast<const char*>(packed + before), most, first, last,
+                         reinterpret_cast<char*>(scratch(own)));
+        if (refused) attend_refused(head, refused, first, last);
+      });
+}
+
+// ACCEL_CONV_ISA and ACCEL_LANES ask for less than the processor has.
+const AttentionTiles* tiles() {
+  static const AttentionTiles* const chosen = [] {
+    const char* wanted = std::getenv("ACCEL_CONV_ISA");
+    const bool asked = !wanted || !*wanted || std::string(wanted) == "amx";
+    return asked && simd_lanes() == 16 ? attention_tiles() : nullptr;
+  }();
+  return chosen;
 }
 
 void steps(const ConstArray& a, int64_t* into) {
@@ -128,7 +191,10 @@ void attention_cpu(ConstArray q, ConstArray k, ConstArray v, Array out, double s
   steps(q, all.q_step), steps(k, all.k_step), steps(v, all.v_step);
   for (int i = 0; i < 3; ++i) all.out_step[i] = out.stride(i);
   nb::gil_scoped_release unlocked;
-  run(all, threads);
+  if (tiles() && tiles()->takes(all.keys, all.dim))
+    run_tiles(*tiles(), all, threads);
+  else
+    run_vectors(all, threads);
 }
 
 }  // namespace
