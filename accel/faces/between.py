@@ -14,7 +14,6 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import closing
-from copy import copy
 from dataclasses import dataclass, field, replace
 from typing import Any, Generic, TypeVar
 
@@ -76,7 +75,7 @@ class Sparse:
         if analyser.smoothing:
             raise ConfigError("the analyser must not smooth what is interpolated: smoothing=False")
         self.analyser, self.stride = analyser, stride
-        self.models = _apart(analyser.models)
+        self.models = analyser.models.apart()
         self._beside: Beside = beside or (lambda frames: frames)
         self.placed = self.measured = 0
 
@@ -183,8 +182,7 @@ class _Seen:
     """A face that waits to be smoothed."""
 
     face: Face
-    centre: Floats
-    size: float
+    box: list[float]
     before: _Seen | None = None  # the same face in the frame before, unless it jumped
     after: _Seen | None = None
 
@@ -196,7 +194,7 @@ def smoothed(
     waiting: deque[tuple[T, Planes, list[_Seen]]] = deque()
     last: dict[int, _Seen] = {}
     for token, planes, faces in frames:
-        seen = [_Seen(f, f.raw[:, :2].mean(0), f.size) for f in faces]
+        seen = [_Seen(face, face.box.tolist()) for face in faces]
         for one in seen:
             _join(last.get(one.face.track), one)
         last = {one.face.track: one for one in seen}
@@ -211,9 +209,10 @@ def _join(one: _Seen | None, other: _Seen) -> None:
     """Link a face to itself in the frame before, if it moved on from there."""
     if one is None or one.face.scene != other.face.scene:
         return
-    largest = max(one.size, other.size)
-    shift = float(np.abs(one.centre - other.centre).max())
-    if shift <= MAX_JUMP * largest and largest <= (1 + MAX_JUMP) * min(one.size, other.size):
+    (left, top, right, bottom), (x0, y0, x1, y1) = one.box, other.box
+    sizes = max(right - left, bottom - top), max(x1 - x0, y1 - y0)
+    shift = max(abs(left + right - x0 - x1), abs(top + bottom - y0 - y1)) / 2
+    if shift <= MAX_JUMP * max(sizes) and max(sizes) <= (1 + MAX_JUMP) * min(sizes):
         one.after, other.before = other, one
 
 
@@ -231,7 +230,7 @@ def _smooth(seen: _Seen) -> Face:
     while len(run) <= at + REACH and run[-1].after is not None:
         run.append(run[-1].after)
     weights = np.array([PLACED_WEIGHT if isinstance(one.face, Placed) else 1.0 for one in run])
-    points = np.stack([one.face.raw for one in run]).astype(np.float64)
+    points = np.array([one.face.raw for one in run], np.float64)
     return replace(seen.face, landmarks=smooth(points, at, weights).astype(np.float32))
 
 
@@ -280,23 +279,14 @@ class QuickMesh(MeshNet):
         self._network = mesh._network  # opened once, whoever cuts the pictures
         self.runs = 0
 
-    def cut(self, planes: Planes, matrices: Array) -> Floats:  # [N, MESH_PX, MESH_PX, 3] RGB 0..1
+    def cut(self, planes: Planes, matrices: Array) -> Any:  # [N, MESH_PX, MESH_PX, 3] RGB 0..1
         if planes.c0.device.type != "cpu" or planes.layout.bits > 8:
             return super().cut(planes, matrices)
         return cut_floats(planes, matrices, MESH_PX)
 
 
-def _apart(models: FaceModels) -> FaceModels:
-    """The same networks with counters and clocks of their own, for another thread."""
-    found = copy(models)
-    found.mesh = copy(models.mesh)
-    found.mesh.runs, found.again, found.seconds = 0, 0, {}
-    return found
-
-
 def quick(models: FaceModels) -> FaceModels:
     """The same networks, the mesh with pictures cut the quick way; for frames in host memory."""
-    found = copy(models)
+    found = models.apart()
     found.mesh = QuickMesh(models.mesh)
-    found.seconds = {}
     return found

@@ -52,10 +52,10 @@ def cut_floats(
     matrices: AnyArray,  # [N, 2, 3] frame to crop
     size: int,
 ) -> Pixels:  # [N, size, size, 3] RGB 0..1
-    """Cut N square pictures as networks take them, otherwise as `cut_faces`."""
+    """Cut N square pictures as networks take them: colour at half the resolution."""
     color = np.array(planes.layout.to_rgb).reshape(3, 4)
     wanted = np.asarray(matrices, np.float64)
-    return _stacked([_cut(planes, m, size, color, as_float=True) for m in wanted])
+    return _stacked([_cut(planes, m, size, color, step=2, as_float=True) for m in wanted])
 
 
 def _stacked(pictures: list[torch.Tensor]) -> npt.NDArray[Any]:

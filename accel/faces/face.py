@@ -44,13 +44,13 @@ class Face:
 
     @property
     def box(self) -> Floats:  # [4] x0, y0, x1, y1
-        points = self.landmarks[:, :2]
-        return np.concatenate([points.min(axis=0), points.max(axis=0)])
+        x, y = self.landmarks[:, 0], self.landmarks[:, 1]
+        return np.array([x.min(), y.min(), x.max(), y.max()])  # by column: several times faster
 
     @property
     def size(self) -> float:
         """The longer side of the box, in pixels."""
-        x0, y0, x1, y1 = self.box
+        x0, y0, x1, y1 = self.box.tolist()
         return float(max(x1 - x0, y1 - y0))
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from copy import copy
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -26,6 +27,8 @@ from accel.faces.face import Face, make_face
 from accel.faces.landmark import IrisNet, MeshNet, drift, face_region
 from accel.faces.recognise import Recogniser
 from accel.kernels.planes import Planes
+
+N = TypeVar("N", MeshNet, IrisNet, Recogniser, Detector)
 
 MAX_DRIFT = 0.08  # a face that lies further off in its crop is looked at again, centred
 MAX_MISS = 0.35  # one that is still so far off was not found
@@ -53,6 +56,7 @@ class FaceModels:
         self.recogniser = Recogniser(**self._options)
         self.full = Detector(FULL_RANGE, **self._options)
         self._near: Detector | None = None
+        self._near_opened: list[Detector] = []  # shared by all that came from `apart`
         self.again = 0  # faces the mesh network had to look at twice
         self.seconds: dict[str, float] = {}
 
@@ -60,8 +64,18 @@ class FaceModels:
     def near(self) -> Detector:
         """The second opinion, opened when it is first asked for."""
         if self._near is None:
-            self._near = Detector(NEAR, **self._options)
+            if not self._near_opened:
+                self._near_opened.append(Detector(NEAR, **self._options))
+            self._near = _uncounted(self._near_opened[0])
         return self._near
+
+    def apart(self) -> FaceModels:
+        """The same networks with counts and seconds of their own: for another thread or film."""
+        found = copy(self)
+        found.mesh, found.iris = _uncounted(self.mesh), _uncounted(self.iris)
+        found.recogniser, found.full = _uncounted(self.recogniser), _uncounted(self.full)
+        found._near, found.again, found.seconds = None, 0, {}
+        return found
 
     @contextmanager
     def timed(self, stage: str) -> Iterator[None]:
@@ -112,6 +126,12 @@ class FaceModels:
         return [
             (points, float(p)) if ok else None for points, p, ok in zip(landmarks, presence, good)
         ]
+
+
+def _uncounted(network: N) -> N:
+    found = copy(network)
+    found.runs = 0
+    return found
 
 
 def find_faces(
@@ -169,7 +189,8 @@ def settle(
 
 
 def box_of(landmarks: Array) -> Array:  # [468, 3] -> [4] x0, y0, x1, y1
-    return np.concatenate([landmarks[:, :2].min(axis=0), landmarks[:, :2].max(axis=0)])
+    x, y = landmarks[:, 0], landmarks[:, 1]
+    return np.array([x.min(), y.min(), x.max(), y.max()])
 
 
 def _right_way_up(
