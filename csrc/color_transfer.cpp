@@ -1,7 +1,6 @@
-// Sliced optimal transport and the bilateral filter, for float32 on the CPU.
+// Sliced optimal transport and the matching of marginals, for float32 on the CPU.
 //
-// Every direction's displacements are kept and summed in order, so that the result does not depend
-// on the number of threads.
+// Sums are taken in one order, so that the result does not depend on the number of threads.
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
@@ -9,6 +8,10 @@
 #include <vector>
 
 #include "binding.h"
+#include "color_shift.h"
+
+#define ACCEL_VECTOR_CODE "color_shift_rows.h"
+#include "simd.h"
 
 #if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__)
 #define ACCEL_CLONES __attribute__((target_clones("default", "arch=x86-64-v3")))
@@ -22,11 +25,7 @@ namespace {
 using Floats = nb::ndarray<const float, nb::c_contig, nb::device::cpu>;
 using Output = nb::ndarray<float, nb::c_contig, nb::device::cpu>;
 
-// Projections are sorted by counting them in this many steps between their ends. Points of one step
-// keep their order in memory, which displaces them by no more than the step.
-constexpr int64_t kSteps = 1 << 14;
-constexpr float kTop = float(kSteps - 1);
-constexpr int kRoom = 8;
+constexpr int64_t kRun = 4096;  // points that one thread moves
 
 struct Range {
   float low, high;
@@ -54,65 +53,88 @@ Range ends(const float* __restrict__ v, int64_t n) {
 
 // NaN and what lies outside become an end: neither comparison holds.
 ACCEL_CLONES
-void quantise(const float* __restrict__ v, int64_t n, float low, float scale,
+void quantise(const float* __restrict__ v, int64_t n, float low, float scale, float top,
               uint32_t* __restrict__ out) {
 #pragma omp simd
   for (int64_t i = 0; i < n; ++i) {
     float q = (v[i] - low) * scale;
     q = q > 0.0f ? q : 0.0f;
-    q = q < kTop ? q : kTop;
+    q = q < top ? q : top;
     out[i] = uint32_t(int32_t(q));
   }
 }
 
-struct Work {
-  std::vector<float> along, sorted;
-  std::vector<uint32_t> keys, counts;
-  explicit Work(int64_t n) : along(n), sorted(n + kRoom), keys(n), counts(kSteps) {}
-
-  Range count(const float* points, int64_t n, const float* direction) {
-    project(points, n, direction, along.data());
-    const Range r = ends(along.data(), n);
-    quantise(along.data(), n, r.low, r.high > r.low ? kTop / (r.high - r.low) : 0.0f, keys.data());
-    std::fill(counts.begin(), counts.end(), 0u);
-    for (int64_t i = 0; i < n; ++i) ++counts[keys[i]];
-    return r;
-  }
-};
-
 // The points of each step, evenly over it. Eight are written whatever their number is, because a
 // loop that ends after two or five turns costs more than they do: `sorted` has room for eight more.
+constexpr int kRoom = 8;
+
 ACCEL_CLONES
-void spread(const uint32_t* counts, Range to, float* sorted) {
-  const float step = (to.high - to.low) / kTop;
-  for (int64_t b = 0; b < kSteps; ++b) {
+void spread(const uint32_t* counts, int64_t steps, float low, float width, float* sorted) {
+  for (int64_t b = 0; b < steps; ++b) {
     const uint32_t count = counts[b];
-    // The topmost step holds the end alone.
-    const float apart = b + 1 < kSteps ? step / float(int32_t(count | (count == 0))) : 0.0f;
-    const float first = to.low + float(b) * step + 0.5f * apart;
+    const float apart = width / float(int32_t(count | (count == 0)));
+    const float first = low + float(b) * width + 0.5f * apart;
     for (int i = 0; i < kRoom; ++i) sorted[i] = first + float(i) * apart;
     for (uint32_t i = kRoom; i < count; ++i) sorted[i] = first + float(i) * apart;
     sorted += count;
   }
 }
 
-// away[i]: how far point i must move along the direction for its rank's place in the target.
-void displace(const float* source, const float* target, int64_t n, const float* direction, Work& w,
-              float* away) {
-  spread(w.counts.data(), w.count(target, n, direction), w.sorted.data());
-  w.count(source, n, direction);
-  uint32_t before = 0;
-  for (uint32_t& count : w.counts) {
-    const uint32_t own = count;
-    count = before;
-    before += own;
-  }
-  for (int64_t i = 0; i < n; ++i) away[i] = w.sorted[w.counts[w.keys[i]]++] - w.along[i];
-}
+// How many of the points lie in each step between their ends along a direction.
+struct Counted {
+  std::vector<float> along;
+  std::vector<uint32_t> keys, counts, others;
+  float low = 0, width = 0;  // of the first step, of each
 
+  Counted(int64_t n, int64_t steps) : along(n), keys(n), counts(steps), others(steps) {}
+
+  int64_t steps() const { return int64_t(counts.size()); }
+  float per_step() const { return width > 0.0f ? 1.0f / width : 0.0f; }
+
+  void count(const float* points, int64_t n, const float* direction) {
+    project(points, n, direction, along.data());
+    const Range r = ends(along.data(), n);
+    low = r.low, width = (r.high - r.low) / float(steps());
+    quantise(along.data(), n, low, per_step(), float(steps() - 1), keys.data());
+    std::fill(counts.begin(), counts.end(), 0u);
+    std::fill(others.begin(), others.end(), 0u);
+    int64_t i = 0;
+    // Neighbours fall in one step often; in two tables they need not wait for each other.
+    for (; i + 1 < n; i += 2) ++counts[keys[i]], ++others[keys[i + 1]];
+    if (i < n) ++counts[keys[i]];
+    for (int64_t b = 0; b < steps(); ++b) counts[b] += others[b];
+  }
+};
+
+// Points are ranked one by one, equal ones in their order. Points of one step keep their order too,
+// which displaces them by no more than the step.
+struct Ranks {
+  static constexpr int64_t kSteps = 1 << 14;
+  Counted points;
+  std::vector<float> sorted;
+  explicit Ranks(int64_t n) : points(n, kSteps), sorted(n + kRoom) {}
+
+  // away[i]: how far point i must move along the direction for its rank's place in the target.
+  void displace(const float* source, const float* target, int64_t n, const float* direction,
+                float* away) {
+    points.count(target, n, direction);
+    spread(points.counts.data(), kSteps, points.low, points.width, sorted.data());
+    points.count(source, n, direction);
+    uint32_t before = 0;
+    for (uint32_t& count : points.counts) {
+      const uint32_t own = count;
+      count = before;
+      before += own;
+    }
+    for (int64_t i = 0; i < n; ++i)
+      away[i] = sorted[points.counts[points.keys[i]]++] - points.along[i];
+  }
+};
+
+// Moves points by the mean of what each direction asks for.
 ACCEL_CLONES
-void move(float* __restrict__ p, const float* away, int64_t stride, int64_t n, int64_t begin,
-          int64_t end, const float* directions, int64_t count) {
+void move_each(float* __restrict__ p, const float* away, int64_t stride, int64_t n, int64_t begin,
+               int64_t end, const float* directions, int64_t count) {
   const float share = 1.0f / float(count);
   float *p0 = p, *p1 = p + n, *p2 = p + 2 * n;
   for (int64_t at = begin; at < end; at += 256) {
@@ -137,7 +159,108 @@ void move(float* __restrict__ p, const float* away, int64_t stride, int64_t n, i
   }
 }
 
-void sliced_transport(Output source, Floats target, Floats directions, int threads) {
+void transport_ranked(float* from, const float* to, int64_t n, const float* along, int64_t steps,
+                      int64_t count, int threads) {
+  std::vector<float> away(count * n);
+#pragma omp parallel num_threads(threads) if (threads > 1)
+  {
+    Ranks ranks(n);
+    for (int64_t step = 0; step < steps; ++step) {
+      const float* ways = along + step * count * 3;
+#pragma omp for schedule(dynamic)
+      for (int64_t d = 0; d < count; ++d)
+        ranks.displace(from, to, n, ways + 3 * d, away.data() + d * n);
+#pragma omp for schedule(static)
+      for (int64_t block = 0; block < (n + kRun - 1) / kRun; ++block)
+        move_each(from, away.data(), n, n, block * kRun, std::min(n, block * kRun + kRun), ways,
+                  count);
+    }
+  }
+}
+
+// --- or by the step that they lie in -------------------------------------------------------------
+
+// So many points, other ones each time, say well enough how all are distributed.
+constexpr int64_t kAsked = 1 << 15;
+
+// One of every n / asked points, drawn anew in each `round`; all if there are no more.
+void ask(const float* points, int64_t n, int64_t asked, uint32_t round, float* out) {
+  if (asked == n) {
+    std::copy(points, points + 3 * n, out);
+    return;
+  }
+  uint32_t random = 0x9e3779b9u * (round + 1);
+  for (int64_t i = 0; i < asked; ++i) {
+    random = random * 1664525u + 1013904223u;
+    const int64_t first = i * n / asked, room = (i + 1) * n / asked - first;
+    const int64_t from = first + int64_t(uint64_t(random) * uint64_t(room) >> 32);
+    for (int64_t c = 0; c < 3; ++c) out[c * asked + i] = points[c * n + from];
+  }
+}
+
+float mean_of(const float* v, int64_t n) {
+  float parts[8] = {};  // eight, whatever the CPU's vectors are, so that all round alike
+  int64_t i = 0;
+  for (; i + 8 <= n; i += 8)
+    for (int j = 0; j < 8; ++j) parts[j] += v[i + j];
+  for (; i < n; ++i) parts[i & 7] += v[i];
+  float sum = 0;
+  for (const float part : parts) sum += part;
+  return sum / float(n);
+}
+
+// Each step of the source goes to the mean of the target's values of its ranks, of which there are
+// as many; a step where no point was counted goes as the one below it.
+void meet(const Counted& source, const float* sorted, Shift& shift) {
+  constexpr uint32_t kFew = 32;  // the middle of so many is as good as their mean
+  shift.low = source.low, shift.per_step = source.per_step();
+  float last = 0;
+  for (int64_t b = 0; b < kShiftSteps; ++b) {
+    const uint32_t count = source.counts[b];
+    if (count > 0) {
+      const float here = source.low + (float(b) + 0.5f) * source.width;
+      const float there = count > kFew ? mean_of(sorted, count)
+                                       : 0.5f * (sorted[(count - 1) / 2] + sorted[count / 2]);
+      last = there - here;
+    }
+    shift.away[b] = last;
+    sorted += count;
+  }
+}
+
+void transport_by_steps(float* from, const float* to, int64_t n, const float* along, int64_t steps,
+                        int64_t count, int threads) {
+  const int64_t asked = std::min(n, kAsked);
+  std::vector<float> sample(3 * asked), wanted(3 * asked);
+  std::vector<Shift> shifts(count);
+#pragma omp parallel num_threads(threads) if (threads > 1)
+  {
+    Counted counted(asked, kShiftSteps);
+    std::vector<float> sorted(asked + kRoom);
+    for (int64_t step = 0; step < steps; ++step) {
+      const float* ways = along + step * count * 3;
+#pragma omp single
+      {
+        ask(from, n, asked, uint32_t(step), sample.data());
+        ask(to, n, asked, uint32_t(step), wanted.data());
+      }
+#pragma omp for schedule(dynamic)
+      for (int64_t d = 0; d < count; ++d) {
+        counted.count(wanted.data(), asked, ways + 3 * d);
+        spread(counted.counts.data(), kShiftSteps, counted.low, counted.width, sorted.data());
+        counted.count(sample.data(), asked, ways + 3 * d);
+        meet(counted, sorted.data(), shifts[d]);
+      }
+#pragma omp for schedule(static)
+      for (int64_t block = 0; block < (n + kRun - 1) / kRun; ++block) {
+        const int64_t begin = block * kRun, size = std::min(n - begin, kRun);
+        ACCEL_WIDEST(shift_points(from + begin, n, size, ways, shifts.data(), count));
+      }
+    }
+  }
+}
+
+void sliced_transport(Output source, Floats target, Floats directions, bool ranked, int threads) {
   if (source.ndim() != 2 || source.shape(0) != 3 || target.size() != source.size() ||
       directions.ndim() != 3 || directions.shape(2) != 3)
     throw std::invalid_argument(
@@ -148,20 +271,8 @@ void sliced_transport(Output source, Floats target, Floats directions, int threa
   float* from = source.data();
   const float *to = target.data(), *along = directions.data();
   nb::gil_scoped_release unlocked;
-  std::vector<float> away(count * n);
-#pragma omp parallel num_threads(threads) if (threads > 1)
-  {
-    Work work(n);
-    for (int64_t step = 0; step < steps; ++step) {
-      const float* ways = along + step * count * 3;
-#pragma omp for schedule(dynamic)
-      for (int64_t d = 0; d < count; ++d)
-        displace(from, to, n, ways + 3 * d, work, away.data() + d * n);
-#pragma omp for schedule(static)
-      for (int64_t block = 0; block < (n + 4095) / 4096; ++block)
-        move(from, away.data(), n, n, block * 4096, std::min(n, block * 4096 + 4096), ways, count);
-    }
-  }
+  const auto transport = ranked ? transport_ranked : transport_by_steps;
+  transport(from, to, n, along, steps, count, threads);
 }
 
 // --- transfer of the distribution, one axis after another ----------------------------------------
@@ -260,250 +371,12 @@ void match_axes(Output source, Floats target, Floats turns, int64_t bins, int th
   }
 }
 
-// --- bilateral ----------------------------------------------------------------------------------
-
-// e^-z for z of 0 and above, within 3e-7 of itself; below e^-60 it is zero for all purposes.
-inline float exp_minus(float z) {
-  const float t = (z < 60.0f ? z : 60.0f) * -1.44269504f;
-  const int32_t whole = int32_t(t - 0.5f);  // the nearest: t is not above 0
-  const float f = t - float(whole);
-  const float p =
-      1.0f + f * (0.693147182f +
-                  f * (0.240226507f +
-                       f * (0.0555041087f +
-                            f * (0.00961812911f + f * (0.00133335581f + f * 0.000154353139f)))));
-  const int32_t bits = (whole + 127) << 23;
-  float power;
-  std::memcpy(&power, &bits, 4);
-  return power * p;
-}
-
-struct Tap {
-  int64_t offset;
-  float far;    // exponent of the distance
-  float share;  // e^-far
-};
-
-// A row's pixels, what they are compared with, and the sums over their neighbours so far.
-struct Row {
-  const float *own[3], *near[3], *mask;
-  float *sums[3], *weight;
-};
-
-ACCEL_CLONES
-void add_neighbour(const Row& row, const Tap& tap, float tight, int64_t width) {
-  const float *c0 = row.own[0], *c1 = row.own[1], *c2 = row.own[2];
-  const float *n0 = row.near[0], *n1 = row.near[1], *n2 = row.near[2], *mask = row.mask;
-  float* __restrict__ s0 = row.sums[0], * __restrict__ s1 = row.sums[1], * __restrict__ s2 = row.sums[2], * __restrict__ weight = row.weight;
-  const float far = tap.far;
-#pragma omp simd
-  for (int64_t i = 0; i < width; ++i) {
-    const float a = n0[i], b = n1[i], c = n2[i];
-    const float apart = std::fabs(a - c0[i]) + std::fabs(b - c1[i]) + std::fabs(c - c2[i]);
-    const float share = exp_minus(far + apart * apart * tight) * mask[i];
-    s0[i] += share * a;
-    s1[i] += share * b;
-    s2[i] += share * c;
-    weight[i] += share;
-  }
-}
-
-// The same where the differences' exponent stays below kNearOne: four terms of e^-z are enough.
-constexpr float kNearOne = 0.2f;  // the fifth would be 3e-6
-
-ACCEL_CLONES
-void add_like_neighbour(const Row& row, const Tap& tap, float tight, int64_t width) {
-  const float *c0 = row.own[0], *c1 = row.own[1], *c2 = row.own[2];
-  const float *n0 = row.near[0], *n1 = row.near[1], *n2 = row.near[2], *mask = row.mask;
-  float* __restrict__ s0 = row.sums[0], * __restrict__ s1 = row.sums[1], * __restrict__ s2 = row.sums[2], * __restrict__ weight = row.weight;
-  const float near_share = tap.share;
-#pragma omp simd
-  for (int64_t i = 0; i < width; ++i) {
-    const float a = n0[i], b = n1[i], c = n2[i];
-    const float apart = std::fabs(a - c0[i]) + std::fabs(b - c1[i]) + std::fabs(c - c2[i]);
-    const float z = apart * apart * tight;
-    const float alike = 1.0f - z * (1.0f - z * (0.5f - z * (1.0f / 6 - z * (1.0f / 24))));
-    const float share = near_share * alike * mask[i];
-    s0[i] += share * a;
-    s1[i] += share * b;
-    s2[i] += share * c;
-    weight[i] += share;
-  }
-}
-
-// Where all differences are small against `color`, the filter is the Gaussian of the distance
-// alone, which is made of few sums: a row's sums over -w..w grow from those over -(w - 1)..w - 1.
-struct Picture {
-  const float *planes, *mask;  // [3, rows, row] and [rows, row], `radius` wider on each side
-  int64_t height, width, row;
-  int radius;
-  float space;
-};
-
-ACCEL_CLONES
-void add_ends(const float* __restrict__ from, int w, float share, int64_t width,
-              float* __restrict__ sum) {
-  const float *left = from - w, *right = from + w;
-#pragma omp simd
-  for (int64_t x = 0; x < width; ++x) sum[x] += share * (left[x] + right[x]);
-}
-
-ACCEL_CLONES
-void add_row(const float* __restrict__ sum, float share, int64_t width, float* __restrict__ out) {
-#pragma omp simd
-  for (int64_t x = 0; x < width; ++x) out[x] += share * sum[x];
-}
-
-// totals: [4, height, width], the masked channels' sums and the mask's.
-void disc_sums(const Picture& p, std::vector<float>& totals) {
-  const int64_t rows = p.height + 2 * p.radius, size = p.height * p.width;
-  std::vector<float> share(p.radius + 1), line(p.row), sum(p.width);
-  for (int i = 0; i <= p.radius; ++i)
-    share[i] = float(std::exp(-double(i) * i / (2.0 * p.space * p.space)));
-  totals.assign(4 * size, 0.0f);
-  for (int64_t at = 0; at < rows; ++at)
-    for (int field = 0; field < 4; ++field) {
-      const float* mask = p.mask + at * p.row;
-      const float* from = p.planes + (field * rows + at) * p.row;
-      for (int64_t x = 0; x < p.row; ++x) line[x] = field < 3 ? from[x] * mask[x] : mask[x];
-      const float* middle = line.data() + p.radius;
-      std::copy(middle, middle + p.width, sum.begin());
-      int reached = 0;
-      // From the ends of the disc, where a row of it is shortest, to its middle.
-      for (int far = p.radius; far >= 0; --far) {
-        for (; (reached + 1) * (reached + 1) + far * far <= p.radius * p.radius; ++reached)
-          add_ends(middle, reached + 1, share[reached + 1], p.width, sum.data());
-        for (const int side : {-1, 1}) {
-          const int64_t y = at - p.radius + side * far;
-          if (y >= 0 && y < p.height)
-            add_row(sum.data(), share[far], p.width, totals.data() + field * size + y * p.width);
-          if (far == 0) break;
-        }
-      }
-    }
-}
-
-constexpr float kAgree = 2e-5f;  // a hundredth of what eight bits can tell
-constexpr int kProbes = 16;      // along each side of the picture
-
-// Whether the Gaussian alone gives what the filter gives, at some pixels spread over the picture.
-bool agrees(const Picture& p, const std::vector<Tap>& taps, float tight,
-            const std::vector<float>& totals) {
-  const int64_t plane = p.row * (p.height + 2 * p.radius), size = p.height * p.width;
-  for (int64_t i = 0; i < kProbes * kProbes; ++i) {
-    const int64_t y = (i / kProbes * 2 + 1) * p.height / (2 * kProbes);
-    const int64_t x = (i % kProbes * 2 + 1) * p.width / (2 * kProbes);
-    const float* own = p.planes + (y + p.radius) * p.row + x + p.radius;
-    const float* mask = p.mask + (own - p.planes);
-    float sums[3] = {}, weight = 0;
-    for (const Tap& tap : taps) {
-      float value[3], apart = 0;
-      for (int c = 0; c < 3; ++c) {
-        value[c] = own[c * plane + tap.offset];
-        apart += std::fabs(value[c] - own[c * plane]);
-      }
-      const float z = apart * apart * tight;
-      const float share =
-          tap.share * (1.0f - z * (1.0f - z * (0.5f - z * (1.0f / 6)))) * mask[tap.offset];
-      for (int c = 0; c < 3; ++c) sums[c] += share * value[c];
-      weight += share;
-    }
-    const float plain = totals[3 * size + y * p.width + x];
-    for (int c = 0; c < 3; ++c)
-      if (weight > 0 &&
-          !(std::fabs(sums[c] / weight - totals[c * size + y * p.width + x] / plain) <= kAgree))
-        return false;
-  }
-  return true;
-}
-
-// Fills `to`, [3, height, width], and says so, or leaves it where the filter is more than that.
-bool blurred(const Picture& p, const std::vector<Tap>& taps, float tight, float* to) {
-  std::vector<float> totals;
-  disc_sums(p, totals);
-  if (!agrees(p, taps, tight, totals)) return false;
-  const int64_t size = p.height * p.width;
-  const float* weight = totals.data() + 3 * size;
-  for (int c = 0; c < 3; ++c)
-    for (int64_t i = 0; i < size; ++i)
-      to[c * size + i] = weight[i] > 0 ? totals[c * size + i] / weight[i] : 0.0f;
-  return true;
-}
-
-void bilateral(Floats wide, Floats masks, Output out, int radius, float color, float space,
-               int threads) {
-  if (wide.ndim() != 4 || wide.shape(1) != 3 || out.ndim() != 4 || out.shape(1) != 3 ||
-      wide.shape(0) != out.shape(0) || radius < 0 ||
-      wide.shape(2) != out.shape(2) + 2 * size_t(radius) ||
-      wide.shape(3) != out.shape(3) + 2 * size_t(radius) || masks.size() * 3 != wide.size())
-    throw std::invalid_argument(
-        "bilateral: wide must be [N, 3, H + 2r, W + 2r], masks [N, 1, ...], out [N, 3, H, W]");
-  const int64_t count = out.shape(0), height = out.shape(2), width = out.shape(3);
-  const int64_t row = wide.shape(3), plane = row * wide.shape(2), size = height * width;
-  const float *from = wide.data(), *weight = masks.data();
-  float* to = out.data();
-  nb::gil_scoped_release unlocked;
-  std::vector<Tap> taps;
-  for (int y = -radius; y <= radius; ++y)
-    for (int x = -radius; x <= radius; ++x)
-      if (x * x + y * y <= radius * radius) taps.push_back({y * row + x, 0, 0});
-  for (Tap& tap : taps) {
-    const int64_t y = (tap.offset + radius * row + radius) / row - radius, x = tap.offset - y * row;
-    tap.far = float(x * x + y * y) / (2 * space * space);
-    tap.share = std::exp(-tap.far);
-  }
-  const float tight = 1.0f / (2 * color * color);
-  float most = 0;  // the largest difference there can be
-  for (int64_t i = 0; i < 3 * count; ++i) {
-    const Range r = ends(from + i * plane, plane);
-    most = std::max(most, r.high - r.low);
-  }
-  const bool alike = 9 * most * most * tight < kNearOne;
-  if (alike) {
-    int64_t done = 0;
-    for (; done < count; ++done) {
-      const Picture picture = {
-          from + done * 3 * plane, weight + done * plane, height, width, row, radius, space};
-      if (!blurred(picture, taps, tight, to + done * 3 * size)) break;
-    }
-    if (done == count) return;
-  }
-  const auto add = alike ? add_like_neighbour : add_neighbour;
-#pragma omp parallel num_threads(threads) if (threads > 1)
-  {
-    std::vector<float> sums(4 * width);
-#pragma omp for schedule(dynamic, 4)
-    for (int64_t i = 0; i < count * height; ++i) {
-      const int64_t item = i / height, y = i % height, at = (y + radius) * row + radius;
-      std::fill(sums.begin(), sums.end(), 0.0f);
-      Row line;
-      line.weight = sums.data() + 3 * width;
-      for (int c = 0; c < 3; ++c) {
-        line.own[c] = from + (item * 3 + c) * plane + at;
-        line.sums[c] = sums.data() + c * width;
-      }
-      for (const Tap& tap : taps) {
-        for (int c = 0; c < 3; ++c) line.near[c] = line.own[c] + tap.offset;
-        line.mask = weight + item * plane + at + tap.offset;
-        add(line, tap, tight, width);
-      }
-      for (int c = 0; c < 3; ++c) {
-        float* result = to + (item * 3 + c) * size + y * width;
-        for (int64_t x = 0; x < width; ++x)
-          result[x] = line.weight[x] > 0 ? line.sums[c][x] / line.weight[x] : 0.0f;
-      }
-    }
-  }
-}
-
 }  // namespace
 }  // namespace accel
 
 ACCEL_BIND(color_transfer) {
   m.def("sliced_transport", &accel::sliced_transport, "source"_a, "target"_a, "directions"_a,
-        "threads"_a);
+        "ranked"_a, "threads"_a);
   m.def("match_axes", &accel::match_axes, "source"_a, "target"_a, "rotations"_a, "bins"_a,
         "threads"_a);
-  m.def("bilateral", &accel::bilateral, "wide"_a, "masks"_a, "out"_a, "radius"_a, "color"_a,
-        "space"_a, "threads"_a);
 }

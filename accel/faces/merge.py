@@ -8,7 +8,9 @@ that equal input gives equal output and a track does not flicker.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any, TypeVar
 
 import cv2
 import numpy as np
@@ -35,6 +37,7 @@ from accel.kernels.seamless import seamless
 
 SMALLEST = 4  # faces whose mask spans fewer pixels are left as they are
 SEEN = 0.1  # what of the mask counts for that, and is cloned
+Made = TypeVar("Made")
 
 
 @dataclass(frozen=True)
@@ -51,6 +54,27 @@ def input_crop(picture: Pixels, place: Place, px: int) -> Pixels:  # [px, px, 3]
     return warp(picture, crop_matrix(place.landmarks, place.face_type, px), (px, px))
 
 
+class Stages:
+    """What the steps of a face's merge gave last, each with all that it was made from.
+
+    A step is made again when that changed. For calls with the same picture, face and seed; results
+    are shared, so nothing may write into them.
+    """
+
+    def __init__(self) -> None:
+        self._made: dict[str, tuple[object, Any]] = {}
+
+    def once(self, name: str, key: object, make: Callable[[], Made]) -> Made:
+        """What step `name` gives for `key`, made only if the last time was for another."""
+        if name not in self._made or self._made[name][0] != key:
+            self._made[name] = key, make()
+        made: Made = self._made[name][1]
+        return made
+
+    def clear(self) -> None:
+        self._made.clear()
+
+
 def merge_face(
     picture: Pixels,  # [H, W, 3] the face's part of the frame
     place: Place,  # in that part
@@ -61,50 +85,168 @@ def merge_face(
     motion: Motion = STILL,
     seed: int = 0,
     variant: str = "dfl",
+    stages: Stages | None = None,
 ) -> Merged:
     """Merge one face.
 
     motion: of the face, for `motion_blur`. seed, variant: of the colour transfer, see there.
+    stages: of earlier calls, whose steps are not made again where settings did not touch them.
     Raises ConfigError for a mask that needs an XSeg network whose masks are not there.
     """
-    px = prediction.px
-    size = px * FINER if settings.super_resolution else px
-    height, width = picture.shape[:2]
-    to_crop = crop_matrix(place.landmarks, place.face_type, size)
-    face = predicted_face(prediction, settings.super_resolution)
-    hull = np.zeros((size, size), np.float32)
-    if settings.mask == "dst":
-        hull = warp(hull_mask(place.landmarks, height, width, place.expand), to_crop, (size, size))
-    chosen = choose_mask(settings, prediction, hull, size)
-    is_raw = settings.mode.startswith("raw")
-    shaped = resized(chosen, FINER * px) if is_raw else shape_mask(chosen, settings, px)
-    zoom = zoomed(settings.face_scale)
-    back = scaled(crop_matrix(place.landmarks, place.face_type, FINER * px), FINER * px, zoom)
-    mask = unwarp(shaped, back, width, height, outside=cv2.BORDER_CONSTANT)
-    mask[mask < FAINTEST] = 0
+    work = _Work(picture, place, prediction, settings, motion, seed, variant, stages or Stages())
+    mask = work.mask()
     if settings.mode == "original":
         return Merged(picture, mask, np.zeros(mask.shape, np.bool_))
-    to_paste = scaled(to_crop, size, zoom)
-    if is_raw:
-        return _raw(picture, face, mask, to_paste)
+    if settings.mode.startswith("raw"):
+        pasted, shown = work.raw()
+        return Merged(mixed(picture, pasted, shown), mask, shown > 0)
     if not _is_large_enough(mask):
         return Merged(picture if background is None else background, mask, mask > 1)
-    there = warp(picture, to_crop, (size, size))
-    area = (resized(shaped, size) > 0).astype(np.float32)
-    if not settings.is_seamless and settings.color != "none":
-        face = transfer(face, there, area, settings.color, seed, variant)
-    if settings.mode == "hist-match":
-        face = match_histogram(face, there, area, settings)
-    pasted = unwarp(face, to_paste, width, height)
-    if settings.is_seamless:
-        pasted = clone(pasted, picture, mask)
-    merged = mixed(picture, pasted, mask)
+    merged = work.merged()
     if _is_finished_in_crop(settings) or background is not None:
-        crop = warp(merged, to_crop, (size, size))
-        crop = _finish(crop, there, area, settings, motion, seed, variant)
-        pasted = unwarp(crop, to_crop, width, height)
-        merged = mixed(picture if background is None else background, pasted, mask).clip(0, 1)
+        below = picture if background is None else background
+        merged = mixed(below, work.finished(), mask).clip(0, 1)
     return Merged(merged, mask, mask > 0)
+
+
+class _Work:
+    """The steps of one merge. Those that others build on come with a key that tells them apart."""
+
+    def __init__(
+        self,
+        picture: Pixels,
+        place: Place,
+        prediction: Prediction,
+        settings: MergeSettings,
+        motion: Motion,
+        seed: int,
+        variant: str,
+        stages: Stages,
+    ) -> None:
+        self.picture, self.place, self.prediction = picture, place, prediction
+        self.settings, self.motion, self.seed, self.variant = settings, motion, seed, variant
+        self.once = stages.once
+        self.height, self.width = picture.shape[:2]
+        self.px = prediction.px
+        self.size = self.px * FINER if settings.super_resolution else self.px
+        self.zoom = zoomed(settings.face_scale)
+        self.to_crop = crop_matrix(place.landmarks, place.face_type, self.size)
+        self.to_paste = scaled(self.to_crop, self.size, self.zoom)
+        self.is_raw = settings.mode.startswith("raw")
+        self.shape_key = settings.mask, settings.erode, settings.blur, self.size, self.is_raw
+        self.mask_key = *self.shape_key, self.zoom
+
+    # --- the mask ---------------------------------------------------------------------------
+
+    def shaped(self) -> Pixels:  # [4 R, 4 R]
+        return self.once("shaped", self.shape_key, self._shaped)
+
+    def _shaped(self) -> Pixels:
+        hull = np.zeros((self.size, self.size), np.float32)
+        if self.settings.mask == "dst":
+            hull = hull_mask(self.place.landmarks, self.height, self.width, self.place.expand)
+            hull = warp(hull, self.to_crop, (self.size, self.size))
+        chosen = choose_mask(self.settings, self.prediction, hull, self.size)
+        if self.is_raw:
+            return resized(chosen, FINER * self.px)
+        return shape_mask(chosen, self.settings, self.px)
+
+    def mask(self) -> Pixels:  # [H, W]
+        return self.once("mask", self.mask_key, self._mask)
+
+    def _mask(self) -> Pixels:
+        fine = FINER * self.px
+        matrix = crop_matrix(self.place.landmarks, self.place.face_type, fine)
+        back = scaled(matrix, fine, self.zoom)
+        mask = self._unwarp(self.shaped(), back, outside=cv2.BORDER_CONSTANT)
+        mask[mask < FAINTEST] = 0
+        return mask
+
+    def area(self) -> Pixels:  # [S, S] 1 where the mask is
+        return self.once("area", self.shape_key, self._area)
+
+    def _area(self) -> Pixels:
+        return (resized(self.shaped(), self.size) > 0).astype(np.float32)
+
+    # --- the face ---------------------------------------------------------------------------
+
+    def there(self) -> Pixels:  # [S, S, 3] what lies where the face goes
+        return self.once("there", self.size, lambda: self._crop(self.picture))
+
+    def face(self) -> tuple[object, Pixels]:  # key, [S, S, 3]
+        """The face as it is pasted."""
+        settings, share = self.settings, self.settings.super_resolution
+        key: object = share, self.prediction.enhanced is None
+        face = self.once("face", key, lambda: predicted_face(self.prediction, share))
+        if settings.is_seamless or self.is_raw:
+            return key, face
+        if settings.color != "none":
+            key, face = self._transferred("color", key, face)
+        if settings.mode == "hist-match":
+            key, face = self._matched("match", key, face, self.area())
+        return key, face
+
+    def _transferred(self, name: str, key: object, face: Pixels) -> tuple[object, Pixels]:
+        color = self.settings.color
+        new = key, self.shape_key, color, self.seed, self.variant
+
+        def make() -> Pixels:
+            return transfer(face, self.there(), self.area(), color, self.seed, self.variant)
+
+        return new, self.once(name, new, make)
+
+    def _matched(self, name: str, key: object, face: Pixels, area: Pixels) -> tuple[object, Pixels]:
+        settings = self.settings
+        new = key, self.shape_key, settings.masked_hist_match, settings.hist_match_threshold
+        there = self.there()
+        return new, self.once(name, new, lambda: match_histogram(face, there, area, settings))
+
+    def raw(self) -> tuple[Pixels, Pixels]:
+        """The whole square [H, W, 3], and where it lies [H, W]."""
+        square = np.ones((self.size, self.size), np.float32)
+        shown = self._unwarp(square, self.to_paste, outside=cv2.BORDER_CONSTANT)
+        return self._unwarp(self.face()[1], self.to_paste), shown
+
+    # --- in the frame -----------------------------------------------------------------------
+
+    def _merged(self) -> tuple[object, Pixels]:
+        face_key, face = self.face()
+        mask, key = self.mask(), (face_key, self.mask_key, self.settings.is_seamless)
+        pasted_key = face_key, self.zoom
+        pasted = self.once("pasted", pasted_key, lambda: self._unwarp(face, self.to_paste))
+        if self.settings.is_seamless:
+            pasted = self.once("clone", key, lambda: clone(pasted, self.picture, mask))
+        return key, self.once("merged", key, lambda: mixed(self.picture, pasted, mask))
+
+    def merged(self) -> Pixels:  # [H, W, 3]
+        return self._merged()[1]
+
+    def finished(self) -> Pixels:  # [H, W, 3]
+        """The pasted face after what is done to it upright again."""
+        key, merged = self._merged()
+        settings = self.settings
+        crop = self.once("again", key, lambda: self._crop(merged))
+        if settings.is_seamless and settings.color != "none":
+            key, crop = self._transferred("late color", key, crop)
+        if settings.mode == "seamless-hist-match":
+            key, crop = self._matched("late match", key, crop, np.ones_like(crop[..., 0]))
+        power = self.motion.length * settings.motion_blur / 100
+        if settings.motion_blur and power >= 1:
+            power *= 2 if settings.super_resolution else 1
+            key, soft = (key, power, self.motion.degrees), crop
+            crop = self.once("blurred", key, lambda: motion_blur(soft, power, self.motion.degrees))
+        key = key, settings.sharpen, settings.sharpness
+        return self.once("finished", key, lambda: self._sharpened_back(crop))
+
+    def _sharpened_back(self, crop: Pixels) -> Pixels:
+        sharp = sharpen(crop, self.settings.sharpen, self.settings.sharpness)
+        return self._unwarp(sharp, self.to_crop)
+
+    def _crop(self, picture: Pixels) -> Pixels:
+        return warp(picture, self.to_crop, (self.size, self.size))
+
+    def _unwarp(self, crop: Pixels, to_crop: Array, outside: int = cv2.BORDER_REPLICATE) -> Pixels:
+        return unwarp(crop, to_crop, self.width, self.height, outside)
 
 
 def predicted_face(prediction: Prediction, super_resolution: int) -> Pixels:
@@ -117,14 +259,6 @@ def predicted_face(prediction: Prediction, super_resolution: int) -> Pixels:
     if prediction.enhanced is None:
         return large
     return mixed(large, prediction.enhanced, np.full((size, size), share, np.float32))
-
-
-def _raw(picture: Pixels, face: Pixels, mask: Pixels, to_paste: Array) -> Merged:
-    height, width = picture.shape[:2]
-    square = np.ones(face.shape[:2], np.float32)
-    shown = unwarp(square, to_paste, width, height, outside=cv2.BORDER_CONSTANT)
-    pasted = unwarp(face, to_paste, width, height)
-    return Merged(mixed(picture, pasted, shown), mask, shown > 0)
 
 
 def _is_large_enough(mask: Pixels) -> bool:
@@ -141,27 +275,6 @@ def _is_finished_in_crop(settings: MergeSettings) -> bool:
         or settings.motion_blur
         or settings.sharpness
     )
-
-
-def _finish(
-    crop: Pixels,
-    there: Pixels,
-    area: Pixels,
-    settings: MergeSettings,
-    motion: Motion,
-    seed: int,
-    variant: str,
-) -> Pixels:
-    """What is done to the pasted face, seen upright again."""
-    if settings.is_seamless and settings.color != "none":
-        crop = transfer(crop, there, area, settings.color, seed, variant)
-    if settings.mode == "seamless-hist-match":
-        crop = match_histogram(crop, there, np.ones_like(area), settings)
-    power = motion.length * settings.motion_blur / 100
-    if settings.motion_blur and power >= 1:
-        twice = 2 if settings.super_resolution else 1
-        crop = motion_blur(crop, power * twice, motion.degrees)
-    return sharpen(crop, settings.sharpen, settings.sharpness)
 
 
 # --- colours ------------------------------------------------------------------------------------

@@ -13,14 +13,15 @@ from typing import Any, TypeVar
 import cv2
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
+import torch
+
+from accel.kernels.few_colors import few_colors
 
 Pixels = npt.NDArray[np.float32]
 AnyPicture = TypeVar("AnyPicture", bound=npt.NDArray[Any])
 MEDIAN_PX = 5
 LONGEST_BLUR = 50
 STRIP_PX = 180  # rows of a film's picture whose three channels fit a core's cache
-PALETTE_PIXELS = 1 << 17  # more make a palette no better
 
 
 def motion_blur(picture: Pixels, power: float, degrees: float) -> Pixels:
@@ -132,31 +133,6 @@ def bicubic_degrade(picture: AnyPicture, power: int) -> AnyPicture:
     return result
 
 
-def degrade_colors(picture: Pixels, power: int) -> Pixels:
-    """Mix with the same picture in 256 colours, found by median cut among evenly spread pixels.
-
-    Colours are told apart to 5 bits a channel to find the 256, to 6 bits to choose among them: less
-    than the distance of two of them. The result has 8 bits.
-    """
-    # OpenCV rounds and limits in one pass over a picture that fits no cache.
-    codes: npt.NDArray[np.uint8] = cv2.multiply(picture, (255.0,) * 4, dtype=cv2.CV_8U)
-    palette = _palette(codes)
-    red, green, blue = (plane.astype(np.int32) >> 2 for plane in cv2.split(codes))
-    cells = (red << 12) | (green << 6) | blue
-    used = np.flatnonzero(np.bincount(cells.ravel(), minlength=1 << 18))
-    middles = np.stack([used >> 12, (used >> 6) & 63, used & 63], 1).astype(np.float32) * 4 + 1.5
-    nearest = ((palette**2).sum(1) - 2 * middles @ palette.T).argmin(1)
-    table = np.zeros((1 << 18, 4), np.uint8)  # four bytes, to be read as one
-    table[used, :3] = palette[nearest]
-    few = table.view(np.uint32)[:, 0][cells].view(np.uint8).reshape(*cells.shape, 4)
-    share = power / 100
-    mixed = cv2.addWeighted(codes, 1 - share, cv2.cvtColor(few, cv2.COLOR_BGRA2BGR), share, 0)
-    result: Pixels = cv2.multiply(mixed, (1 / 255,) * 4, dtype=cv2.CV_32F)
-    return result
-
-
-def _palette(codes: npt.NDArray[np.uint8]) -> Pixels:  # [H, W, 3] -> [256, 3] 0..255
-    step = max(1, int((codes.shape[0] * codes.shape[1] / PALETTE_PIXELS) ** 0.5))
-    sample = (codes[::step, ::step] & np.uint8(0xF8)) + np.uint8(4)
-    few = Image.fromarray(sample).convert("P", palette=Image.Palette.ADAPTIVE, colors=256)
-    return np.asarray(few.getpalette(), np.float32).reshape(-1, 3)
+def degrade_colors(codes: npt.NDArray[np.uint8], power: int) -> npt.NDArray[np.uint8]:
+    """So many per cent of a picture of 8 bits in 256 colours; see `few_colors`."""
+    return few_colors(torch.from_numpy(codes), 256, power).numpy()

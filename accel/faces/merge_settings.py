@@ -110,8 +110,16 @@ class MergeSettings:
     @property
     def changes_background(self) -> bool:
         """Whether pixels outside the mask change too."""
-        blends = self.mode not in ("original", "raw-rgb", "raw-predict")
-        return blends and bool(self.denoise or self.bicubic or self.color_degrade)
+        return self.roughens_background or (self._blends and bool(self.color_degrade))
+
+    @property
+    def roughens_background(self) -> bool:
+        """Whether they change before a face is put among them."""
+        return self._blends and bool(self.denoise or self.bicubic)
+
+    @property
+    def _blends(self) -> bool:
+        return self.mode not in ("original", "raw-rgb", "raw-predict")
 
     def with_changes(self, changes: Mapping[str, Any]) -> MergeSettings:
         """These settings with some changed. Raises ConfigError for a name there is not."""

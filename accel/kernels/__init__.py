@@ -14,6 +14,7 @@ from accel.kernels.conv2d import conv2d, linear
 from accel.kernels.crop import crop
 from accel.kernels.cut import cut
 from accel.kernels.decode_faces import decode_faces
+from accel.kernels.few_colors import few_colors
 from accel.kernels.geglu import geglu
 from accel.kernels.geglu_linear import geglu_linear
 from accel.kernels.group_norm_silu import group_norm_silu
@@ -47,6 +48,7 @@ __all__ = [
     "decode_faces",
     "erode_ellipse",
     "feather",
+    "few_colors",
     "gbr_layout",
     "geglu",
     "geglu_linear",

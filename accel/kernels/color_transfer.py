@@ -35,6 +35,9 @@ SOT_STEPS = 10
 SOT_DIRECTIONS = {"sot": 5, "sot-m": 30, "mix-m": 5}  # in each step
 SOT_SPACE = 16.0  # deviations of the filter: pixels, and units of 0..1 or, in mix, of 0..255
 SOT_COLOR = 5.0
+# Side of the largest crop whose every neighbour is looked at by the filter, by how wide it is in
+# colour; every second in one of the next side, and so on.
+SPARE_SIDES = {True: (64,) * 3, False: (96, 256, 512)}
 MIX_LIGHTNESS = 100 / 255 * 100  # where mix moves chroma; DeepFaceLab's 8-bit Lab calls it 100
 
 
@@ -96,13 +99,20 @@ def _transfer(crop, target, inside, mode, variant, make, threshold):
     if mode.startswith("mkl"):
         return _affine(crop, target, inside, _monge_kantorovich)
     if mode.startswith("idt"):
-        return _put(crop, inside, _distribution(crop[:, inside], target[:, inside], make))
+        moved = _distribution(_inside(crop, inside), _inside(target, inside), make)
+        return _put(crop, inside, moved)
     if mode == "mix-m":
         return _mix(crop, target, inside, make)
     return _sliced(crop, target, inside, SOT_DIRECTIONS[mode], SOT_COLOR, make)
 
 
+def _inside(crop: Tensor, inside: Tensor) -> Tensor:  # [3, H, W] -> [3, n]
+    return crop.flatten(1).contiguous() if inside.all() else crop[:, inside].contiguous()
+
+
 def _put(crop: Tensor, inside: Tensor, values: Tensor) -> Tensor:
+    if inside.all():
+        return values.view_as(crop)
     out = crop.clone()
     out[:, inside] = values
     return out
@@ -168,11 +178,21 @@ def _monge_kantorovich(source: Tensor, wanted: Tensor) -> Tensor:
 
 def _match(values: Tensor, wanted: Tensor, threshold: float) -> Tensor:
     """Values of equal rank replace each other; ranks are scaled by threshold / 255."""
-    _, index, counts = torch.unique(values, return_inverse=True, return_counts=True)
-    steps, counts_wanted = torch.unique(wanted, return_counts=True)
-    rank = counts.double().cumsum(0) / values.numel() * (threshold / 255)
-    rank_wanted = counts_wanted.double().cumsum(0) / wanted.numel()
-    return _interpolate(rank, rank_wanted, steps.double()).float()[index]
+    rising, order = values.sort()
+    steps = wanted.sort().values
+    last, last_wanted = _last_of_equals(rising), _last_of_equals(steps)
+    rank = (last + 1).double() / len(values) * (threshold / 255)
+    rank_wanted = (last_wanted + 1).double() / len(wanted)
+    matched = _interpolate(rank, rank_wanted, steps[last_wanted].double()).float()
+    counts = last.diff(prepend=last.new_tensor([-1]))
+    return torch.empty_like(values).scatter_(0, order, matched.repeat_interleave(counts))
+
+
+def _last_of_equals(rising: Tensor) -> Tensor:
+    """Indices of rising values whose next is another one, and of the last."""
+    is_last = torch.ones_like(rising, dtype=torch.bool)
+    is_last[:-1] = rising[1:] != rising[:-1]
+    return is_last.nonzero()[:, 0]
 
 
 def _interpolate(at: Tensor, x: Tensor, y: Tensor) -> Tensor:
@@ -232,11 +252,13 @@ def _sliced(crop, target, inside, count, color, make):
     """Sliced transport, and what it added smoothed over the face."""
     directions = torch.randn(SOT_STEPS, count, 3, generator=make)
     directions = (directions / directions.norm(dim=2, keepdim=True)).to(crop.device)
-    source = crop[:, inside].contiguous()
-    moved = torch.ops.accel.sliced_transport(source, target[:, inside].contiguous(), directions)
+    source, wanted = _inside(crop, inside), _inside(target, inside)
+    blurs = color >= 1  # wider than colours differ: where one pixel goes is then of no matter
+    moved = torch.ops.accel.sliced_transport(source, wanted, directions, not blurs)
     added = _put(torch.zeros_like(crop), inside, moved - source)
     weight = inside.to(crop.dtype)
-    smooth = torch.ops.accel.bilateral(added[None], weight[None], color, SOT_SPACE)
+    step = 1 + sum(max(crop.shape[1:]) > side for side in SPARE_SIDES[blurs])
+    smooth = torch.ops.accel.bilateral(added[None], weight[None], color, SOT_SPACE, step)
     return torch.where(inside, crop + smooth[0], crop)
 
 
@@ -252,8 +274,12 @@ def _mix(crop, target, inside, make):
     return torch.where(inside, lab_to_rgb(moved[None])[0], crop)
 
 
-def _transport_reference(source, target, directions):
-    """In each step the mean, over its directions, of what makes one-dimensional ranks meet."""
+def _transport_reference(source, target, directions, ranked=True):
+    """In each step the mean, over its directions, of what makes one-dimensional ranks meet.
+
+    ranked: equal values take ranks in their order. Otherwise they may all go where their ranks'
+    mean is, and some of very many points may tell how all are distributed.
+    """
     source = source.clone()
     for step in directions:
         along, wanted = step @ source, step @ target  # [D, n]
@@ -264,9 +290,10 @@ def _transport_reference(source, target, directions):
     return source
 
 
-def _bilateral_reference(pictures, masks, color, space):
+def _bilateral_reference(pictures, masks, color, space, step=1):
     """Gaussian of distance in a disc of 1.5 deviations, times a Gaussian of the sum of
-    differences; borders are reflected, pixels of mask 0 count nowhere."""
+    differences; borders are reflected, pixels of mask 0 count nowhere. With `step` above 1 every
+    step-th row and column of neighbours may do for all: all are looked at here."""
     radius = round(1.5 * space)
     _, _, height, width = pictures.shape
     rows = _reflected(height, radius).to(pictures.device)
@@ -299,9 +326,9 @@ def _reflected(size: int, radius: int) -> Tensor:
 
 
 transport_op = Op(
-    "sliced_transport(Tensor source, Tensor target, Tensor directions) -> Tensor",
+    "sliced_transport(Tensor source, Tensor target, Tensor directions, bool ranked=True) -> Tensor",
     _transport_reference,
-    fake=lambda source, target, directions: torch.empty_like(source),
+    fake=lambda source, target, directions, ranked=True: torch.empty_like(source),
     gradient=False,
 )
 axes_op = Op(
@@ -311,14 +338,14 @@ axes_op = Op(
     gradient=False,
 )
 bilateral_op = Op(
-    "bilateral(Tensor pictures, Tensor masks, float color, float space) -> Tensor",
+    "bilateral(Tensor pictures, Tensor masks, float color, float space, int step=1) -> Tensor",
     _bilateral_reference,
     fake=lambda pictures, *rest: pictures.new_empty(pictures.shape),
     gradient=False,
 )
 
 
-def _why_not_transport(source, target, directions) -> str:
+def _why_not_transport(source, target, directions, ranked=True) -> str:
     if source.dtype != torch.float32 or not (source.is_contiguous() and target.is_contiguous()):
         return "needs contiguous float32"
     if not 1 <= source.shape[1] < 1 << 31:
@@ -326,31 +353,24 @@ def _why_not_transport(source, target, directions) -> str:
     return _native.why_not(source, target, directions)
 
 
-def _transport_native(source, target, directions):
+def _transport_native(source, target, directions, ranked=True):
     out = source.clone()
     threads = max(1, min(torch.get_num_threads(), source.shape[1] >> 12))
-    native.sliced_transport(out, target, directions.contiguous(), threads)
+    native.sliced_transport(out, target, directions.contiguous(), ranked, threads)
     return out
 
 
-def _why_not_bilateral(pictures, masks, color, space) -> str:
+def _why_not_bilateral(pictures, masks, color, space, step=1) -> str:
     if pictures.dtype != torch.float32 or not pictures.is_contiguous():
         return "needs contiguous float32"
     return _native.why_not(pictures, masks)
 
 
-def _bilateral_native(pictures, masks, color, space):
+def _bilateral_native(pictures, masks, color, space, step=1):
     out = torch.empty_like(pictures)
-    radius = round(1.5 * space)
-    wide = _widened(pictures, radius)
-    weights = _widened(masks.float()[:, None], radius)
-    native.bilateral(wide, weights, out, radius, color, space, torch.get_num_threads())
+    radius, masks = round(1.5 * space), masks.float().contiguous()
+    native.bilateral(pictures, masks, out, radius, color, space, step, torch.get_num_threads())
     return out
-
-
-def _widened(pictures: Tensor, radius: int) -> Tensor:
-    rows, columns = (_reflected(size, radius) for size in pictures.shape[2:])
-    return pictures[:, :, rows][..., columns].contiguous()
 
 
 def _why_not_axes(source, target, rotations, bins) -> str:

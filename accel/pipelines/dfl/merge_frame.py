@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from accel.core import ConfigError
-from accel.faces.merge import merge_face, zoomed
+from accel.faces.merge import Stages, merge_face, zoomed
 from accel.faces.merge_effects import bicubic_degrade, degrade_colors, denoise, median
 from accel.faces.merge_mask import Pixels, Prediction
 from accel.faces.merge_place import Place
@@ -30,30 +30,39 @@ KEPT_PASSES = 8  # every so many are kept: enough to come back soon, few enough 
 Box = tuple[int, int, int, int]  # x0, y0, x1, y1 in luma samples, ends excluded
 
 
-class Background:
-    """The frame as `denoise` and `bicubic` leave it; kept, because sliders come back to it."""
+class Kept:
+    """What merging one frame took, for the next settings: sliders move little and come back.
+
+    Only for calls with the same frame and the same predictions of its faces, one at a time.
+    """
 
     def __init__(self) -> None:
         self._passes: dict[int, np.ndarray] = {}  # pictures after so many passes of the filter
-        self._made: tuple[tuple[int, int], Pixels] | None = None
+        self._background: tuple[tuple[int, int], Planes] | None = None
+        self._stages: dict[int, tuple[Box, Stages]] = {}
 
-    def picture(self, planes: Planes, settings: MergeSettings) -> Pixels:  # [H, W, 3] 0..1
+    def background(self, planes: Planes, settings: MergeSettings) -> Planes:
+        """The frame as `denoise` and `bicubic` leave it."""
         key = (settings.denoise, settings.bicubic)
-        if self._made is None or self._made[0] != key:
+        if self._background is None or self._background[0] != key:
             picture = self._denoised(planes, settings.denoise)
             if settings.bicubic:
                 picture = bicubic_degrade(picture, settings.bicubic)
-            most = np.iinfo(picture.dtype).max
-            self._made = key, np.asarray(picture * np.float32(1 / most), np.float32)
-        return self._made[1]
+            made = rgb_to_planes(torch.from_numpy(picture), planes.layout)
+            self._background = key, made
+        return self._background[1]
+
+    def stages(self, face: int, box: Box) -> Stages:
+        """Of a face whose part of the frame is `box`."""
+        if face not in self._stages or self._stages[face][0] != box:
+            self._stages[face] = box, Stages()
+        return self._stages[face][1]
 
     def _denoised(self, planes: Planes, power: int) -> np.ndarray:
         """Whole passes of the filter, which many powers have in common, are made once."""
         passes = max(power // 10 - 9, 0)  # those that begin at 100 or more
         if not self._passes:
-            deep = planes.layout.bits > 8
-            rgb = planes_to_rgb(planes, dtype=torch.uint16 if deep else torch.uint8)
-            self._passes[0] = rgb.numpy()
+            self._passes[0] = planes_to_rgb(planes, dtype=_depth(planes)).numpy()
         nearest = max(done for done in self._passes if done <= passes)
         whole = self._passes[nearest]
         for done in range(nearest, passes):
@@ -115,45 +124,46 @@ def merge_frame(
     *,
     seed: int = 0,
     variant: str = "dfl",
-    background: Background | None = None,
+    kept: Kept | None = None,
 ) -> MergedFrame:
     """Merge all faces of a frame, later ones over earlier ones.
 
-    seed: of what chance decides; each track adds its number to it. background: keeps what a slider
-    may come back to, for calls with the same frame. variant: of colour transfers.
+    seed: of what chance decides; each track adds its number to it. variant: of colour transfers.
+    kept: of earlier calls with the same frame, whose work is not done again.
     """
     mask = np.zeros((planes.height, planes.width), np.float32)
     if not faces.places:
         return MergedFrame(mask, [])
     if settings.mode == "raw-predict":
         return MergedFrame(mask, [p.face for p in predictions])
-    degraded = None
-    if settings.changes_background:
-        degraded = (background or Background()).picture(planes, settings).copy()
+    kept = kept or Kept()
+    source = planes
+    if settings.roughens_background:
+        source = planes.clone()
+        _copy(kept.background(source, settings), planes)
     zoom = zoomed(settings.face_scale)
+    done: list[Box] = []
     for i, (place, prediction) in enumerate(zip(faces.places, predictions)):
         box = place.rectangle(planes.height, planes.width, _unit(planes), zoom)
         x0, y0, x1, y1 = box
         if x1 <= x0:
             continue
-        part = read_box(planes, box)
+        # What another face changed is another picture than the last time.
+        is_alone = source is not planes or not any(_overlap(box, other) for other in done)
         merged = merge_face(
-            part, place.moved(x0, y0), prediction, settings,
-            background=None if degraded is None else degraded[y0:y1, x0:x1],
+            read_box(source, box), place.moved(x0, y0), prediction, settings,
+            background=None if source is planes else read_box(planes, box),
             motion=faces.motions[i], seed=seed + faces.tracks[i], variant=variant,
+            stages=kept.stages(i, box) if is_alone else None,
         )  # fmt: skip
-        if degraded is None:
-            if merged.changed.any():
-                write_box(planes, box, merged.picture, merged.changed)
-        else:
-            degraded[y0:y1, x0:x1] = merged.picture
+        if merged.changed.any():
+            write_box(planes, box, merged.picture, merged.changed)
         into = mask[y0:y1, x0:x1]
         np.maximum(into, merged.mask, out=into)
-    if degraded is not None:
-        if settings.color_degrade:
-            degraded = degrade_colors(degraded, settings.color_degrade)
-        everything = np.ones(mask.shape, bool)
-        write_box(planes, (0, 0, planes.width, planes.height), degraded, everything)
+        done.append(box)
+    if settings.color_degrade and settings.changes_background:
+        few = degrade_colors(planes_to_rgb(planes).numpy(), settings.color_degrade)
+        _copy(rgb_to_planes(torch.from_numpy(few), planes.layout), planes)
     return MergedFrame(mask, [])
 
 
@@ -191,6 +201,19 @@ def read_box(planes: Planes, box: Box) -> Pixels:  # [h, w, 3]
     if x1 <= x0 or y1 <= y0:
         return np.zeros((1, 1, 3), np.float32)
     return planes_to_rgb(cut(planes, box), dtype=torch.float32).numpy()
+
+
+def _overlap(a: Box, b: Box) -> bool:
+    return a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3]
+
+
+def _copy(source: Planes, target: Planes) -> None:
+    for one, other in zip(source[:3], target[:3]):
+        other.copy_(one)
+
+
+def _depth(planes: Planes) -> torch.dtype:
+    return torch.uint16 if planes.layout.bits > 8 else torch.uint8
 
 
 def write_box(planes: Planes, box: Box, picture: Pixels, changed: np.ndarray) -> None:

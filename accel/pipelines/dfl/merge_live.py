@@ -28,7 +28,7 @@ from accel.kernels.planes import Planes
 from accel.pipelines.dfl.made import remember
 from accel.pipelines.dfl.merge import MergeJob, run_merge
 from accel.pipelines.dfl.merge_frame import (
-    Background,
+    Kept,
     complete_predictions,
     merge_frame,
     predict_faces,
@@ -37,7 +37,7 @@ from accel.pipelines.dfl.merge_frame import (
 from accel.pipelines.dfl.merge_keys import changed, rows
 from accel.pipelines.dfl.merge_session import MergeSession, load_session
 
-KEPT = 6  # frames with what the networks said of them
+FRAMES_KEPT = 6  # with what the networks said of them
 JPEG_QUALITY = 90
 ZOOMS = (320, 480, 640, 960, 1280, 1920, 3840)  # widths of the preview, in pixels
 CHECKER_PX = 12
@@ -52,7 +52,7 @@ class Looked:
 
     def __init__(self, planes: Planes, predictions: list[Prediction]) -> None:
         self.planes, self.predictions = planes, predictions
-        self.background = Background()
+        self.kept = Kept()
         self.lock = threading.Lock()
 
 
@@ -198,7 +198,7 @@ class LiveMerger:
             planes = looked.planes.clone()
             made = merge_frame(
                 planes, faces, looked.predictions, settings, seed=self.session.seed,
-                variant=self.session.color_variant, background=looked.background,
+                variant=self.session.color_variant, kept=looked.kept,
             )  # fmt: skip
         if made.crops:
             return raw_picture(made.crops)
@@ -228,7 +228,7 @@ class LiveMerger:
                 del self._making[number]
         with self._lock:
             self._looked[number] = looked
-            while len(self._looked) > KEPT:
+            while len(self._looked) > FRAMES_KEPT:
                 self._looked.popitem(last=False)
         return looked
 
