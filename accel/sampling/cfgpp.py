@@ -12,7 +12,7 @@ names, whose results are matched.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from torch import Tensor
 
@@ -20,6 +20,9 @@ from accel.sampling.guidance import pair_of
 from accel.sampling.parameterise import Denoise
 from accel.sampling.sde import no_noise, with_noise
 from accel.sampling.steps import Callback, Noise, ancestral, blend, steps_of
+
+# x, the guided picture, the one without the prompt, level, next level -> x
+PairStep = Callable[[Tensor, Tensor, Tensor, float, float], Tensor]
 
 
 def euler_cfg_pp(
@@ -42,13 +45,11 @@ def euler_ancestral_cfg_pp(
     eta: float = 1.0,
     callback: Callback | None = None,
 ) -> Tensor:
-    for i, (sigma, following) in enumerate(steps_of(sigmas)):
-        clean, other = pair_of(denoise, x, sigma)
+    def step(x: Tensor, clean: Tensor, other: Tensor, sigma: float, following: float) -> Tensor:
         down, up = ancestral(sigma, following, eta)
-        x = with_noise(clean + (x - other) * (down / sigma), noise, sigma, following, up)
-        if callback:
-            callback(i, clean)
-    return x
+        return with_noise(clean + (x - other) * (down / sigma), noise, sigma, following, up)
+
+    return walk_pairs(denoise, x, sigmas, step, callback)
 
 
 def dpmpp_2s_ancestral_cfg_pp(
@@ -60,26 +61,25 @@ def dpmpp_2s_ancestral_cfg_pp(
     eta: float = 1.0,
     callback: Callback | None = None,
 ) -> Tensor:
-    for i, (sigma, following) in enumerate(steps_of(sigmas)):
-        clean, other = pair_of(denoise, x, sigma)
+    def step(x: Tensor, clean: Tensor, other: Tensor, sigma: float, following: float) -> Tensor:
         down, up = ancestral(sigma, following, eta)
         shifted, target = x + (clean - other), clean
         if down:
             middle = math.sqrt(sigma * down)
             target = denoise(blend(clean, shifted, middle / sigma), middle)
-        x = with_noise(blend(target, shifted, down / sigma), noise, sigma, following, up)
-        if callback:
-            callback(i, clean)
-    return x
+        return with_noise(blend(target, shifted, down / sigma), noise, sigma, following, up)
+
+    return walk_pairs(denoise, x, sigmas, step, callback)
 
 
 def dpmpp_2m_cfg_pp(
     denoise: Denoise, x: Tensor, sigmas: Sequence[float], *, callback: Callback | None = None
 ) -> Tensor:
-    before: Tensor | None = None
+    before: Tensor | None = None  # the step before's picture without the prompt
     length_before = 0.0
-    for i, (sigma, following) in enumerate(steps_of(sigmas)):
-        clean, other = pair_of(denoise, x, sigma)
+
+    def step(x: Tensor, clean: Tensor, other: Tensor, sigma: float, following: float) -> Tensor:
+        nonlocal before, length_before
         share = following / sigma
         x = clean + (x - other) * share
         if following > 0:
@@ -88,6 +88,22 @@ def dpmpp_2m_cfg_pp(
                 x = x + (clean - before) * ((1 - share) * length / (2 * length_before))
             length_before = length
         before = other
+        return x
+
+    return walk_pairs(denoise, x, sigmas, step, callback)
+
+
+def walk_pairs(
+    denoise: Denoise,
+    x: Tensor,  # [B, C, H, W] at level sigmas[0]
+    sigmas: Sequence[float],
+    step: PairStep,
+    callback: Callback | None,
+) -> Tensor:  # [B, C, H, W] at level sigmas[-1]
+    """As steps.walk, for steps that see both pictures; a last step to 0 is theirs too."""
+    for i, (sigma, following) in enumerate(steps_of(sigmas)):
+        clean, other = pair_of(denoise, x, sigma)
+        x = step(x, clean, other, sigma, following)
         if callback:
             callback(i, clean)
     return x

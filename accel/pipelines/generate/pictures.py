@@ -8,10 +8,12 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from accel.core import ConfigError, InputError, open_file
+from accel.kernels import to_uint8
 
 MAX_PIXELS = 100_000_000
 RESIZES = ("stretch", "crop", "fill")
@@ -86,8 +88,11 @@ def from_tensor(image: Tensor) -> Image.Image:  # [3, H, W] or [1, 3, H, W] in -
         image = image[0]
     if image.ndim != 3 or image.shape[0] != 3:
         raise ConfigError(f"picture must be [3, H, W] in -1..1, got {tuple(image.shape)}")
-    values = (image.float() * 127.5 + 127.5).round().clamp(0, 255).to(torch.uint8)
-    return Image.fromarray(np.ascontiguousarray(values.permute(1, 2, 0).cpu().numpy()))
+    return Image.fromarray(to_rgb(image[None]))
+
+
+def to_rgb(image: Tensor) -> NDArray[np.uint8]:  # [1, 3, H, W] about -1..1 -> [H, W, 3]
+    return to_uint8(image.float())[0].cpu().numpy()
 
 
 def to_tensor(picture: Image.Image) -> Tensor:  # [1, 3, H, W] in -1..1

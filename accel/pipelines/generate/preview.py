@@ -16,6 +16,7 @@ from torch import Tensor
 
 from accel.models.tiny import TinyVae
 from accel.pipelines.generate.model import Model
+from accel.pipelines.generate.pictures import to_rgb
 
 FEW_PIXELS = 32 * 32  # of a latent: decoding one of this size is as quick as a step
 
@@ -60,8 +61,7 @@ class Viewer:
             image = self.model.decode(clean[:1])
         else:
             image = self.colours(clean[:1])
-        values = (image[0].float() * 127.5 + 127.5).round().clamp(0, 255).to(torch.uint8)
-        return np.ascontiguousarray(values.permute(1, 2, 0).cpu().numpy())
+        return to_rgb(image)
 
     def colours(self, clean: Tensor) -> Tensor:  # [1, 3, h, w] about -1..1
         if self._map is None:

@@ -22,6 +22,7 @@ from accel.pipelines.generate.infotext import Facts, compose, normalised
 from accel.pipelines.generate.loras import loras_of, untagged, with_tags
 from accel.pipelines.generate.model import Lora, Model, load
 from accel.pipelines.generate.options import Options
+from accel.pipelines.generate.pictures import to_rgb
 from accel.pipelines.generate.run import runs
 from accel.weights.assets import manifest
 
@@ -162,9 +163,3 @@ def model_sha256(model: Model) -> str:
     if model.name == "nano" and row is not None:
         return str(row["sha256"])
     return hashes.sha256(model.path) if model.path.is_file() else ""
-
-
-def to_rgb(image: Tensor) -> NDArray[np.uint8]:  # [1, 3, H, W] about -1..1 -> [H, W, 3]
-    values = (image[0].float() * 127.5 + 127.5).round().clamp(0, 255)
-    rgb: NDArray[np.uint8] = values.to(torch.uint8).permute(1, 2, 0).cpu().numpy()
-    return np.ascontiguousarray(rgb)
