@@ -15,6 +15,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
 
+import cv2
 import numpy as np
 import torch
 
@@ -60,6 +61,9 @@ from accel.video.stages import buffered
 from accel.video.write import open_writer
 
 BATCH = 4  # frames whose faces are swapped in one call
+AROUND = 1.0  # of a source's face, kept on each side of it
+LARGEST_SOURCE_PX = 1024  # of a source's face; those that are painted are at most half as large
+HALF_PIXEL = np.array([0.5, 0.5, 0.0])  # from pixel centres to corners; depths have none
 T = TypeVar("T")
 
 
@@ -103,8 +107,37 @@ def load_source(path: Path, *, device: str = "cpu", models: FaceModels | None = 
     faces = find_faces(frame.planes, models=models, device=device)
     if not faces:
         raise InputError(f"{path}: a source must show a face, but none was found")
-    picture = planes_to_rgb(frame.planes, dtype=torch.float32).permute(2, 0, 1).contiguous()
-    return SourceFace(picture, faces[0].landmarks, faces[0].identity)
+    picture, landmarks = _surroundings(frame.planes, faces[0].landmarks)
+    return SourceFace(picture, landmarks, faces[0].identity)
+
+
+def _surroundings(planes: Planes, landmarks: np.ndarray) -> tuple[torch.Tensor, np.ndarray]:
+    """The part of a picture around a face as [3, H, W] in 0..1, and the landmarks in it.
+
+    All of a large photograph would take a gigabyte as such numbers, and no swapper sees it.
+    """
+    low, high = landmarks[:, :2].min(axis=0), landmarks[:, :2].max(axis=0)
+    size = float((high - low).max())
+    unit = 1 << max(planes.layout.shift_x, planes.layout.shift_y)
+    ends = np.array([planes.width, planes.height])
+    x0, y0 = np.clip(np.floor(low - AROUND * size), 0, ends - unit).astype(int) // unit * unit
+    x1, y1 = np.clip(np.ceil(high + AROUND * size), (x0 + 1, y0 + 1), ends).astype(int)
+    across, down = 1 << planes.layout.shift_x, 1 << planes.layout.shift_y
+    chroma = (slice(y0 // down, -(-y1 // down)), slice(x0 // across, -(-x1 // across)))
+    part = Planes(planes.c0[y0:y1, x0:x1], planes.c1[chroma], planes.c2[chroma], planes.layout)
+    landmarks = landmarks - np.array([x0, y0, 0], landmarks.dtype)
+    if size <= LARGEST_SOURCE_PX:
+        rgb = planes_to_rgb(part, dtype=torch.float32)
+    else:
+        codes = planes_to_rgb(part).numpy()
+        share = LARGEST_SOURCE_PX / size
+        sides = [max(1, round(side * share)) for side in codes.shape[1::-1]]
+        small = cv2.resize(codes, sides, interpolation=cv2.INTER_AREA)
+        rgb = torch.from_numpy(small.astype(np.float32) / 255)
+        factors = np.array([*sides, 0]) / np.array([*codes.shape[1::-1], 1])
+        factors[2] = share
+        landmarks = ((landmarks + HALF_PIXEL) * factors - HALF_PIXEL).astype(landmarks.dtype)
+    return rgb.permute(2, 0, 1).contiguous(), landmarks
 
 
 @dataclass
