@@ -25,6 +25,7 @@ STEPS_PER_OCTAVE = 3  # scales of a texture
 SHARPEN = 0.7  # of what an enlarged source has lost
 STAY = 0.8  # another picture must fit this much better before it takes over
 CROSS_FADE = 5  # frames
+FINE_PX = 12  # deviation of a blur that loses nothing at a lower resolution
 
 
 @dataclass(frozen=True)
@@ -122,12 +123,24 @@ def _bare(texture: Texture) -> Texture:
     known = np.where(where > 0, skin, 1 - fade(distance, 1.0, 1.8))
     filled, total = np.zeros_like(rgb), np.full((height, width, 1), 1e-9, np.float32)
     for share, sigma in ((1, 0.03), (1e-2, 0.08), (1e-5, 0.25)):  # the nearest skin that there is
-        blur = (0, 0), sigma * texture.size_px
-        filled += share * cv2.GaussianBlur(rgb * known[..., None], *blur)
-        total += share * cv2.GaussianBlur(known, *blur)[..., None]
+        sigma_px = sigma * texture.size_px
+        filled += share * _blurred(rgb * known[..., None], sigma_px)
+        total += share * _blurred(known, sigma_px)[..., None]
     change = (where * (1 - skin))[..., None]
     picture = torch.from_numpy(rgb + change * (filled / total - rgb)).permute(2, 0, 1)[None]
     return Texture(picture.to(texture.picture.device).contiguous(), texture.points, texture.size_px)
+
+
+def _blurred(values: Array, sigma_px: float) -> Array:
+    """Gaussian blur; wide ones at a lower resolution, as their time grows with their width."""
+    block = int(sigma_px / FINE_PX)
+    if block < 2:
+        return np.asarray(cv2.GaussianBlur(values, (0, 0), sigma_px))
+    height, width = values.shape[:2]
+    small = (-(-width // block), -(-height // block))
+    shrunk = cv2.resize(values, small, interpolation=cv2.INTER_AREA)
+    soft = cv2.GaussianBlur(shrunk, (0, 0), sigma_px / block)
+    return np.asarray(cv2.resize(soft, (width, height), interpolation=cv2.INTER_LINEAR))
 
 
 def _rim_map(points: Array, shape: tuple[int, int]) -> Array:  # [H, W] 1 on forehead and rim

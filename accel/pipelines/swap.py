@@ -15,7 +15,6 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
 
-import cv2
 import numpy as np
 import torch
 
@@ -28,6 +27,7 @@ from accel.core import (
     choose_device,
     light_collector,
 )
+from accel.faces.crops import rgb_crops
 from accel.faces.face import Face
 from accel.faces.find import FaceModels, find_faces
 from accel.faces.swap import Job, SourceFace, Swapper, open_swapper
@@ -62,8 +62,7 @@ from accel.video.write import open_writer
 
 BATCH = 4  # frames whose faces are swapped in one call
 AROUND = 1.0  # of a source's face, kept on each side of it
-LARGEST_SOURCE_PX = 1024  # of a source's face; those that are painted are at most half as large
-HALF_PIXEL = np.array([0.5, 0.5, 0.0])  # from pixel centres to corners; depths have none
+LARGEST_SOURCE_PX = 768  # of a source's face; those that are painted are smaller
 T = TypeVar("T")
 
 
@@ -118,26 +117,22 @@ def _surroundings(planes: Planes, landmarks: np.ndarray) -> tuple[torch.Tensor, 
     """
     low, high = landmarks[:, :2].min(axis=0), landmarks[:, :2].max(axis=0)
     size = float((high - low).max())
-    unit = 1 << max(planes.layout.shift_x, planes.layout.shift_y)
-    ends = np.array([planes.width, planes.height])
-    x0, y0 = np.clip(np.floor(low - AROUND * size), 0, ends - unit).astype(int) // unit * unit
-    x1, y1 = np.clip(np.ceil(high + AROUND * size), (x0 + 1, y0 + 1), ends).astype(int)
+    if size > LARGEST_SOURCE_PX:
+        share = LARGEST_SOURCE_PX / size
+        side = round(LARGEST_SOURCE_PX * (1 + 2 * AROUND))
+        shift = (side - 1) / 2 - share * (low + high) / 2
+        matrix = np.array([[share, 0, shift[0]], [0, share, shift[1]]])
+        rgb = torch.from_numpy(rgb_crops(planes, matrix[None], side)[0])
+        placed = landmarks * share + np.array([*shift, 0])
+        return rgb.permute(2, 0, 1).contiguous(), placed.astype(landmarks.dtype)
     across, down = 1 << planes.layout.shift_x, 1 << planes.layout.shift_y
+    unit, ends = np.array([across, down]), np.array([planes.width, planes.height])
+    x0, y0 = np.clip(np.floor(low - AROUND * size), 0, ends - 1).astype(int) // unit * unit
+    x1, y1 = np.clip(np.ceil(high + AROUND * size), (x0 + 1, y0 + 1), ends).astype(int)
     chroma = (slice(y0 // down, -(-y1 // down)), slice(x0 // across, -(-x1 // across)))
     part = Planes(planes.c0[y0:y1, x0:x1], planes.c1[chroma], planes.c2[chroma], planes.layout)
-    landmarks = landmarks - np.array([x0, y0, 0], landmarks.dtype)
-    if size <= LARGEST_SOURCE_PX:
-        rgb = planes_to_rgb(part, dtype=torch.float32)
-    else:
-        codes = planes_to_rgb(part).numpy()
-        share = LARGEST_SOURCE_PX / size
-        sides = [max(1, round(side * share)) for side in codes.shape[1::-1]]
-        small = cv2.resize(codes, sides, interpolation=cv2.INTER_AREA)
-        rgb = torch.from_numpy(small.astype(np.float32) / 255)
-        factors = np.array([*sides, 0]) / np.array([*codes.shape[1::-1], 1])
-        factors[2] = share
-        landmarks = ((landmarks + HALF_PIXEL) * factors - HALF_PIXEL).astype(landmarks.dtype)
-    return rgb.permute(2, 0, 1).contiguous(), landmarks
+    rgb = planes_to_rgb(part, dtype=torch.float32)
+    return rgb.permute(2, 0, 1).contiguous(), landmarks - np.array([x0, y0, 0], landmarks.dtype)
 
 
 @dataclass

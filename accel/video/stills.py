@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import re
@@ -10,7 +11,8 @@ import struct
 import warnings
 import zlib
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import closing, suppress
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -38,6 +40,9 @@ _ORIENTATIONS = {
 # What Pillow raises over damaged headers, whose values have any type.
 _DAMAGED = (OSError, ValueError, SyntaxError, TypeError, AttributeError, LookupError, EOFError,
             ArithmeticError, RuntimeError, struct.error)  # fmt: skip
+_USUAL_BYTES = 3  # a pixel, decoded
+_GROWTH = 4  # from a file to its picture of more than that; what a camera writes shrinks less
+_LARGE_PX = 1 << 24  # from which on it pays to look for memory that nobody uses
 _RATE = 25  # pictures have no time; a video made of them shows this many a second
 
 
@@ -360,6 +365,8 @@ def _header(path: Path, limits: Limits) -> tuple[int, bool, dict[str, Any]]:
         try:
             with Image.open(path) as image:
                 width, height = image.size
+                bands = len(image.getbands())
+                is_deep = ";16" in str([tile[3] for tile in image.tile[:1]])
                 extras = {}
                 if image.info.get("icc_profile") and image.mode not in ("CMYK", "L"):
                     extras["icc_profile"] = image.info["icc_profile"]
@@ -375,25 +382,42 @@ def _header(path: Path, limits: Limits) -> tuple[int, bool, dict[str, Any]]:
         except _DAMAGED as error:
             raise InputError(f"{path}: must be a whole picture: its header is damaged") from error
     limits.check_size(path, width, height)
+    _check_growth(path, width * height * bands << is_deep, limits)
     turn = _ORIENTATIONS.get(orientation) if isinstance(orientation, int) else None
     return *(turn or (0, False)), extras
 
 
+def _check_growth(path: Path, size: int, limits: Limits) -> None:
+    """Refuse a small file that becomes a picture of deep or many samples, several to a pixel.
+
+    size: of the decoded picture in bytes.
+    """
+    most = max(_USUAL_BYTES * limits.max_pixels, _GROWTH * path.stat().st_size)
+    if size > most:
+        raise InputError(
+            f"{path}: from a file of this size a picture may take {most >> 20} MB, "
+            f"this one takes {size >> 20} MB"
+        )
+
+
 def _decode(path: Path, demuxer: str, limits: Limits) -> tuple[av.VideoFrame, VideoInfo]:
-    container = open_demuxer(path, demuxer, limits.max_pixels)
-    try:
+    with closing(open_demuxer(path, demuxer, limits.max_pixels)) as container:
         stream = main_video(container, path)
         stream.codec_context.options = {"max_pixels": str(limits.max_pixels)}
         try:
-            picture = next(container.decode(stream), None)
+            with closing(container.decode(stream)) as pictures:
+                picture = next(pictures, None)
         except (av.error.FFmpegError, OSError) as error:
             raise InputError(f"{path}: the picture is damaged: {reason(error)}") from error
         if picture is None:
             raise InputError(f"{path}: the picture is damaged: nothing could be decoded")
-        picture = planar(picture)
-        return picture, describe(container, stream, picture, demuxer)
-    finally:
-        container.close()
+        info = describe(container, stream, picture, demuxer)
+    # The decoder keeps a picture of its own, and is held in a circle of references.
+    del container, stream, pictures
+    if picture.width * picture.height >= _LARGE_PX:
+        gc.collect(1)
+    picture = planar(picture)
+    return picture, replace(info, pixel_format=picture.format.name)
 
 
 def _natural(name: str) -> list[tuple[int, str]]:
