@@ -7,6 +7,7 @@ a CPU the part of the frame that is looked at is first halved, without turning, 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -38,6 +39,28 @@ def rgb_crops(
         parts = [_cut(*halved(planes, m, size), size, low, high) for m in wanted]
         return np.concatenate(parts)
     return _cut(planes, wanted, size, low, high)
+
+
+def network_crops(
+    planes: Planes,
+    matrices: AnyArray,  # [N, 2, 3] frame to crop
+    size: int,
+    *,
+    low: float = 0.0,
+    high: float = 1.0,
+) -> Pixels | Tensor:  # [N, size, size, 3]
+    """As rgb_crops; of a frame on a GPU they stay there, where a network takes them as they lie."""
+    if planes.c0.device.type == "cpu":
+        return rgb_crops(planes, matrices, size, low=low, high=high)
+    return _read(planes, np.asarray(matrices, np.float64), size, low, high)
+
+
+def joined(crops: Sequence[Pixels | Tensor]) -> Pixels | Tensor:
+    """The crops of several frames, one after the other."""
+    tensors = [crop for crop in crops if isinstance(crop, Tensor)]
+    if len(tensors) < len(crops):
+        return np.concatenate([c for c in crops if not isinstance(c, Tensor)])
+    return torch.cat(tensors) if len(tensors) > 1 else tensors[0]
 
 
 def halved(planes: Planes, matrix: Array, size: int) -> tuple[Planes, Array]:
@@ -87,14 +110,17 @@ def picture_planes(picture: npt.NDArray[Any]) -> Planes:  # [H, W, 3] uint8 RGB
 
 
 def _cut(planes: Planes, matrices: Array, size: int, low: float, high: float) -> Pixels:
+    result: Pixels = _read(planes, matrices, size, low, high).cpu().numpy()  # waits, on a GPU
+    return result
+
+
+def _read(planes: Planes, matrices: Array, size: int, low: float, high: float) -> Tensor:
     m = torch.from_numpy(np.ascontiguousarray(matrices, np.float32))
     span = high - low
-    pictures = crop(
+    return crop(
         planes, m, size,
         mean=-low / span, scale=span, layout="NHWC", dtype=torch.float32, border="zero",
     )  # fmt: skip
-    result: Pixels = pictures.cpu().numpy()  # waits for the device: the networks start here
-    return result
 
 
 def _halve(plane: Tensor, times: int) -> Tensor:

@@ -11,16 +11,21 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+import torch
+from torch import Tensor
 
 from accel.faces.align import Array, invert, overlap, region_matrix, transform
-from accel.faces.crops import rgb_crops
+from accel.faces.crops import network_crops
 from accel.faces.network import open_network
+from accel.kernels.decode_faces import decode_faces
 from accel.kernels.planes import Planes
 from accel.weights.assets import asset
+from accel.weights.onnx import Network
 
 REGION_MARGIN = 1.5  # the mesh wants a quarter of the box around the box
 MIN_VIEW_PX = 128  # of the frame in a view; below it there is nothing finer to be seen
 SAME_FACE = 0.3  # boxes that overlap more than this show one face
+MOST_ON_DEVICE = 32  # faces of one view that a GPU tells of
 
 
 @dataclass(frozen=True)
@@ -89,13 +94,38 @@ class Detector:
         if not len(views):
             return []
         matrices = region_matrix(views, self._size)
-        outputs = self._network(rgb_crops(planes, matrices, self._size, low=-1.0, high=1.0))
+        crops = network_crops(planes, matrices, self._size, low=-1.0, high=1.0)
         self.runs += len(views)
+        if isinstance(crops, Tensor):
+            return self._find_on_device(crops, matrices, min_score)
+        outputs = self._network(crops)
         boxes, logits = sorted(outputs, key=lambda a: -a.shape[-1])
         found: list[Detection] = []
         for view, back, box, logit in zip(views, invert(matrices), boxes, logits):
             found += self._decode(view, back, box, logit[:, 0], min_score)
         return distinct(found)
+
+    def _find_on_device(self, crops: Tensor, matrices: Array, min_score: float) -> list[Detection]:
+        """Run, decode and place without a picture or an anchor leaving the GPU."""
+        assert isinstance(self._network, Network)
+        outputs = self._network.on_device(**{self._network.inputs[0].name: crops})
+        boxes, logits = sorted(outputs, key=lambda a: -a.shape[-1])
+        numbers = (invert(matrices), self._centres)
+        back, centres = (
+            torch.from_numpy(n.astype(np.float32)).to(crops.device, non_blocking=True)
+            for n in numbers
+        )
+        found = decode_faces(
+            boxes, logits[..., 0].contiguous(), centres, back,
+            min_score=min_score, overlap=SAME_FACE, margin=REGION_MARGIN, most=MOST_ON_DEVICE,
+        )  # fmt: skip
+        rows = found.flatten(0, 1).cpu().numpy().astype(np.float64)  # waits: a tracker decides here
+        return distinct(
+            [
+                Detection(row[1:5], row[5:].reshape(6, 2), float(row[0]))
+                for row in rows[rows[:, 0] > 0]
+            ]
+        )
 
     def _decode(
         self, view: Array, back: Array, boxes: Array, logits: Array, min_score: float

@@ -7,11 +7,12 @@ Sources: Kartynnik et al. 2019 (arXiv:1907.06724), the mesh; Ablavatski et al. 2
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
 from accel.faces.align import AnyArray, Array, enclosing_region, invert, region_matrix, transform
-from accel.faces.crops import Pixels, rgb_crops
+from accel.faces.crops import joined, network_crops
 from accel.faces.detect import REGION_MARGIN
 from accel.faces.mesh import EYE_CORNERS, POINTS
 from accel.faces.network import open_network
@@ -46,7 +47,7 @@ class MeshNet:
         ]
         if not cuts:
             return np.zeros((0, POINTS, 3)), np.zeros(0)
-        crops = np.concatenate([self.cut(planes, m) for planes, m in cuts])
+        crops = joined([self.cut(planes, m) for planes, m in cuts])
         outputs = self._network(crops)
         self.runs += len(crops)
         points, logits = sorted(outputs, key=lambda a: -a[0].size)
@@ -56,9 +57,9 @@ class MeshNet:
         flags = np.clip(logits.reshape(-1).astype(np.float64), -50, 50)
         return transform(back, points), 1 / (1 + np.exp(-flags))
 
-    def cut(self, planes: Planes, matrices: Array) -> Pixels:  # [N, MESH_PX, MESH_PX, 3] RGB 0..1
-        """What the network is shown of a frame."""
-        return rgb_crops(planes, matrices, MESH_PX)
+    def cut(self, planes: Planes, matrices: Array) -> Any:  # [N, MESH_PX, MESH_PX, 3] RGB 0..1
+        """What the network is shown of a frame: an array, or a tensor of the frame's GPU."""
+        return network_crops(planes, matrices, MESH_PX)
 
 
 def face_region(landmarks: AnyArray) -> Array:  # [..., 468, 3] -> [..., 4]
@@ -109,7 +110,7 @@ class IrisNet:
         if not len(points):
             return np.zeros((0, 2, 5, 2))
         matrices = eye_matrices(points)
-        crops = np.concatenate([rgb_crops(p, m, IRIS_PX) for p, m in zip(frames, matrices)])
+        crops = joined([network_crops(p, m, IRIS_PX) for p, m in zip(frames, matrices)])
         outputs = self._network(crops)
         self.runs += len(crops)
         iris = min(outputs, key=lambda a: a[0].size).reshape(len(points), 2, 5, 3)[..., :2]

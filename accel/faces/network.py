@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,15 +15,17 @@ from accel.nn.onnx.load import plan_of, samples
 from accel.nn.onnx.native import Runner
 from accel.nn.onnx.ops import Unsupported
 from accel.weights import onnx_graph
-from accel.weights.onnx import open_onnx
+from accel.weights.onnx import Network, open_onnx
 
 Array = NDArray[Any]
 
 
-def open_network(
-    source: Path, *, device: str = "cpu", threads: int = 1
-) -> Callable[[Array], list[Array]]:
-    """Open a network of one input whose first axis counts items; raises as open_onnx does."""
+def open_network(source: Path, *, device: str = "cpu", threads: int = 1) -> Network | NativeNetwork:
+    """Open a network of one input whose first axis counts items; raises as open_onnx does.
+
+    It maps arrays to arrays. On a GPU it takes tensors of it too, and `on_device` leaves what comes
+    out there.
+    """
     if choose_device(device).type == "cpu":
         name = str(source)
         model = onnx_graph.parse(
@@ -51,7 +52,7 @@ class NativeNetwork:
         self._runner, self._threads = runner, threads
         self._lock = threading.Lock()
 
-    def __call__(self, items: Array) -> list[Array]:
+    def __call__(self, items: Array | torch.Tensor) -> list[Array]:
         given = torch.from_numpy(np.ascontiguousarray(items, np.float32))
         name = self._runner.inputs[0]
         several = given if len(given) else given.new_zeros((1, *given.shape[1:]))

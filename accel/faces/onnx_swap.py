@@ -20,6 +20,7 @@ from accel.faces.align import Array, transform
 from accel.faces.crops import picture_planes, rgb_crops
 from accel.faces.swap import SWAPPERS, Job, Patch, SourceFace, SwapperSpec
 from accel.faces.templates import TEMPLATES, template_matrix
+from accel.kernels.crop import crop
 from accel.weights.onnx import Network, last_initializer, open_onnx
 
 Pixels = npt.NDArray[np.float32]
@@ -61,6 +62,7 @@ class OnnxSwapper:
         self._box = box_mask(self.size)
         self._target, self._source, self._morph = _ports(self.network, self.spec)
         self._latents = _latents(self.spec, path, sources, open_file, recogniser, converter)
+        self._latents_there: list[torch.Tensor] = []  # on a GPU
 
     def swap(self, jobs: Sequence[Job]) -> list[Patch]:
         """Return one patch a job, in order."""
@@ -75,6 +77,8 @@ class OnnxSwapper:
         matrices = np.stack(
             [template_matrix(j.face.landmarks, self.template, self.size) for j in jobs]
         ).astype(np.float32)
+        if self._stays_there(jobs):
+            return self._swap_on_device(jobs, matrices)
         crops = np.concatenate(
             [rgb_crops(j.planes, m[None], self.size) for j, m in zip(jobs, matrices)]
         )
@@ -87,9 +91,51 @@ class OnnxSwapper:
         faces = self._faces(outputs[spec.face_output], len(jobs))
         masks = self._masks(outputs, jobs, matrices)
         return [
-            Patch(*(torch.from_numpy(a).to(self._device) for a in (face, mask, matrix)))
+            # The matrix stays on the CPU, where `paste` needs it.
+            Patch(self._sent(face), self._sent(mask), torch.from_numpy(matrix))
             for face, mask, matrix in zip(faces, masks, matrices)
         ]
+
+    def _sent(self, array: Pixels) -> torch.Tensor:
+        return torch.from_numpy(array).to(self._device)
+
+    def _stays_there(self, jobs: Sequence[Job]) -> bool:
+        """Whether crops can go through the network without leaving the GPU."""
+        spec = self.spec
+        plain = not (spec.channels_last or spec.mask_outputs or self._morph)
+        return plain and self.network.binding is not None and all(j.planes.c0.is_cuda for j in jobs)
+
+    def _swap_on_device(self, jobs: Sequence[Job], matrices: Pixels) -> list[Patch]:
+        """As _swap; frames, crops and faces stay on the GPU and nothing is waited for.
+
+        What goes there: the masks, and the sources once.
+        """
+        spec = self.spec
+        crops = [
+            crop(j.planes, torch.from_numpy(m)[None], self.size, mean=spec.mean_in,
+                 scale=spec.scale_in, border="zero")
+            for j, m in zip(jobs, matrices)
+        ]  # fmt: skip
+        if not self._latents_there:
+            self._latents_there = [torch.from_numpy(v).to(self._device) for v in self._latents]
+        feed = {self._target: torch.cat(crops)}
+        if self._source:
+            feed[self._source] = torch.stack([self._latents_there[job.source] for job in jobs])
+        made = self.network.on_device(**feed)[spec.face_output]
+        wanted = (len(jobs), 3, self.size, self.size)
+        if tuple(made.shape) != wanted:
+            raise InputError(
+                f"{self.network.name}: a {self.name} network must give {list(wanted)}, "
+                f"got {list(made.shape)}"
+            )
+        faces = made.float() * spec.scale_out + spec.mean_out
+        faces = faces.nan_to_num_(0.0).clamp_(0, 1)  # whether they are finite is not asked: a wait
+        masks = [
+            np.minimum(face_mask(j.face.landmarks, m, self.size), self._box)
+            for j, m in zip(jobs, matrices)
+        ]
+        there = torch.from_numpy(np.stack(masks)).to(self._device, non_blocking=True)
+        return [Patch(*parts) for parts in zip(faces, there, torch.from_numpy(matrices))]
 
     def _prepared(self, crops: Pixels) -> Pixels:  # [N, S, S, 3] RGB 0..1 -> what the network sees
         spec = self.spec

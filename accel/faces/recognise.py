@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from accel.faces.align import AnyArray, Array, similarity
-from accel.faces.crops import rgb_crops
+from accel.faces.crops import joined, network_crops
 from accel.faces.face import Face
 from accel.kernels.planes import Planes
 from accel.weights.assets import asset
@@ -47,13 +47,13 @@ class Recogniser:
     ) -> npt.NDArray[np.float32]:  # [N, 128], N over all frames
         """Run the network once over the faces of several frames."""
         crops = [
-            rgb_crops(planes, chip_matrices(points), CHIP_PX, high=255.0)
+            network_crops(planes, chip_matrices(points), CHIP_PX, high=255.0)
             for planes, points in zip(frames, landmarks)
             if len(np.asarray(points))
         ]
         if not crops:
             return np.zeros((0, 128), np.float32)
-        pictures = np.concatenate(crops)
+        pictures = joined(crops)
         self.runs += len(pictures)
         vectors: npt.NDArray[np.float32] = self._network(pictures)[0].astype(np.float32)
         return vectors

@@ -135,14 +135,16 @@ def _kinds(kernel, code: str) -> dict[str, str]:
 
 AOT = [
     {
-        "name": f"decode_faces_{code}_{block}",
+        "name": f"decode_faces_{code}_{block}" + ("" if most == 8 else f"_{most}"),
         "kernel": _decode_kernel,
         "signature": _kinds(_decode_kernel, code),
-        "constexprs": {"MOST": 8, "BLOCK": block},
+        "constexprs": {"MOST": most, "BLOCK": block},
         "num_warps": warps,
     }
     for code in ("fp32", "fp16")
     for block, warps in WARPS.items()
+    for most in (8, 32)  # by default; what the detector asks for
+    if most == 8 or code == "fp32"
 ]
 AOT_SIMILARITY = [
     {

@@ -218,8 +218,7 @@ class Network:
         Raises ValueError when an input is missing, unknown, or of the wrong shape.
         """
         if any(isinstance(a, torch.Tensor) and a.is_cuda for a in (*arrays, *named.values())):
-            results = self.on_device(**self._named(arrays, named))
-            return [r.cpu().numpy() for r in results]  # waits, as whoever wants arrays must
+            return _brought(self.on_device(**self._named(arrays, named)))
         feed = self._feed(arrays, named)
         counts = {feed[name].shape[0] for name in self._per_item}
         if len(counts) > 1:
@@ -332,6 +331,15 @@ class Network:
             for batch, single in zip(together, end)
         )
         return self.batched
+
+
+def _brought(results: list[torch.Tensor]) -> list[Array]:
+    """Results to the host, in one copy where they are of one type; waits, as arrays must."""
+    if len({r.dtype for r in results}) > 1 or len(results) == 1:
+        return [r.cpu().numpy() for r in results]
+    flat: Array = torch.cat([r.flatten() for r in results]).cpu().numpy()
+    ends = np.cumsum([r.numel() for r in results])[:-1]
+    return [part.reshape(r.shape) for part, r in zip(np.split(flat, ends), results)]
 
 
 def _port(described: Any, name: str) -> Port:

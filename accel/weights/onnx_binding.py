@@ -91,7 +91,8 @@ class Binding:
     """Runs one session on tensors of its device; outputs are new tensors there.
 
     The shapes of outputs are learned from one ordinary run for each set of input shapes, so they
-    must follow from those (an output as long as what was found in the input does not).
+    must follow from those (an output as long as what was found in the input does not). Where the
+    file says that the first size of all is one free number, any count of items follows from one.
     """
 
     def __init__(
@@ -101,6 +102,10 @@ class Binding:
         self._dtypes = {i.name: TORCH_DTYPES[i.type] for i in session.get_inputs()}
         self._outputs = [(o.name, TORCH_DTYPES[o.type]) for o in session.get_outputs()]
         self._shapes: dict[tuple[Any, ...], list[tuple[int, ...]]] = {}
+        firsts = {
+            p.shape[0] if p.shape else 0 for p in (*session.get_inputs(), *session.get_outputs())
+        }
+        self._counts_items = len(firsts) == 1 and isinstance(firsts.pop(), str)
         self._options = onnxruntime.RunOptions()
         # The stream is ours: what is done when, its events say.
         self._options.add_run_config_entry("disable_synchronize_execution_providers", "1")
@@ -108,17 +113,27 @@ class Binding:
     def __call__(self, feeds: Mapping[str, Tensor]) -> list[Tensor]:
         """Map tensors by input name to the outputs, in the file's order; nothing is waited for."""
         ready = {name: tensor.to(self._dtypes[name]).contiguous() for name, tensor in feeds.items()}
-        key = tuple((name, tuple(t.shape)) for name, t in sorted(ready.items()))
-        if key not in self._shapes:
-            arrays = {name: t.cpu().numpy() for name, t in ready.items()}  # once for these sizes
-            self._shapes[key] = [tuple(o.shape) for o in self.session.run(None, arrays)]
         outputs = [
             torch.empty(shape, dtype=dtype, device=self.device)
-            for shape, (_, dtype) in zip(self._shapes[key], self._outputs)
+            for shape, (_, dtype) in zip(self._shapes_for(ready), self._outputs)
         ]
         with self._ordered([*ready.values(), *outputs]):
             self._run(ready, outputs)
         return outputs
+
+    def _shapes_for(self, feeds: Mapping[str, Tensor]) -> list[tuple[int, ...]]:
+        """Of the outputs."""
+        counts = {t.shape[0] for t in feeds.values()} if self._counts_items else set()
+        skipped = 1 if len(counts) == 1 else 0
+        key = skipped, *((name, tuple(t.shape[skipped:])) for name, t in sorted(feeds.items()))
+        if key not in self._shapes:
+            arrays = {name: t.cpu().numpy() for name, t in feeds.items()}  # once for these sizes
+            made = [tuple(o.shape) for o in self.session.run(None, arrays)]
+            if skipped and {shape[0] for shape in made} != counts:
+                self._counts_items = False  # the file says so, and it is not
+                return made
+            self._shapes[key] = [shape[skipped:] for shape in made]
+        return [(*counts, *shape) if skipped else shape for shape in self._shapes[key]]
 
     def _run(self, feeds: Mapping[str, Tensor], outputs: list[Tensor]) -> None:
         binding = self.session.io_binding()

@@ -72,10 +72,20 @@ def test_on_a_device_nothing_is_copied_and_nothing_waits():
             np.testing.assert_array_equal(far.cpu().numpy(), array)
             np.testing.assert_array_equal(near.cpu().numpy(), array)
         before = device.counts.snapshot()
-        arrays = network(x)  # tensors in, arrays out: the answers alone come down
+        arrays = network(x)  # tensors in, arrays out: the answers alone come down, together
         counts = device.counts.since(before)
-        assert [c.direction for c in counts.copies] == ["down", "down"]
+        assert [c.direction for c in counts.copies] == ["down"]
+        assert len(counts.waits) == 1
         np.testing.assert_array_equal(arrays[0], expected[0])
+
+
+def test_sizes_for_other_counts_of_items_follow_from_one():
+    session = onnxruntime.InferenceSession(scaled(), providers=["CPUExecutionProvider"])
+    bound = Binding(session, torch.device("cpu"))
+    for count in (3, 1, 7):
+        y, z = bound({"x": torch.ones(count, 3)})
+        assert (y.shape, z.shape) == ((count, 3), (count, 1))
+    assert len(bound._shapes) == 1
 
 
 def test_a_batch_that_would_be_mixed_goes_one_by_one():
