@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from accel.core import InputError
 from accel.models.diffusers_names import open_clip_module, unet_module
 from accel.models.stable_diffusion import StableDiffusion
-from accel.weights.lora import Adapter, merged
+from accel.weights.lora import Adapter, bias_change, merged
 
 NAMED = 3  # modules that an error spells out
 Strength = float | tuple[float, float]  # of all; or of the text towers, and of the UNet
@@ -47,11 +47,14 @@ def targets(model: StableDiffusion) -> dict[str, Target]:
             table[f"unet.{theirs}"] = target
             table[f"base_model.model.{theirs}"] = target  # as PEFT itself saves one network
             table[f"lycoris_{_flat(theirs)}"] = target  # and LyCORIS
+            table[f"diffusion_model.{path}"] = target  # ComfyUI
+            table.setdefault(theirs, target)  # diffusers' attention processors, saved alone
             table[f"unet.{theirs.replace('.to_out.0', '.to_out')}"] = target
             for part in ("to_q", "to_k", "to_v", "to_out"):  # diffusers before PEFT
                 if theirs.endswith((f".{part}", f".{part}.0")):
                     stem = theirs.removesuffix(".0").removesuffix(f".{part}")
-                    table[f"unet.{stem}.processor.{part}_lora"] = target
+                    for prefix in ("unet.", ""):
+                        table[f"{prefix}{stem}.processor.{part}_lora"] = target
     for i, tower in enumerate(model.towers):
         for path, target in _text_targets(tower, f"towers.{i}."):
             for prefix in _text_prefixes(model, i):
@@ -61,7 +64,7 @@ def targets(model: StableDiffusion) -> dict[str, Target]:
 
 def _text_prefixes(model: StableDiffusion, tower: int) -> list[str]:
     if len(model.towers) == 1:
-        only = ["lora_te_", "lora_te1_", "text_encoder."]
+        only = ["lora_te_", "lora_te1_", "text_encoder.", "base_model.model."]
         return [*only, "lora_te2_", "text_encoder_2."] if model.config.size_numbers else only
     return [f"lora_te{tower + 1}_", "text_encoder." if tower == 0 else "text_encoder_2."]
 
@@ -125,11 +128,13 @@ class LoraSet:
         """Put exactly these in effect, in order; nothing is changed where one does not fit."""
         fresh: dict[str, Tensor] = {}
 
+        def original(name: str) -> Tensor:
+            kept = self._kept.get(name)
+            return (self.model.get_parameter(name) if kept is None else kept).detach()
+
         def current(name: str) -> Tensor:
             if name not in fresh:
-                kept = self._kept.get(name)
-                tensor = self.model.get_parameter(name) if kept is None else kept
-                fresh[name] = tensor.detach().float().clone()
+                fresh[name] = original(name).float().clone()
             return fresh[name]
 
         for source, adapters, strengths in loras:
@@ -138,11 +143,15 @@ class LoraSet:
                 if set(adapter.parts) != {"diff_b"}:
                     rows = target.view(current(target.parameter))
                     rows.copy_(merged(rows, adapter, strength, dora_norm))
-                if adapter.changes_bias:
-                    if target.bias is None:
-                        raise InputError(f"{source}: {name} has no bias to change")
-                    bias = target.view(current(target.bias))
-                    bias += strength * adapter.parts["diff_b"].to(bias.device, torch.float32)
+                if adapter.changes_bias and target.bias is None:
+                    raise InputError(f"{source}: {name} has no bias to change")
+                if target.bias is not None:
+                    kept = target.view(self.model.get_parameter(target.parameter))
+                    bias = fresh.get(target.bias, original(target.bias))
+                    change = bias_change(adapter, kept, target.view(bias))
+                    if change is not None:
+                        bias = target.view(current(target.bias))
+                        bias += strength * change
         self.clear()
         for name, tensor in fresh.items():
             old = self.model.get_parameter(name)

@@ -19,6 +19,12 @@ from torch import Tensor
 from accel.core import ConfigError, InputError
 from accel.weights.oft import rotated
 
+# PEFT's names of DoRA's norms: always per output, whatever their shape.
+MAGNITUDES = (
+    "lora_magnitude_vector",
+    "lora_magnitude_vector.weight",
+    "lora_magnitude_vector.default.weight",
+)
 # What a name ends in: the kind of adapter ("" where any may have it), the part that it plays.
 ENDINGS = {
     "lora_up.weight": ("lora", "up"),
@@ -39,6 +45,8 @@ ENDINGS = {
     },
     "weight": ("ia3", "vector"),
     "on_input": ("ia3", "on_input"),
+    "ia3_l": ("ia3", "gain"),  # PEFT
+    "ia3_l.default": ("ia3", "gain"),
     "oft_blocks": ("oft", "blocks"),
     "rescale": ("oft", "rescale"),
     **{f"{part}.weight": ("glora", part) for part in ("a1", "a2", "b1", "b2", "bm")},
@@ -49,9 +57,7 @@ ENDINGS = {
     "alpha": ("", "alpha"),
     "scale": ("", "scale"),
     "dora_scale": ("", "dora_scale"),
-    "lora_magnitude_vector": ("", "dora_scale"),
-    "lora_magnitude_vector.weight": ("", "dora_scale"),
-    "lora_magnitude_vector.default.weight": ("", "dora_scale"),
+    **dict.fromkeys(MAGNITUDES, ("", "dora_scale")),
 }
 BY_LENGTH = sorted(ENDINGS, key=len, reverse=True)  # "x.lora_up.weight" is no "weight" of IA3
 COMPLETE = {  # each kind needs all parts of one of these sets
@@ -63,7 +69,7 @@ COMPLETE = {  # each kind needs all parts of one of these sets
         {"w1_a", "w1_b", "w2"},
         {"w1_a", "w1_b", "w2_a", "w2_b"},
     ],
-    "ia3": [{"vector"}],
+    "ia3": [{"vector"}, {"gain"}],
     "oft": [{"blocks"}],
     "glora": [{"a1", "a2", "b1", "b2"}],
     "full": [{"diff"}, {"diff_b"}],
@@ -82,6 +88,7 @@ class Adapter:
 
     @property
     def changes_bias(self) -> bool:
+        """Whether it must have a bias; PEFT's IA3 scales one where there is one (`bias_change`)."""
         return "diff_b" in self.parts
 
 
@@ -99,7 +106,7 @@ def parse(tensors: Mapping[str, Tensor], source: str = "LoRA") -> dict[str, Adap
             raise InputError(f"{source}: {name} is of no known kind of adapter")
         kind, part = ENDINGS[ending]
         module = name[: -len(ending) - 1]
-        found.setdefault(module, {})[part] = tensor
+        found.setdefault(module, {})[part] = tensor.flatten() if ending in MAGNITUDES else tensor
         kinds.setdefault(module, set()).update({kind} - {""})
     adapters = {}
     for module, parts in found.items():
@@ -199,12 +206,33 @@ def _glora(parts: dict[str, Tensor], weight: Tensor) -> Tensor:
 
 
 def _ia3(parts: dict[str, Tensor], weight: Tensor) -> Tensor:
-    """The weight times a vector along its inputs, or its outputs."""
+    """The weight times a vector along its inputs, or its outputs; PEFT's stands for the result."""
+    if "gain" in parts:
+        shape = [1] * weight.ndim
+        shape[_gain_axis(parts["gain"], weight)] = -1
+        return weight.float() * (parts["gain"].flatten() - 1).view(shape)
     vector = parts["vector"].flatten()
     on_input = bool(parts["on_input"]) if "on_input" in parts else False
     shape = [1] * weight.ndim
     shape[1 if on_input else 0] = -1
     return weight.float() * vector.view(shape)
+
+
+def _gain_axis(gain: Tensor, weight: Tensor) -> int:
+    """0: of outputs. PEFT's [out, 1] and [1, in] say so; a convolution's lies as it fits."""
+    if gain.ndim == 2:
+        return int(gain.shape[0] == 1)
+    return int(gain.numel() != weight.shape[0])
+
+
+def bias_change(adapter: Adapter, weight: Tensor, bias: Tensor) -> Tensor | None:
+    """What is added to the bias at full strength, in float32; None where it stays."""
+    if adapter.changes_bias:
+        return adapter.parts["diff_b"].to(bias.device, torch.float32)
+    gain = adapter.parts.get("gain")
+    if gain is None or _gain_axis(gain, weight) == 1:
+        return None
+    return bias.float() * (gain.flatten().to(bias.device, torch.float32) - 1)
 
 
 def merged(

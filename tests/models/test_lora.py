@@ -56,6 +56,8 @@ NAMES = [  # is it like SDXL, the module as a file calls it
     (False, "unet.down_blocks.0.attentions.0.transformer_blocks.0.attn1.processor.to_q_lora"),
     (False, "base_model.model.down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q"),
     (True, "lycoris_down_blocks_0_attentions_0_transformer_blocks_0_attn1_to_q"),
+    (True, f"diffusion_model.{ATTENTION}"),
+    (False, "down_blocks.0.attentions.0.transformer_blocks.0.attn1.processor.to_q_lora"),
 ]
 
 
@@ -75,6 +77,7 @@ def test_one_layer_under_all_its_names(large, name):
     [
         (False, "lora_te_text_model_encoder_layers_1_self_attn_k_proj", 0),
         (False, "text_encoder.text_model.encoder.layers.1.self_attn.k_proj", 0),
+        (False, "base_model.model.text_model.encoder.layers.1.self_attn.k_proj", 0),
         (True, "lora_te1_text_model_encoder_layers_1_self_attn_k_proj", 0),
         (True, "lora_te2_text_model_encoder_layers_1_self_attn_k_proj", 1),
         (True, "text_encoder_2.text_model.encoder.layers.1.self_attn.k_proj", 1),
@@ -195,3 +198,21 @@ def kohya_names(network: sd.StableDiffusion, diffusers: bool) -> list[str]:
             shown = unet_module(path, network.config.unet) if diffusers else path
             names.append("lora_unet_" + shown.replace(".", "_"))
     return names
+
+
+def test_peft_scales_outputs_with_their_bias_and_inputs_without():
+    network = model(False)
+    names = {"base_model.model.mid_block.attentions.0.transformer_blocks.0.ff.net.2": "net.2"}
+    names |= {"text_encoder.text_model.encoder.layers.0.mlp.fc1": "fc1"}
+    (inner, outer) = names
+    gains = {inner: torch.rand(1, 256) + 0.5, outer: torch.rand(64, 1) + 0.5}
+    adapters = parse({f"{name}.ia3_l": gain for name, gain in gains.items()})
+    before = {name: p.clone() for name, p in network.named_parameters()}
+    LoraSet(network).set([("x", adapters, 1.0)])
+    after = dict(network.named_parameters())
+    own = "unet.middle_block.1.transformer_blocks.0.ff.net.2"
+    torch.testing.assert_close(after[f"{own}.weight"], before[f"{own}.weight"] * gains[inner])
+    assert torch.equal(after[f"{own}.bias"], before[f"{own}.bias"])
+    own = "towers.0.text_model.encoder.layers.0.mlp.fc1"
+    torch.testing.assert_close(after[f"{own}.weight"], before[f"{own}.weight"] * gains[outer])
+    torch.testing.assert_close(after[f"{own}.bias"], before[f"{own}.bias"] * gains[outer][:, 0])
