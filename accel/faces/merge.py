@@ -232,9 +232,11 @@ class _Work:
             key, crop = self._matched("late match", key, crop, np.ones_like(crop[..., 0]))
         power = self.motion.length * settings.motion_blur / 100
         if settings.motion_blur and power >= 1:
-            power *= 2 if settings.super_resolution else 1
+            twice = bool(settings.super_resolution)
             key, soft = (key, power, self.motion.degrees), crop
-            crop = self.once("blurred", key, lambda: motion_blur(soft, power, self.motion.degrees))
+            crop = self.once(
+                "blurred", key, lambda: motion_blur(soft, power, self.motion.degrees, twice=twice)
+            )
         key = key, settings.sharpen, settings.sharpness
         return self.once("finished", key, lambda: self._sharpened_back(crop))
 

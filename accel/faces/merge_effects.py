@@ -24,12 +24,13 @@ LONGEST_BLUR = 50
 STRIP_PX = 180  # rows of a film's picture whose three channels fit a core's cache
 
 
-def motion_blur(picture: Pixels, power: float, degrees: float) -> Pixels:
-    """Blur along a line of `power` pixels; nothing happens below one."""
+def motion_blur(picture: Pixels, power: float, degrees: float, *, twice: bool = False) -> Pixels:
+    """Blur along a line of `power` pixels, or twice as many; nothing happens below one."""
     length = int(power)
     if length < 1:
         return picture
-    kernel = line_kernel(min(max(length + 1, 2), LONGEST_BLUR), degrees)
+    taps = min(max(length + 1, 2), LONGEST_BLUR) * (2 if twice else 1)
+    kernel = line_kernel(taps, degrees)
     blurred: Pixels = cv2.filter2D(picture, -1, kernel)
     return blurred
 

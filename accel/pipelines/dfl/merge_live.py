@@ -12,6 +12,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +22,13 @@ import numpy.typing as npt
 
 from accel.core import Cancel, Cancelled, ConfigError, InputError, Progress
 from accel.faces.merge_mask import Prediction
-from accel.faces.merge_settings import MergeSettings
+from accel.faces.merge_settings import MODES, MergeSettings
 from accel.kernels import planes_to_rgb
 from accel.kernels._native import limit_threads
 from accel.kernels.planes import Planes
 from accel.pipelines.dfl.made import remember
 from accel.pipelines.dfl.merge import MergeJob, run_merge
+from accel.pipelines.dfl.merge_faces import FrameFaces
 from accel.pipelines.dfl.merge_frame import (
     Kept,
     complete_predictions,
@@ -35,6 +37,7 @@ from accel.pipelines.dfl.merge_frame import (
     raw_picture,
 )
 from accel.pipelines.dfl.merge_keys import changed, rows
+from accel.pipelines.dfl.merge_model import Predictor
 from accel.pipelines.dfl.merge_session import MergeSession, load_session
 
 FRAMES_KEPT = 6  # with what the networks said of them
@@ -43,6 +46,7 @@ ZOOMS = (320, 480, 640, 960, 1280, 1920, 3840)  # widths of the preview, in pixe
 CHECKER_PX = 12
 SAVE_AFTER_S = 0.2
 LONG_COLORS = ("sot-m", "mix-m")
+LONG_S = 0.15  # who waits longer for a picture is shown a draft first
 
 Rgb = npt.NDArray[np.uint8]
 
@@ -50,10 +54,30 @@ Rgb = npt.NDArray[np.uint8]
 class Looked:
     """A frame that was looked at, and what is known of it."""
 
-    def __init__(self, planes: Planes, predictions: list[Prediction]) -> None:
-        self.planes, self.predictions = planes, predictions
+    def __init__(self, planes: Planes) -> None:
+        self.planes = planes
+        self.predictions: list[Prediction] | None = None
         self.kept = Kept()
-        self.lock = threading.Lock()
+        self.merging, self.asking = threading.Lock(), threading.Lock()
+
+    def has(self, settings: MergeSettings) -> bool:
+        """Whether the networks said all that a merge with these settings needs."""
+        if self.predictions is None:
+            return False
+        return all(
+            not (settings.super_resolution and one.enhanced is None)
+            and not (settings.needs_xseg and one.xseg_prd is None)
+            for one in self.predictions
+        )
+
+    def ask(self, faces: FrameFaces, predictor: Predictor, settings: MergeSettings) -> None:
+        """Let the networks say what a merge with these settings needs; who asks last waits."""
+        if self.has(settings):
+            return
+        with self.asking:
+            if self.predictions is None:
+                self.predictions = predict_faces(self.planes, faces, predictor, settings)
+            complete_predictions(self.predictions, self.planes, faces, predictor, settings)
 
 
 class LiveMerger:
@@ -70,6 +94,7 @@ class LiveMerger:
         self.finished: dict[str, Any] | None = None
         self.is_closing = False
         self._looked: OrderedDict[int, Looked] = OrderedDict()
+        self._seconds: dict[tuple[object, ...], float] = {}  # that kinds of pictures took last
         self._making: dict[int, Future[Looked]] = {}
         self._lock = threading.RLock()  # of all of the above
         self._ahead = ThreadPoolExecutor(1, "accel-ahead")
@@ -167,34 +192,47 @@ class LiveMerger:
 
     # --- pictures -------------------------------------------------------------------------------
 
-    def picture(self) -> tuple[bytes, dict[str, Any]]:
-        """The frame that is looked at, merged, as JPEG; and the state that it shows."""
+    def picture(self, *, hurried: bool = False) -> tuple[bytes, dict[str, Any]]:
+        """The frame that is looked at, merged, as JPEG; and the state that it shows.
+
+        hurried: rather a draft soon than the exact picture late; the state tells which it is.
+        """
         started = time.perf_counter()
-        # One thread mostly: the other cores make ready what comes next, and threads that wait for
-        # each other on a busy machine take longer than one alone.
         with self._lock:
             number, settings = self.number, self.session.settings(self.number)
             zoom, is_checkered = self.zoom, self.is_checkered
-        is_long = settings.super_resolution and settings.color in LONG_COLORS
+        # Short work is done by one thread: threads that wait for each other on a busy machine take
+        # longer than one alone.
+        is_long = settings.super_resolution or settings.changes_background
+        is_long = is_long or settings.color in LONG_COLORS
         limit_threads((os.cpu_count() or 1) if is_long else 1)
+        is_draft = False
         try:
-            rgb = self.merged(number, settings, is_checkered)
+            draft = self._draft(number, settings) if hurried else None
+            is_draft = draft is not None
+            rgb = self.merged(number, settings, is_checkered) if draft is None else draft
         except (ConfigError, InputError) as error:
             rgb = np.zeros((9, 16, 3), np.uint8)
             self.note = str(error)
         jpeg = encoded(rgb, zoom)
-        state = self.state() | {"ms": round((time.perf_counter() - started) * 1e3, 1)}
+        seconds = time.perf_counter() - started
+        if not is_draft:
+            self._seconds[_kind(settings)] = seconds
+        state = self.state() | {"ms": round(seconds * 1e3, 1), "draft": is_draft}
         self._look_ahead(number)
         return jpeg, state
 
     def merged(self, number: int, settings: MergeSettings, is_checkered: bool = False) -> Rgb:
         """A frame merged, [H, W, 3]; just as a run without a window merges it."""
-        looked = self._look(number)
-        faces = self.job.table.by_frame[number]
-        with looked.lock:
-            complete_predictions(
-                looked.predictions, looked.planes, faces, self.job.predictor, settings
-            )
+        looked, faces = self._look(number), self.job.table.by_frame[number]
+        looked.ask(faces, self.job.predictor, settings)
+        return self._merge(looked, faces, settings, is_checkered)
+
+    def _merge(
+        self, looked: Looked, faces: FrameFaces, settings: MergeSettings, is_checkered: bool
+    ) -> Rgb:
+        assert looked.predictions is not None
+        with looked.merging:
             planes = looked.planes.clone()
             made = merge_frame(
                 planes, faces, looked.predictions, settings, seed=self.session.seed,
@@ -204,6 +242,20 @@ class LiveMerger:
             return raw_picture(made.crops)
         rgb: Rgb = planes_to_rgb(planes).numpy()
         return on_checkerboard(rgb, made.mask) if is_checkered else rgb
+
+    def _draft(self, number: int, settings: MergeSettings) -> Rgb | None:
+        """Something to look at while the exact picture takes long; None if that is there soon."""
+        looked, faces = self._look(number), self.job.table.by_frame[number]
+        if looked.predictions is None:
+            return planes_to_rgb(looked.planes).numpy()  # the frame as it was filmed
+        if looked.has(settings) and self._seconds.get(_kind(settings), 0.0) < LONG_S:
+            return None
+        quick = replace(settings, super_resolution=0)
+        if settings.super_resolution == 0 and settings.color in LONG_COLORS:
+            quick = replace(settings, color="rct")
+        if quick == settings or not looked.has(quick):
+            return None
+        return self._merge(looked, faces, quick, False)
 
     def _look(self, number: int) -> Looked:
         """What is known of a frame; several that ask at once share the work."""
@@ -218,7 +270,8 @@ class LiveMerger:
         if future is not None:
             return future.result()
         try:
-            looked = self._read(number)
+            frame = self.job.source.read(self.job.source.names[number])
+            looked = Looked(frame.planes.clone())
             mine.set_result(looked)
         except BaseException as error:
             mine.set_exception(error)
@@ -232,32 +285,30 @@ class LiveMerger:
                 self._looked.popitem(last=False)
         return looked
 
-    def _read(self, number: int) -> Looked:
-        frame = self.job.source.read(self.job.source.names[number])
-        faces = self.job.table.by_frame[number]
-        made = predict_faces(frame.planes, faces, self.job.predictor, MergeSettings())
-        return Looked(frame.planes.clone(), made)
-
     def _look_ahead(self, number: int) -> None:
         """Make ready what is likely asked for next: the neighbours, and super-resolution."""
         if self._merging is not None and self._merging.is_running:
             return
+        with self._lock:
+            for far in (n for n in self._looked if abs(n - number) > 1):
+                self._looked[far].kept = Kept()  # as large as many frames
         for near in (number, number + 1, number - 1):
             if 0 <= near < len(self.session.names):
-                self._ahead.submit(self._make_ready, near, near == number)
+                self._ahead.submit(self._make_ready, near)
 
-    def _make_ready(self, number: int, is_looked_at: bool) -> None:
+    def _make_ready(self, number: int) -> None:
         if abs(number - self.number) > 1 or self.is_closing:
             return
         limit_threads(1)
+        settings = self.session.settings(number)
+        if number == self.number and not settings.super_resolution:
+            settings = replace(settings, super_resolution=1)
         try:
             looked = self._look(number)
-            if is_looked_at and not all(p.enhanced is not None for p in looked.predictions):
-                faces = self.job.table.by_frame[number]
-                complete_predictions(
-                    looked.predictions, looked.planes, faces, self.job.predictor,
-                    MergeSettings(super_resolution=1),
-                )  # fmt: skip
+            looked.ask(self.job.table.by_frame[number], self.job.predictor, settings)
+            if settings.roughens_background and number != self.number:
+                with looked.merging:
+                    looked.kept.background(looked.planes, settings)
         except (ConfigError, InputError) as error:
             self.note = str(error)  # whoever goes there is told again
 
@@ -275,6 +326,7 @@ class LiveMerger:
                 "faces": len(self.job.table.by_frame[number].places),
                 "own": self.session.names[number] in self.session.own,
                 "rows": rows(self.session.settings(number)),
+                "modes": MODES,
                 "zoom": self.zoom,
                 "checkered": self.is_checkered,
                 "merging": merging,
@@ -395,6 +447,14 @@ def open_live(job: MergeJob) -> LiveMerger:
     live = LiveMerger(job, path)
     live.note = "; ".join(job.source.notes[-1:])
     return live
+
+
+def _kind(settings: MergeSettings) -> tuple[object, ...]:
+    """Settings that decide how long a picture takes."""
+    return (
+        settings.mode, settings.color, bool(settings.super_resolution), bool(settings.denoise),
+        bool(settings.bicubic), bool(settings.color_degrade),
+    )  # fmt: skip
 
 
 def session_path(job: MergeJob) -> Path:

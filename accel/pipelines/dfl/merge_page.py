@@ -95,6 +95,7 @@ class MergePage:
 def _handler(page: MergePage) -> type[BaseHTTPRequestHandler]:
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
+        disable_nagle_algorithm = True  # else the end of an answer waits for a reply to its start
 
         def do_GET(self) -> None:
             path = self._path()
@@ -117,7 +118,7 @@ def _handler(page: MergePage) -> type[BaseHTTPRequestHandler]:
                 self.send_error(400 if path == "keys" else 404)
                 return
             page.live.press(keys)
-            self._frame()
+            self._frame(hurried=True)
             if page.live.is_closing:
                 page.left.set()
 
@@ -146,8 +147,8 @@ def _handler(page: MergePage) -> type[BaseHTTPRequestHandler]:
             keys = [(k, s) for k, s in (pair for pair in found if _is_key(pair))]
             return keys if len(keys) == len(found) else None
 
-        def _frame(self) -> None:
-            jpeg, state = page.live.picture()
+        def _frame(self, *, hurried: bool = False) -> None:
+            jpeg, state = page.live.picture(hurried=hurried)
             self._answer(jpeg, "image/jpeg", {"X-State": json.dumps(state)})
 
         def _state(self) -> None:

@@ -18,8 +18,17 @@ from urllib.parse import urlsplit
 NAMES = ("chromium", "chromium-browser", "google-chrome", "chrome")
 PROGRAM = next(filter(None, map(shutil.which, NAMES)), None)
 TIMEOUT_S = 60.0
-CODES = {",": "Comma", ".": "Period", "/": "Slash", ";": "Semicolon", "-": "Minus", "=": "Equal"}
-SHIFTED = {",": "<", ".": ">", "/": "?", ";": ":"}
+CODES = {
+    ",": "Comma", ".": "Period", "/": "Slash", ";": "Semicolon", "-": "Minus", "=": "Equal",
+    "`": "Backquote",
+}  # fmt: skip
+SHIFTED = {",": "<", ".": ">", "/": "?", ";": ":", "-": "_", "=": "+", "`": "~"} | dict(
+    zip("123456", "!@#$%^")
+)
+
+
+class Refused(AssertionError):
+    """What DevTools says of a page that is just being left, too."""
 
 
 class Chromium:
@@ -77,7 +86,8 @@ class Chromium:
         while True:
             answer = json.loads(self._socket.receive())
             if answer.get("id") == self._count:
-                assert "error" not in answer, answer
+                if "error" in answer:
+                    raise Refused(answer)
                 return answer["result"]
 
     def open(self, url: str) -> None:
@@ -89,18 +99,22 @@ class Chromium:
         answer = self.call(
             "Runtime.evaluate", expression=script, returnByValue=True, awaitPromise=True
         )
-        assert "exceptionDetails" not in answer, answer
+        if "exceptionDetails" in answer:
+            raise Refused(answer)
         return answer["result"].get("value")
 
     def wait(self, script: str) -> Any:
-        """Until a script's value is true."""
-        end = time.monotonic() + TIMEOUT_S
+        """Until a script's value is true; between two pages there may be none to ask."""
+        end, said = time.monotonic() + TIMEOUT_S, ""
         while time.monotonic() < end:
-            found = self.value(script)
+            try:
+                found = self.value(script)
+            except Refused as refusal:
+                found, said = None, f" ({refusal})"
             if found:
                 return found
             time.sleep(0.02)
-        raise AssertionError(f"never came true: {script}")
+        raise AssertionError(f"never came true: {script}{said}")
 
     def press(self, key: str, shift: bool = False) -> None:
         """A key, pressed as a person would."""

@@ -232,6 +232,8 @@ def test_motion_blur_runs_along_the_way():
         assert reach[across] >= 10 > 3 >= reach[1 - across]
         assert abs(spread.sum() - 1) < 1e-3
     assert motion_blur(dot, 0.9, 0) is dot
+    taps = (motion_blur(dot, 12, 0, twice=twice).max((0, 2)) > 1e-3 for twice in (False, True))
+    assert [int(count.sum()) for count in taps] == [13, 26]
     assert line_kernel(50, 33).shape == (50, 50)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.client
+import itertools
 import json
 import shutil
 import threading
@@ -14,8 +15,9 @@ import pytest
 
 from accel.core import ConfigError
 from accel.faces.merge_settings import COLORS, MASKS, MODES, SHARPENS, MergeSettings
+from accel.pipelines.dfl import merge_live
 from accel.pipelines.dfl.merge import MergeConfig, MergeJob, merge_faces
-from accel.pipelines.dfl.merge_keys import HELP, STEPS, changed
+from accel.pipelines.dfl.merge_keys import HELP, STEPS, changed, rows
 from accel.pipelines.dfl.merge_live import LiveMerger, open_live, session_path
 from accel.pipelines.dfl.merge_page import MergePage, merge_interactively
 from accel.pipelines.dfl.workspace import Workspace
@@ -311,9 +313,11 @@ class Person:
         browser.wait("document.body && document.body.dataset.pictures && window.state")
 
     def press(self, key: str, shift: bool = False) -> None:
+        """A key, until the exact picture is there."""
         before = int(self.browser.value("document.body.dataset.pictures"))
         self.browser.press(key, shift)
         self.browser.wait(f"Number(document.body.dataset.pictures) > {before}")
+        self.browser.wait("!document.querySelector('#frame.busy')")
 
     def sees(self) -> str:
         """The pixels that the browser shows."""
@@ -352,6 +356,53 @@ def test_keys_change_the_picture_that_the_browser_shows(page, browser):
     assert not page.live.is_closing
 
 
+SETTING_KEYS = (*"`123456zxcn", *itertools.chain(*STEPS.values()))
+
+
+@BROWSER
+@pytest.mark.slow
+@pytest.mark.parametrize("shift", [False, True], ids=["plain", "shift"])
+def test_every_key_of_the_keyboard_arrives(page, browser, shift):
+    person, live = Person(browser, page.url), page.live
+    for key in SETTING_KEYS:
+        live.session.change(
+            live.number, MergeSettings(mask="dst", sharpness=7, hist_match_threshold=99)
+        )
+        wanted = changed(settings(live), key, shift, False)
+        person.press(key, shift)
+        assert settings(live) == wanted, key
+        shown = browser.value("state.rows.map((row) => [row.name, row.value])")
+        assert dict(shown) == {r["name"]: r["value"] for r in rows(wanted)}, key
+    for key, number in ((".", 1), (".", 2), (",", 1), ("/", 2), ("m", 1)):
+        if not shift:
+            person.press(key)
+            assert browser.value("state.number") == live.number == number, key
+    for key, number in (("/", FRAMES - 1), ("m", 0), ("/", FRAMES - 1), (",", 0)):
+        if shift:
+            person.press(key, True)
+            assert browser.value("state.number") == live.number == number, key
+    for key, width in (("-", 640), ("=", 960), ("=", 1280)):
+        person.press(key, shift)
+        assert browser.value("state.zoom") == live.zoom == width
+    person.press("v", shift)
+    assert browser.value("state.checkered") is True
+
+
+@BROWSER
+@pytest.mark.slow
+def test_a_draft_comes_first_where_the_exact_picture_takes_long(page, browser, monkeypatch):
+    person, live = Person(browser, page.url), page.live
+    person.press("3")
+    expected = live.merged(0, settings(live).with_changes({"super_resolution": 5}))
+    monkeypatch.setattr(merge_live, "LONG_S", 0.0)  # all takes long
+    person.press("t", True)
+    assert int(browser.value("document.body.dataset.drafts")) == 1
+    assert browser.value("document.getElementById('draft').hidden") is True
+    seen = np.array(person.sees().split(","), np.uint8).reshape(*expected.shape[:2], 4)
+    jpeg = cv2.imdecode(np.frombuffer(merge_live.encoded(expected, 960), np.uint8), 1)
+    assert np.abs(seen[..., :3].astype(int) - jpeg[..., ::-1]).max() <= 6  # two JPEG decoders
+
+
 @BROWSER
 @pytest.mark.slow
 def test_shift_and_the_full_stop_merge_the_clip(page, browser, workspace):
@@ -378,4 +429,5 @@ def test_closing_the_page_loses_nothing(page, browser):
     assert browser.value("document.getElementById('place').textContent") == f"2 / {FRAMES}"
     browser.press("escape")
     browser.wait("document.getElementById('note').textContent.startsWith('Saved')")
-    assert page.left.wait(10)
+    assert [s.erode for s in page.live.session.every()] == [1] * FRAMES
+    assert page.left.wait(60)
