@@ -38,10 +38,10 @@ _ORIENTATIONS = {
     5: (270, True), 6: (90, False), 7: (90, True), 8: (270, False),
 }  # fmt: skip
 # What Pillow raises over damaged headers, whose values have any type.
-_DAMAGED = (OSError, ValueError, SyntaxError, TypeError, AttributeError, LookupError, EOFError,
-            ArithmeticError, RuntimeError, struct.error)  # fmt: skip
+DAMAGED = (OSError, ValueError, SyntaxError, TypeError, AttributeError, LookupError, EOFError,
+           ArithmeticError, RuntimeError, struct.error)  # fmt: skip
 _USUAL_BYTES = 3  # a pixel, decoded
-_GROWTH = 4  # from a file to its picture of more than that; what a camera writes shrinks less
+_GROWTH = 12  # from a file to its picture of more than that; what cameras write grows less
 _LARGE_PX = 1 << 24  # from which on it pays to look for memory that nobody uses
 _RATE = 25  # pictures have no time; a video made of them shows this many a second
 
@@ -372,14 +372,14 @@ def _header(path: Path, limits: Limits) -> tuple[int, bool, dict[str, Any]]:
                     extras["icc_profile"] = image.info["icc_profile"]
                 exif = image.getexif()
                 if exif and image.format != "TIFF":  # whose tags describe how it is stored
-                    with suppress(*_DAMAGED):  # what cannot be written again is left out
+                    with suppress(*DAMAGED):  # what cannot be written again is left out
                         extras["exif"] = exif.tobytes()
                 orientation = exif.get(0x0112, 1)
         except Image.DecompressionBombError as error:
             raise InputError(
                 f"{path}: a frame may have {limits.max_pixels} pixels, this one has far more"
             ) from error
-        except _DAMAGED as error:
+        except DAMAGED as error:
             raise InputError(f"{path}: must be a whole picture: its header is damaged") from error
     limits.check_size(path, width, height)
     _check_growth(path, width * height * bands << is_deep, limits)

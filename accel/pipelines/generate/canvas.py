@@ -23,8 +23,11 @@ from accel.pipelines.generate.pictures import (
     read_picture,
     to_tensor,
 )
+from accel.video.read import DEFAULT_LIMITS
 
 Size = tuple[int, int]  # width, height in pixels
+MAX_START_PX = 2048 * 2048  # of a picture whose size is taken over
+MAX_OUTPAINTED_PX = DEFAULT_LIMITS.max_pixels
 LEAST_UNIT = 8  # pixels, as everywhere
 
 
@@ -164,6 +167,11 @@ def outpainted(
     left, right = (left + more_x, right) if left and not right else (left, right + more_x)
     top, bottom = (top + more_y, bottom) if top and not bottom else (top, bottom + more_y)
     added = (left, top, right, bottom)
+    width, height = picture.width + left + right, picture.height + top + bottom
+    if width * height > MAX_OUTPAINTED_PX:
+        raise ConfigError(
+            f"outpaint must come to {MAX_OUTPAINTED_PX} pixels at most, comes to {width}x{height}"
+        )
     larger = drawn_out(picture, added)
     border = masks.border_mask(larger.size, added, options.mask_blur)
     if white is None:
@@ -179,6 +187,11 @@ def size_of(model: Model, options: Options, start: Size | None) -> Size:
     unit = unit_of(model)
     width, height = options.width, options.height
     if start is not None:
+        if not (width and height) and start[0] * start[1] > MAX_START_PX:
+            raise ConfigError(
+                f"width and height must be given for a picture of {start[0]}x{start[1]}: what is"
+                f" made has its size, and that of its own accord at most {MAX_START_PX} pixels"
+            )
         width = width or max(unit, start[0] // unit * unit)
         height = height or max(unit, start[1] // unit * unit)
     width, height = width or model.side_px, height or model.side_px

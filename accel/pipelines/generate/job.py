@@ -17,7 +17,9 @@ from accel.pipelines.gate import ContentGate
 from accel.pipelines.generate.grid import Axis, Grid, axis_of, grid
 from accel.pipelines.generate.loras import without
 from accel.pipelines.generate.model import tiny_decoder
+from accel.pipelines.generate.options import Options
 from accel.pipelines.generate.output import OutputConfig, PictureGate, write
+from accel.pipelines.generate.pictures import check_picture
 from accel.pipelines.generate.preview import Preview
 from accel.pipelines.generate.repeat import equals, settings_from
 from accel.pipelines.generate.sampler import Picture, Sampler
@@ -98,6 +100,7 @@ def generate(
     if prompt is None:
         raise ConfigError("generate: a prompt must be given, or a picture to repeat")
     options.setdefault("seed", None)
+    check_given(options)
     config.check_free(int(options.get("count", 1)))
     sampler = model if isinstance(model, Sampler) else Sampler(
         model or "nano", device=device, models=models, max_memory=max_memory,
@@ -147,6 +150,15 @@ def generate(
         "marked": marked,
         "notes": notes,
     }
+
+
+def check_given(options: Mapping[str, Any]) -> None:
+    """Refuse settings and files that cannot be used before any network is opened."""
+    settings = {k: v for k, v in options.items() if k not in ("init", "mask", "noise", "controls")}
+    Options.of(settings | {"seed": settings.get("seed") or 0})
+    for name in ("init", "mask"):
+        if isinstance(options.get(name), (str, Path)):
+            check_picture(Path(options[name]))
 
 
 def grid_of(

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +16,11 @@ from torch import Tensor
 
 from accel.core import ConfigError, InputError, open_file
 from accel.kernels import to_uint8
+from accel.video.read import DEFAULT_LIMITS
+from accel.video.stills import DAMAGED
 
-MAX_PIXELS = 100_000_000
+MAX_PIXELS = DEFAULT_LIMITS.max_pixels
+STRIP = 256  # rows that are blended at a time
 RESIZES = ("stretch", "crop", "fill")
 
 
@@ -57,30 +62,52 @@ def read_mask(source: Any) -> Image.Image:  # L
 
 
 def open_picture(path: Path) -> Image.Image:
-    with open_file(path, "a picture") as file, warnings.catch_warnings():
-        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+    """A picture upright and decoded; InputError for any other file."""
+    with _header(path) as picture:
         try:
-            picture = Image.open(file)
-            if picture.width * picture.height > MAX_PIXELS:
-                raise InputError(
-                    f"{path}: must have at most {MAX_PIXELS} pixels,"
-                    f" got {picture.width}x{picture.height}"
-                )
             picture.load()
             return ImageOps.exif_transpose(picture)
-        except (UnidentifiedImageError, Image.DecompressionBombError) as error:
-            raise InputError(f"{path}: must be a picture") from error
-        except (OSError, ValueError, SyntaxError) as error:
+        except DAMAGED as error:
             raise InputError(f"{path}: cannot be read as a picture: {error}") from error
 
 
+def check_picture(path: Path) -> None:
+    """Raise InputError for a file that is no picture or too large; decodes nothing."""
+    with _header(path):
+        pass
+
+
+@contextmanager
+def _header(path: Path) -> Iterator[Image.Image]:
+    with open_file(path, "a picture") as file, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of sizes that are checked here, and of damaged EXIF
+        try:
+            picture = Image.open(file)
+        except (UnidentifiedImageError, Image.DecompressionBombError) as error:
+            raise InputError(f"{path}: must be a picture") from error
+        except DAMAGED as error:
+            raise InputError(f"{path}: cannot be read as a picture: {error}") from error
+        if picture.width * picture.height > MAX_PIXELS:
+            raise InputError(
+                f"{path}: must have at most {MAX_PIXELS} pixels,"
+                f" got {picture.width}x{picture.height}"
+            )
+        yield picture
+
+
 def flattened(picture: Image.Image) -> Image.Image:
-    """Transparent parts on white."""
-    if picture.mode in ("RGBA", "LA", "PA") or "transparency" in picture.info:
-        picture = picture.convert("RGBA")
-        ground = Image.new("RGBA", picture.size, (255, 255, 255, 255))
-        picture = Image.alpha_composite(ground, picture)
-    return picture.convert("RGB")
+    """Transparent parts on white; a picture of RGB is given back as it is."""
+    if picture.mode == "RGB" and "transparency" not in picture.info:
+        return picture
+    if picture.mode not in ("RGBA", "LA", "PA") and "transparency" not in picture.info:
+        return picture.convert("RGB")
+    out = Image.new("RGB", picture.size)
+    for top in range(0, picture.height, STRIP):  # whole, a large one would be there four times
+        box = (0, top, picture.width, min(top + STRIP, picture.height))
+        strip = picture.crop(box).convert("RGBA")
+        ground = Image.new("RGBA", strip.size, (255, 255, 255, 255))
+        out.paste(Image.alpha_composite(ground, strip).convert("RGB"), box)
+    return out
 
 
 def from_tensor(image: Tensor) -> Image.Image:  # [3, H, W] or [1, 3, H, W] in -1..1

@@ -12,12 +12,14 @@ from PIL import Image
 from accel.core import ConfigError, InputError
 from accel.models import nano
 from accel.models.load import DTYPES
+from accel.pipelines.generate.canvas import MAX_START_PX
 from accel.pipelines.generate.infotext import parse, settings_of
 from accel.pipelines.generate.model_folders import ModelFolders
 from accel.pipelines.generate.output import text_of
 from accel.pipelines.generate.pictures import open_picture
 from accel.weights.assets import manifest
 
+MAX_HIRES_PX = 4096 * 4096  # of a second pass that a picture's text asks for
 ABOUT_MODELS = {"VAE": "vae", "VAE Decoder": "decoder", "Prediction": "prediction",
                 "Precision": "dtype", "Runtime": "runtime"}  # fmt: skip
 
@@ -47,6 +49,7 @@ def settings_from(
             f" --control and --control-image ({steered})"
         )
     settings = settings_of(info)
+    check_modest(path, settings)
     settings["prompt"] = info.prompt
     if not has_model:
         digits, name = info.pairs.get("Model hash"), info.pairs.get("Model")
@@ -66,6 +69,21 @@ def precision(name: str) -> torch.dtype:
         if str(dtype) == f"torch.{name}":
             return dtype
     raise ConfigError(f"infotext: Precision cannot be read: {name!r:.80}")
+
+
+def check_modest(path: Path, settings: dict[str, Any]) -> None:
+    """Refuse what a stranger's picture may not ask of this machine, but a person may."""
+    width, height = settings.get("width", 0), settings.get("height", 0)
+    enlarged = max(1.0, settings.get("hires_scale", 1.0))
+    for name, pixels, most in (
+        ("width and height", width * height, MAX_START_PX),
+        ("hires-scale", width * height * enlarged**2, MAX_HIRES_PX),
+    ):
+        if not pixels <= most:  # written so that NaN is refused too
+            raise ConfigError(
+                f"{path}: its text may ask for {most} pixels at most, asks for {width}x{height}"
+                f" times {enlarged:g}: say what it shows with {name} of your own, without --from"
+            )
 
 
 def model_of(digits: str | None, name: str | None, models: str | Path | None) -> str:
