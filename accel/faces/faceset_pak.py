@@ -143,7 +143,9 @@ def pack_folder(
     Where the folder holds folders, each is one person. Raises InputError for a picture without
     face metadata, or when there are no faces.
     """
-    people = sorted(p for p in folder.iterdir() if p.is_dir()) if folder.is_dir() else []
+    # A link may lead to pictures elsewhere, which are removed once they are packed.
+    inner = sorted(folder.iterdir()) if folder.is_dir() else []
+    people = [path for path in inner if path.is_dir() and not path.is_symlink()]
     listed: list[tuple[str | None, Path]] = [(None, path) for path in faces_in(folder)]
     listed += [(person.name, path) for person in people for path in faces_in(person)]
     if not listed:
@@ -175,6 +177,8 @@ def unpack(
     if twice:
         raise InputError(f"{pak}: every face must have its own name, got {twice} more than once")
     for target in targets:
+        if target.parent != folder and target.parent.is_symlink():
+            raise InputError(f"{target.parent}: must be a folder to unpack into, is a link")
         if target.exists() or target.is_symlink():
             raise InputError(f"{target}: exists; remove it before unpacking")
     done = 0

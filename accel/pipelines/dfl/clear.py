@@ -94,7 +94,12 @@ def folders(workspace: Workspace, parts: tuple[str, ...]) -> list[Path]:
         found += [*inner, model]
     if "result" in parts or "aligned" in parts:
         found.append(workspace.root)
-    return [folder for folder in found if folder.is_dir()]
+    root = workspace.root.resolve()
+    return [  # never through a link: what lies behind it may be anything
+        folder
+        for folder in found
+        if folder.is_dir() and folder.resolve() == root / folder.relative_to(workspace.root)
+    ]
 
 
 def _belongs(path: Path, workspace: Workspace, parts: tuple[str, ...]) -> bool:

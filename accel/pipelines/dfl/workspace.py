@@ -12,18 +12,22 @@ workspace/
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from accel.core import ConfigError, InputError
 
 SIDES = ("src", "dst")
+FOLLOW_LINKS = "ACCEL_FOLLOW_LINKS"  # set to 1: folders of a workspace may lie elsewhere
 VIDEO_SUFFIXES = (".mp4", ".mov", ".mkv", ".webm", ".avi", ".gif")
 
 
 class Workspace:
     """The paths of one workspace. Nothing is made or read until a step asks for it.
 
-    Raises InputError if `root` is not a folder.
+    A workspace may come from a stranger, so what it holds must not lead out of it: a link in place
+    of one of its folders is refused, unless the user says in the environment that it is his own.
+    Raises InputError if `root` is not a folder, and for such a link.
     """
 
     def __init__(self, root: Path | str) -> None:
@@ -34,6 +38,20 @@ class Workspace:
         self.merged = self.root / "data_dst" / "merged"
         self.merged_mask = self.root / "data_dst" / "merged_mask"
         self.result = self.root / "result.mp4"
+        for folder in (*map(self.aligned_debug, SIDES), *map(self.aligned, SIDES), self.merged,
+                       self.merged_mask, self.model):  # fmt: skip
+            if os.environ.get(FOLLOW_LINKS) != "1" and self.leads_out(folder):
+                raise InputError(
+                    f"{folder}: must lie in the workspace, is a link or in one that leads out;"
+                    f" where it is your own, set {FOLLOW_LINKS}=1"
+                )
+
+    def leads_out(self, path: Path) -> bool:
+        """Whether a link on the way from the workspace to `path` leads to another place."""
+        try:
+            return not path.resolve().is_relative_to(self.root.resolve())
+        except (OSError, RuntimeError):  # links in a circle
+            return True
 
     def video(self, side: str) -> Path | None:
         """The film of a side, None if there is none. Raises ConfigError if there are several."""
