@@ -11,6 +11,8 @@ namespace accel {
 namespace {
 
 constexpr int64_t kWorthThreads = 1 << 15;  // values; below, starting threads costs more
+constexpr int64_t kNear = 1 << 17;          // values that stay near beside others
+constexpr int64_t kFar = 1 << 20;           // values of a result that no near cache would keep
 constexpr int64_t kPixels = 64;             // a block of channels-last statistics
 
 struct Group {
@@ -20,6 +22,11 @@ struct Group {
   double eps;
   bool silu;
   int team;
+
+  // Of `run` values that lie side by side, whether vectors of them may be written past the caches.
+  bool past_caches(int64_t run) const {
+    return images * channels * pixels >= kFar && run % 16 == 0 && uintptr_t(y) % 64 == 0;
+  }
 };
 
 struct Moments {
@@ -46,17 +53,20 @@ void coefficients(const Group& g, int64_t group, const Moments& m, float* scale,
 
 // A group's values lie side by side: its statistics and its output need nobody else.
 void planes_first(const Group& g) {
-  const int64_t each = g.channels / g.groups, span = each * g.pixels;
+  const int64_t each = g.channels / g.groups, span = each * g.pixels, units = g.images * g.groups;
+  const bool past_caches = g.past_caches(g.pixels);
 #pragma omp parallel for num_threads(g.team) schedule(static)
-  for (int64_t unit = 0; unit < g.images * g.groups; ++unit) {
+  for (int64_t unit = 0; unit < units; ++unit) {
     const float* x = g.x + unit * span;
+    const int64_t next = span <= kNear && unit + 1 < units ? span : 0;
     double found[2] = {};
     ACCEL_WIDEST(moments(x, span, x[0], found));
     std::vector<float> scale(each), shift(each);
     coefficients(g, unit % g.groups, {found[0], found[1]}, scale.data(), shift.data());
     for (int64_t c = 0; c < each; ++c)
       ACCEL_WIDEST(apply_run(x + c * g.pixels, g.y + unit * span + c * g.pixels, g.pixels, x[0],
-                             scale[c], shift[c], g.silu));
+                             scale[c], shift[c], g.silu, past_caches, x + c * g.pixels + next));
+    if (past_caches) ACCEL_WIDEST(end_streams());
   }
 }
 
@@ -70,6 +80,7 @@ class ChannelsLast {
   void run() {
     std::vector<double> sums(blocks_ * g_.groups * 2);
     std::vector<float> about(g_.channels), scale(about), shift(about);
+    const bool past_caches = g_.past_caches(g_.channels);
 #pragma omp parallel num_threads(g_.team)
     {
       std::vector<float> s(g_.channels), q(g_.channels);
@@ -86,9 +97,11 @@ class ChannelsLast {
         for (int64_t i = 0; i < blocks_; ++i) {
           const int64_t first = (blocks_ - 1 - i) * kPixels;
           const int64_t at = first * g_.channels;
+          const float* ahead = picture + (i + 1 < blocks_ ? at - kPixels * g_.channels : at);
           ACCEL_WIDEST(apply_pixels(picture + at, g_.y + (picture - g_.x) + at, count(first),
-                                    g_.channels, about.data(), scale.data(), shift.data(),
-                                    g_.silu));
+                                    g_.channels, about.data(), scale.data(), shift.data(), g_.silu,
+                                    past_caches, ahead));
+          if (past_caches) ACCEL_WIDEST(end_streams());
         }
       }
     }
@@ -167,10 +180,14 @@ void geglu_cpu(ConstArray x, Array y, int threads) {
   float* to = static_cast<float*>(y.data());
   const int team = rows * width < kWorthThreads ? 1 : threads;
   nb::gil_scoped_release unlocked;
+  // Vectors must not straddle lines.
+  const bool past_caches = rows * width >= kFar && width % 16 == 0 && uintptr_t(to) % 64 == 0;
 #pragma omp parallel for num_threads(team) schedule(static)
-  for (int64_t row = 0; row < rows; ++row)
+  for (int64_t share = 0; share < team; ++share) {
+    const int64_t first = rows * share / team, last = rows * (share + 1) / team;
     ACCEL_WIDEST(
-        gate_row(from + row * 2 * width, from + row * 2 * width + width, to + row * width, width));
+        gate_rows(from + first * 2 * width, to + first * width, last - first, width, past_caches));
+  }
 }
 
 // x and y: [rows, D] float32 side by side; weight and bias: [D], or both without values.

@@ -1,5 +1,8 @@
 // Group normalisation on vectors of ACCEL_LANES floats. Included by simd.h, once per width.
 
+// After vectors were written past the caches.
+inline void end_streams() { fence(); }
+
 // Into into[2]: the sum of the values less `shift`, and of their squares.
 // Sums are kept in floats over short runs only, so that their rounding stays far below the answer.
 inline void moments(const float* x, int64_t count, float shift, double* into) {
@@ -22,14 +25,16 @@ inline void moments(const float* x, int64_t count, float shift, double* into) {
   }
 }
 
-template <bool kSilu>
+// `ahead`: what is read soon, as many values.
+template <bool kSilu, bool kStream>
 inline void scale_run(const float* x, float* y, int64_t count, float about, float scale,
-                      float shift) {
+                      float shift, const float* ahead) {
   const Vec a = spread(about), s = spread(scale), t = spread(shift);
   int64_t i = 0;
   for (; i + kLanes <= count; i += kLanes) {
-    const Vec v = fma(load(x + i) - a, s, t);
-    store(y + i, kSilu ? silu(v) : v);
+    __builtin_prefetch(ahead + i, 0, 2);
+    const Vec v = fma(load(x + i) - a, s, t), out = kSilu ? silu(v) : v;
+    kStream ? stream(y + i, out) : store(y + i, out);
   }
   if (i < count) {
     const Vec v = fma(load_some(x + i, int(count - i)) - a, s, t);
@@ -38,9 +43,10 @@ inline void scale_run(const float* x, float* y, int64_t count, float about, floa
 }
 
 inline void apply_run(const float* x, float* y, int64_t count, float about, float scale,
-                      float shift, bool with_silu) {
-  with_silu ? scale_run<true>(x, y, count, about, scale, shift)
-            : scale_run<false>(x, y, count, about, scale, shift);
+                      float shift, bool with_silu, bool past_caches, const float* ahead) {
+  const auto run = with_silu ? (past_caches ? scale_run<true, true> : scale_run<true, false>)
+                             : (past_caches ? scale_run<false, true> : scale_run<false, false>);
+  run(x, y, count, about, scale, shift, ahead);
 }
 
 // A few vectors of channels at a time, so that a pixel's lines are read side by side.
@@ -83,16 +89,20 @@ inline void pixel_moments(const float* x, int64_t pixels, int64_t channels, cons
   }
 }
 
-template <bool kSilu>
+template <bool kSilu, bool kStream>
 inline void scale_pixels(const float* x, float* y, int64_t pixels, int64_t channels,
-                         const float* about, const float* scale, const float* shift) {
+                         const float* about, const float* scale, const float* shift,
+                         const float* ahead) {
   for (int64_t p = 0; p < pixels; ++p) {
     const float* from = x + p * channels;
+    const float* later = ahead + p * channels;
     float* to = y + p * channels;
     int64_t c = 0;
     for (; c + kLanes <= channels; c += kLanes) {
+      __builtin_prefetch(later + c, 0, 2);
       const Vec v = fma(load(from + c) - load(about + c), load(scale + c), load(shift + c));
-      store(to + c, kSilu ? silu(v) : v);
+      const Vec out = kSilu ? silu(v) : v;
+      kStream ? stream(to + c, out) : store(to + c, out);
     }
     if (const int some = int(channels - c)) {
       const Vec v = fma(load_some(from + c, some) - load_some(about + c, some),
@@ -103,36 +113,111 @@ inline void scale_pixels(const float* x, float* y, int64_t pixels, int64_t chann
 }
 
 inline void apply_pixels(const float* x, float* y, int64_t pixels, int64_t channels,
-                         const float* about, const float* scale, const float* shift,
-                         bool with_silu) {
-  with_silu ? scale_pixels<true>(x, y, pixels, channels, about, scale, shift)
-            : scale_pixels<false>(x, y, pixels, channels, about, scale, shift);
+                         const float* about, const float* scale, const float* shift, bool with_silu,
+                         bool past_caches, const float* ahead) {
+  const auto run = with_silu
+                       ? (past_caches ? scale_pixels<true, true> : scale_pixels<true, false>)
+                       : (past_caches ? scale_pixels<false, true> : scale_pixels<false, false>);
+  run(x, y, pixels, channels, about, scale, shift, ahead);
+}
+
+// 1 + erf(x / sqrt 2), to 5e-7: a quotient of polynomials where that is not 0 or 2. It is fitted a
+// little too large, so that nothing is left of what lies far below zero.
+inline Vec twice_below(Vec x) {
+  const Vec a = larger(spread(-5.4f), smaller(spread(5.4f), x)), t = a * a;
+  Vec p = spread(0x1.fea33ap-33f);
+  p = fma(p, t, spread(-0x1.7e5cc2p-25f));
+  p = fma(p, t, spread(0x1.a484a4p-18f));
+  p = fma(p, t, spread(0x1.4d4e1ap-12f));
+  p = fma(p, t, spread(0x1.22a4d4p-7f));
+  p = fma(p, t, spread(0x1.1cf098p-4f));
+  p = fma(p, t, spread(0x1.988450p-1f));
+  Vec q = spread(0x1.ec230ep-15f);
+  q = fma(q, t, spread(0x1.ce46d4p-10f));
+  q = fma(q, t, spread(0x1.d1c620p-6f));
+  q = fma(q, t, spread(0x1.03f1d6p-2f));
+  q = fma(q, t, spread(1.f));
+  return larger(spread(0.f), 1.f + p * a * reciprocal(q));
 }
 
 // Values times the gelu of the gates.
-inline void gate_row(const float* value, const float* gate, float* y, int64_t count) {
-  const Vec root = spread(0.70710678118654752f);
-  constexpr int64_t kAhead = 256;  // two short streams at once: the CPU foresees them too late
+template <bool kStream>
+inline void gates(const float* value, const float* gate, float* y, int64_t count) {
+  constexpr int64_t kAhead = 512;  // two short streams at once: the CPU foresees them too late
   int64_t i = 0;
-  for (; i < count; i += kLanes) {
-    __builtin_prefetch(gate + i + kAhead);
-    __builtin_prefetch(value + i + kAhead);
-    const int some = int(count - i < kLanes ? count - i : kLanes);
-    const Vec g = some == kLanes ? load(gate + i) : load_some(gate + i, some);
-    const Vec v = some == kLanes ? load(value + i) : load_some(value + i, some);
-    const Vec out = v * (g * 0.5f) * (1.f + erf(g * root));
-    some == kLanes ? store(y + i, out) : store_some(y + i, out, some);
+  for (; i + kLanes <= count; i += kLanes) {
+    __builtin_prefetch(gate + i + kAhead, 0, 2);
+    __builtin_prefetch(value + i + kAhead, 0, 2);
+    const Vec g = load(gate + i), out = load(value + i) * (g * 0.5f) * twice_below(g);
+    kStream ? stream(y + i, out) : store(y + i, out);
+  }
+  if (const int some = int(count - i)) {
+    const Vec g = load_some(gate + i, some);
+    store_some(y + i, load_some(value + i, some) * (g * 0.5f) * twice_below(g), some);
+  }
+}
+
+// Rows of values, then gates.
+inline void gate_rows(const float* x, float* y, int64_t rows, int64_t width, bool past_caches) {
+  for (int64_t row = 0; row < rows; ++row, x += 2 * width, y += width)
+    past_caches ? gates<true>(x, x + width, y, width) : gates<false>(x, x + width, y, width);
+  if (past_caches) end_streams();
+}
+
+// The sum of a vector's numbers in few steps.
+inline float sum_up(Vec v) {
+#if ACCEL_LANES == 16
+  const __m256 half = _mm256_add_ps(_mm512_maskz_extractf32x8_ps(0xff, v, 0),
+                                    _mm512_maskz_extractf32x8_ps(0xff, v, 1));
+#elif ACCEL_LANES == 8
+  const __m256 half = v;
+#endif
+#if ACCEL_LANES > 4
+  __m128 q = _mm_add_ps(_mm256_castps256_ps128(half), _mm256_extractf128_ps(half, 1));
+  q = _mm_add_ps(q, _mm_movehl_ps(q, q));
+  return _mm_cvtss_f32(_mm_add_ss(q, _mm_movehdup_ps(q)));
+#else
+  return sum(v);
+#endif
+}
+
+// The sums of a row less `about`, and of their squares where wanted; few numbers in each lane's
+// sum.
+template <bool kSquares>
+inline void row_sums(const float* x, int64_t count, float about, double* into) {
+  constexpr int64_t kRun = 4096, kStep = 4 * kLanes;
+  const Vec zero = spread(about);
+  into[0] = into[1] = 0;
+  for (int64_t i = 0; i < count;) {
+    const int64_t end = i + kRun < count ? i + kRun : count;
+    Vec s[4] = {}, q[4] = {};
+    const auto add = [&](Vec d, int k) {
+      s[k] += d;
+      if (kSquares) q[k] = fma(d, d, q[k]);
+    };
+    for (; i + kStep <= end; i += kStep)
+#pragma GCC unroll 4
+      for (int k = 0; k < 4; ++k) add(load(x + i + k * kLanes) - zero, k);
+    for (; i + kLanes <= end; i += kLanes) add(load(x + i) - zero, 0);
+    if (const int some = int(end - i)) {
+      float left[kLanes];
+      store(left, zero);
+      add(load_some(x + i, some) - load_some(left, some), 1);
+      i = end;
+    }
+    into[0] += sum_up((s[0] + s[1]) + (s[2] + s[3]));
+    if (kSquares) into[1] += sum_up((q[0] + q[1]) + (q[2] + q[3]));
   }
 }
 
 // One row: less its mean, over its deviation, times weight, plus bias (both or neither).
 inline void normalize_row(const float* x, float* y, int64_t count, double eps, const float* weight,
                           const float* bias) {
-  double first[2] = {}, second[2] = {};
-  moments(x, count, x[0], first);
-  // From the mean itself: where x[0] lies far from the rest, the squares about it say nothing.
+  double first[2], second[2];
+  row_sums<false>(x, count, x[0], first);
+  // Squares about the mean itself: where x[0] lies far from the rest, those about it say nothing.
   const float mean = float(x[0] + first[0] / double(count));
-  moments(x, count, mean, second);
+  row_sums<true>(x, count, mean, second);
   const double off = second[0] / double(count);
   const double variance = second[1] / double(count) - off * off;
   const double rate = 1 / __builtin_sqrt((variance < 0 ? 0 : variance) + eps);

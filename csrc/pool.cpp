@@ -2,7 +2,7 @@
 // result of 40 MB that takes three times as long as writing it.
 //
 // A block that is let go is kept for the next result of about its size, up to a limit for all that
-// are kept; the one that has waited longest goes first.
+// are kept and the next new one; the one that has waited longest goes first.
 #include <cstdlib>
 #include <list>
 #include <mutex>
@@ -50,6 +50,7 @@ class Pool {
  public:
   Block take(size_t bytes) {
     bytes = (bytes + kPage - 1) / kPage * kPage;
+    std::list<Block> gone;
     {
       const std::lock_guard<std::mutex> guard(lock_);
       auto best = free_.end();
@@ -63,7 +64,9 @@ class Pool {
         free_.erase(best);
         return block;
       }
+      drop(gone, bytes < limit_ ? limit_ - bytes : 0);  // new memory in place of what is kept
     }
+    for (const Block& each : gone) unmap(each);
     return {map(bytes), bytes};
   }
 
@@ -73,7 +76,7 @@ class Pool {
       const std::lock_guard<std::mutex> guard(lock_);
       free_.push_back(block);
       kept_ += block.bytes;
-      drop(gone);
+      drop(gone, limit_);
     }
     for (const Block& each : gone) unmap(each);
   }
@@ -85,7 +88,7 @@ class Pool {
     {
       const std::lock_guard<std::mutex> guard(lock_);
       before = limit_, limit_ = bytes;
-      drop(gone);
+      drop(gone, limit_);
     }
     for (const Block& each : gone) unmap(each);
     return before;
@@ -97,8 +100,8 @@ class Pool {
   }
 
  private:
-  void drop(std::list<Block>& gone) {
-    while (kept_ > limit_) {
+  void drop(std::list<Block>& gone, size_t most) {
+    while (kept_ > most) {
       kept_ -= free_.front().bytes;
       gone.splice(gone.end(), free_, free_.begin());
     }

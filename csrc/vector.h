@@ -28,6 +28,24 @@ ACCEL_INLINE void store_some(float* at, Vec v, int count) {
   __builtin_memcpy(at, &v, sizeof(float) * count);
 }
 
+// Past the caches, for large results: what is not read before it is written need not be fetched.
+// `at` lies on a vector's boundary; fence() before another thread may read.
+ACCEL_INLINE void stream(float* at, Vec v) {
+#if ACCEL_LANES == 16
+  _mm512_stream_ps(at, v);
+#elif ACCEL_LANES == 8
+  _mm256_stream_ps(at, v);
+#else
+  store(at, v);
+#endif
+}
+
+ACCEL_INLINE void fence() {
+#if ACCEL_LANES > 4
+  _mm_sfence();
+#endif
+}
+
 ACCEL_INLINE Vec spread(float x) { return x - Vec{}; }
 
 ACCEL_INLINE Vec fma(Vec a, Vec b, Vec c) {
