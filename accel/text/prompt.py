@@ -167,8 +167,12 @@ def schedule(prompt: str, steps: int, first_pass_steps: int | None = None) -> li
 
     `first_pass_steps`: given in a second pass (hires fix), in which the shares 1.0 to 2.0 and the
     steps after those of the first pass are meant.
+    A prompt with a "|" outside square brackets, or with a lone backslash at its end, is taken as it
+    stands: A1111's parser gives up there.
     """
     nodes = parse(prompt)
+    if nodes is None:
+        return [(steps, prompt)]
     ends = {steps}
     for node in walk(nodes):
         if isinstance(node, Change):
@@ -256,8 +260,11 @@ class Frame:
         return all(isinstance(node, str) for node in part)
 
 
-def parse(prompt: str) -> list[Node]:
-    """Text, changes and alternations; brackets without a partner are text."""
+def parse(prompt: str) -> list[Node] | None:
+    """Text, changes and alternations; brackets without a partner are text.
+
+    None for a prompt that cannot be read: see `schedule`.
+    """
     partners = matched(prompt)
     frames = [Frame()]
     at = 0
@@ -275,6 +282,8 @@ def parse(prompt: str) -> list[Node]:
         elif character in ":|" and top.opening == "[":
             top.separators.append(character)
             top.parts.append([])
+        elif character == "|" or at + width > len(prompt):
+            return None
         else:
             top.parts[-1].append(prompt[at : at + width])
         at += width
