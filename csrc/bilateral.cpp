@@ -141,7 +141,10 @@ void disc_sums(const Picture& p, int field, float* totals) {
   }
 }
 
-// What differences of colour change in a mean of few neighbours: by that the Gaussian is corrected.
+// What differences of colour change in a mean of few neighbours: by that the Gaussian is corrected,
+// as long as their exponents stay below this. Beyond it few neighbours are as good alone.
+constexpr float kCorrected = 2.0f;
+
 struct Pair {
   float *near_sums[4], *sums[4];  // with and without regard to colour; the last are the weights
 };
@@ -157,9 +160,7 @@ void add_to_pair(const Row& row, const Pair& pair, const Tap& tap, float tight, 
   for (int64_t i = 0; i < width; ++i) {
     const float a = n0[i], b = n1[i], c = n2[i];
     const float apart = std::fabs(a - c0[i]) + std::fabs(b - c1[i]) + std::fabs(c - c2[i]);
-    const float z = apart * apart * tight;
-    const float alike = 1.0f - z * (1.0f - z * (0.5f - z * (1.0f / 6 - z * (1.0f / 24))));
-    const float plain = near_share * mask[i], share = plain * alike;
+    const float plain = near_share * mask[i], share = plain * exp_minus(apart * apart * tight);
     s0[i] += share * a;
     s1[i] += share * b;
     s2[i] += share * c;
@@ -283,8 +284,8 @@ void bilateral(Floats pictures, Floats masks, Output out, int radius, float colo
       most = std::max(most, *high - *low);
     }
     const Picture p = {wide.data(), wide.data() + 3 * plane, height, width, row, radius, space};
-    const bool alike = 9 * most * most * tight < kNearOne;
-    const bool corrects = alike && step > 1;
+    const float exponent = 9 * most * most * tight;
+    const bool alike = exponent < kNearOne, corrects = exponent < kCorrected && step > 1;
     if (corrects) totals.resize(4 * size);
     const Filter filter = {p, taps, tight, alike, corrects ? totals.data() : nullptr};
 #pragma omp parallel num_threads(threads) if (threads > 1)

@@ -122,6 +122,14 @@ def _put(crop: Tensor, inside: Tensor, values: Tensor) -> Tensor:
 
 
 def _reinhard(crop, target, inside, counts_all):
+    return torch.ops.accel.reinhard(crop.contiguous(), target.contiguous(), inside, counts_all)
+
+
+def _reinhard_reference(crop, target, inside, counts_all):
+    """Give L, a and b the mean and deviation of the target's.
+
+    counts_all: pixels that are not inside are black, and count; else they do not count.
+    """
     lab, lab_target = rgb_to_lab(torch.stack([crop, target]))
     if counts_all:
         of_crop, of_target = (lab * inside).flatten(1), (lab_target * inside).flatten(1)
@@ -325,6 +333,12 @@ def _reflected(size: int, radius: int) -> Tensor:
     return torch.minimum(at, 2 * size - 2 - at)
 
 
+reinhard_op = Op(
+    "reinhard(Tensor crop, Tensor target, Tensor inside, bool counts_all) -> Tensor",
+    _reinhard_reference,
+    fake=lambda crop, *rest: torch.empty_like(crop),
+    gradient=False,
+)
 transport_op = Op(
     "sliced_transport(Tensor source, Tensor target, Tensor directions, bool ranked=True) -> Tensor",
     _transport_reference,
@@ -373,6 +387,20 @@ def _bilateral_native(pictures, masks, color, space, step=1):
     return out
 
 
+def _why_not_reinhard(crop, target, inside, counts_all) -> str:
+    if crop.dtype != torch.float32 or not (crop.is_contiguous() and target.is_contiguous()):
+        return "needs contiguous float32"
+    return _native.why_not(crop, target, inside)
+
+
+def _reinhard_native(crop, target, inside, counts_all):
+    out = torch.empty_like(crop)
+    threads = max(1, min(torch.get_num_threads(), inside.numel() >> 14))
+    mask = inside.contiguous().view(torch.uint8).flatten()
+    native.reinhard(crop.flatten(1), target.flatten(1), mask, out.flatten(1), counts_all, threads)
+    return out
+
+
 def _why_not_axes(source, target, rotations, bins) -> str:
     if bins < 2 or min(source.shape[1], target.shape[1]) < 1:
         return f"takes some points and 2 bins at least, got {bins} bins"
@@ -386,6 +414,7 @@ def _axes_native(source, target, rotations, bins):
     return out
 
 
+reinhard_op.implement("native", _reinhard_native, _why_not_reinhard)
 axes_op.implement("native", _axes_native, _why_not_axes)
 transport_op.implement("native", _transport_native, _why_not_transport)
 bilateral_op.implement("native", _bilateral_native, _why_not_bilateral)

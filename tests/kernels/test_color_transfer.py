@@ -18,6 +18,7 @@ from accel.kernels.color_transfer import (
     bilateral_op,
     color_transfer,
     random_rotation,
+    reinhard_op,
     transport_op,
 )
 from tests.kernels.check import check_kernel
@@ -246,6 +247,23 @@ def test_transport_agrees_with_reference(count):
     assert psnr(torch.ops.accel.sliced_transport(*args), transport_op.reference(*args)) > 75
 
 
+@pytest.mark.parametrize("count", [1, 2, 7, 5000, 120_001])
+def test_transport_by_steps_is_near_the_reference(count):
+    """Ranks by the step a point lies in, and of very many points some asked for all."""
+    args = (*cloud(count), False)
+    assert psnr(torch.ops.accel.sliced_transport(*args), transport_op.reference(*args)) > 55
+
+
+def test_points_of_one_colour_stay_together():
+    source, target, ways = cloud(3000)
+    source[:, ::2] = 0.25
+    moved = torch.ops.accel.sliced_transport(source, target, ways, False)
+    assert moved[:, ::2].std(1).max() < 1e-6
+    wanted = transport_op.reference(source, target, ways)
+    assert (moved[:, ::2].mean(1) - wanted[:, ::2].mean(1)).abs().max() < 2e-3
+    assert psnr(moved[:, 1::2], wanted[:, 1::2]) > 35  # the others may take other places
+
+
 def test_many_points_of_one_colour():
     """Half the source is one colour, as behind a mask; half the target another."""
     source, target, ways = cloud(3000)
@@ -283,7 +301,10 @@ def test_threads_do_not_change_a_bit():
         smooth = torch.ops.accel.bilateral(CROP, FULL, 0.1, 3.0)
         turns = torch.linalg.qr(cloud(9)[2][0, :3])[0].expand(4, 3, 3).contiguous()
         matched = torch.ops.accel.match_axes(args[0], args[1], turns, 64)
-        results.append((moved, smooth, matched))
+        by_steps = torch.ops.accel.sliced_transport(*cloud(50_000), False)
+        few = torch.ops.accel.bilateral(CROP, FULL, 5.0, 8.0, 3)
+        lab = torch.ops.accel.reinhard(CROP[0], TARGET[0], FULL[0] > 0, True)
+        results.append((moved, smooth, matched, by_steps, few, lab))
     torch.set_num_threads(before)
     assert all(torch.equal(a, b) for a, b in zip(*results))
 
@@ -295,12 +316,32 @@ def test_what_is_not_finite_does_no_harm(bad):
     source[1, 7] = target[2, 9] = bad
     native = next(i for i in transport_op.implementations if i.name == "native")
     assert native.run(source, target, ways).shape == source.shape
+    assert native.run(source, target, ways, False).shape == source.shape
     native = next(i for i in axes_op.implementations if i.name == "native")
     assert native.run(source, target, torch.eye(3)[None], 256).shape == source.shape
     broken = CROP.clone()
     broken[0, 0, 5, 5] = bad
     native = next(i for i in bilateral_op.implementations if i.name == "native")
     assert native.run(broken, FULL, 0.1, 3.0).shape == CROP.shape
+
+
+@pytest.mark.parametrize(("color", "step", "least"), [(5.0, 4, 60), (5.0, 2, 70), (0.1, 2, 38)])
+def test_few_neighbours_do_for_all(color, step, least):
+    pictures, masks = (CROP - TARGET)[..., :40].contiguous(), disc()[..., :40].contiguous()
+    got = torch.ops.accel.bilateral(pictures, masks, color, 8.0, step)
+    wanted = bilateral_op.reference(pictures, masks, color, 8.0)
+    inside = masks[0] > 0.5
+    assert psnr(got[0][:, inside], wanted[0][:, inside]) > least
+
+
+@pytest.mark.parametrize("side", [1, 5, 48, 70])
+@pytest.mark.parametrize("counts_all", [False, True])
+def test_reinhard_agrees_with_reference(side, counts_all):
+    crop, target = picture(side, 3)[0], picture(side, 4, 0.6, 0.1)[0]
+    inside = disc(side)[0] > 0.5 if side > 1 else torch.ones(1, 1, dtype=torch.bool)
+    args = (crop, target, inside, counts_all)
+    ran = check_kernel(reinhard_op, args, atol=2e-4 if side > 1 else 1e-3, rtol=0)
+    assert why_not() or "native" in ran
 
 
 @pytest.mark.parametrize("shape", [(1, 3, 20, 27), (2, 3, 5, 3), (1, 3, 1, 1), (0, 3, 4, 4)])

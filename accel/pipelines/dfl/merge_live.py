@@ -84,12 +84,14 @@ class LiveMerger:
     """One person at work on one clip. May be called from several threads.
 
     path: where the settings are saved. finished: the report of the merge, once it was done.
+    threads: that a picture may take.
     """
 
     def __init__(self, job: MergeJob, path: Path) -> None:
         self.job, self.path = job, path
         self.number = self._first()
         self.zoom, self.is_checkered = 960, False
+        self.threads = os.cpu_count() or 1
         self.note = ""
         self.finished: dict[str, Any] | None = None
         self.is_closing = False
@@ -205,7 +207,7 @@ class LiveMerger:
         # longer than one alone.
         is_long = settings.super_resolution or settings.changes_background
         is_long = is_long or settings.color in LONG_COLORS
-        limit_threads((os.cpu_count() or 1) if is_long else 1)
+        limit_threads(self.threads if is_long else 1)
         is_draft = False
         try:
             draft = self._draft(number, settings) if hurried else None
@@ -289,12 +291,17 @@ class LiveMerger:
         """Make ready what is likely asked for next: the neighbours, and super-resolution."""
         if self._merging is not None and self._merging.is_running:
             return
-        with self._lock:
-            for far in (n for n in self._looked if abs(n - number) > 1):
-                self._looked[far].kept = Kept()  # as large as many frames
+        self.forget_steps(lambda n: abs(n - number) > 1)
         for near in (number, number + 1, number - 1):
             if 0 <= near < len(self.session.names):
                 self._ahead.submit(self._make_ready, near)
+
+    def forget_steps(self, of: Callable[[int], bool] = lambda number: True) -> None:
+        """Let go of what merging frames took, which is as large as many frames."""
+        with self._lock:
+            for number, looked in self._looked.items():
+                if of(number):
+                    looked.kept = Kept()
 
     def _make_ready(self, number: int) -> None:
         if abs(number - self.number) > 1 or self.is_closing:

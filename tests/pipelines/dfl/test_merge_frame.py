@@ -23,7 +23,7 @@ from accel.faces.merge_effects import (
     motion_blur,
     sharpen,
 )
-from accel.faces.merge_mask import Prediction, choose_mask, hull_mask, shape_mask
+from accel.faces.merge_mask import Prediction, blurred, choose_mask, hull_mask, shape_mask
 from accel.faces.merge_place import Motion, Place, motion_between
 from accel.faces.merge_settings import MASKS, MODES, MergeSettings
 from accel.kernels import planes_to_rgb, rgb_to_planes
@@ -208,6 +208,13 @@ def test_the_mask_ends_before_the_crop_does():
         if blur > 1:
             assert shaped[0].max() < 0.02
             assert (np.diff(shaped[2 * PX, : 2 * PX]) > -1e-6).all()
+
+
+@pytest.mark.parametrize("taps", [95, 97, 201, 401])
+def test_wide_blurs_are_made_of_less(taps):
+    mask = np.zeros((1152, 1152), np.float32)  # of a model of 192 pixels
+    cv2.ellipse(mask, (570, 585), (120, 170), 20, 0, 360, 1.0, -1)
+    assert np.abs(blurred(mask, taps) - cv2.GaussianBlur(mask, (taps, taps), 0)).max() < 5e-3
 
 
 def test_the_hull_holds_the_face_and_the_brows_can_be_raised():
