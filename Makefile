@@ -7,12 +7,13 @@
 # make bench   kernel and pipeline benchmarks, results under benchmarks/results/
 # make gate    fail when a kernel's lead over its peer shrank since it was last kept
 # make native  rebuild the C++ module in place
+# make aot     every GPU kernel compiled for six GPU generations, without a GPU
 # make sanitize  the kernels' tests on a module built with the address and UB sanitizers
 VENV ?= .venv
 PY := $(VENV)/bin/python
 CPP := $(wildcard csrc/*.cpp csrc/*.h)
 
-.PHONY: setup native demo test fast exhaustive fuzz sanitize lint format bench gate clean
+.PHONY: setup native demo test fast exhaustive fuzz aot sanitize lint format bench gate clean
 
 $(VENV)/.stamp: pyproject.toml setup.py constraints.txt
 	test -x $(PY) || python3 -m venv $(VENV)
@@ -45,6 +46,9 @@ exhaustive: setup
 MINUTES ?= 60
 fuzz: setup
 	$(PY) -m tests.fuzz.run --minutes $(MINUTES)
+
+aot: setup
+	$(PY) -m benchmarks.aot
 
 sanitize: setup
 	PYTHON=$(PY) sh csrc/sanitize.sh

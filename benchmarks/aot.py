@@ -9,6 +9,11 @@ cores". The report is the manifest of all variants with what each of them takes.
     python -m benchmarks.aot                  all architectures; writes benchmarks/results/aot.json
     python -m benchmarks.aot --arch 90 --json FILE     some of them, to another file
     python -m benchmarks.aot --only warp               some kernels; the other rows are kept
+    python -m benchmarks.aot --changed                 those whose source or compiler changed
+
+A row's fingerprint is of the kernel's source, of all that it calls, of types, constants, options
+and Triton's version: a row with the same one would come out the same again, so `--changed` takes it
+as it stands.
 
 Limits: CUDA C++ Programming Guide 13.0, table "Technical Specifications per Compute Capability".
 """
@@ -16,6 +21,7 @@ Limits: CUDA C++ Programming Guide 13.0, table "Technical Specifications per Com
 from __future__ import annotations
 
 import argparse
+import hashlib
 import importlib
 import inspect
 import json
@@ -79,26 +85,37 @@ def unlisted() -> list[str]:
     ]
 
 
-def compile_one(name: str, arch: int) -> dict:
-    """What one variant takes: registers, stack (spills), shared memory, telling instructions."""
-    started = sum(os.times()[:4])
-    entry = variants()[name]
+def source_of(entry: dict) -> tuple[ASTSource, dict]:
+    """What the compiler is given, and its options."""
     signature = entry["signature"]
     # What the launcher finds at run time: torch's pointers are multiples of 16 bytes.
     aligned = {
         (i,): [["tt.divisibility", 16]] for i, t in enumerate(signature.values()) if t[0] == "*"
     }
     source = ASTSource(entry["kernel"], signature, constexprs=entry["constexprs"], attrs=aligned)
-    compiled = triton.compile(
-        source,
-        target=GPUTarget("cuda", arch, 32),
-        options={"num_warps": entry["num_warps"], **entry.get("options", {})},
-    )
+    return source, {"num_warps": entry["num_warps"], **entry.get("options", {})}
+
+
+def fingerprint(entry: dict) -> str:
+    """Of all that decides what the compiler makes for an architecture."""
+    source, options = source_of(entry)
+    looked_for = sorted(entry.get("needs", ())), sorted(SIGNS.items()), SPILLS
+    text = f"{triton.__version__} {source.hash()} {sorted(options.items())} {looked_for}"
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def compile_one(name: str, arch: int) -> dict:
+    """What one variant takes: registers, stack (spills), shared memory, telling instructions."""
+    started = sum(os.times()[:4])
+    entry = variants()[name]
+    source, options = source_of(entry)
+    compiled = triton.compile(source, target=GPUTarget("cuda", arch, 32), options=options)
     code = disassembled(compiled.asm["cubin"])
     usage = resource_usage(code)
     return {
         "kernel": name,
         "arch": arch,
+        "fingerprint": fingerprint(entry),
         "warps": entry["num_warps"],
         "registers": usage["REG"],
         "stack_bytes": usage["STACK"] + usage["LOCAL"],
@@ -151,18 +168,24 @@ def faults(rows: list[dict]) -> list[str]:
     return found
 
 
-def compile_all(names: list[str], archs: list[int], jobs: int) -> list[dict]:
-    work = [(name, arch) for name in names for arch in archs]
+def compile_all(work: list[tuple[str, int]], jobs: int) -> list[dict]:
+    if not work:
+        return []
     spawn = multiprocessing.get_context("spawn")  # torch's threads do not survive a fork
     with ProcessPoolExecutor(jobs, mp_context=spawn) as pool:
         return list(pool.map(compile_one, *zip(*work)))
 
 
-def recorded(file: Path, fresh: list[dict]) -> list[dict]:
-    """Rows of an earlier report that are not made anew, of kernels that are still there."""
-    made, known = {(row["kernel"], row["arch"]) for row in fresh}, variants()
+def recorded(file: Path) -> list[dict]:
+    """Rows of an earlier report, of kernels that are still there."""
     rows = json.loads(file.read_text())["rows"] if file.exists() else []
-    return [r for r in rows if r["kernel"] in known and (r["kernel"], r["arch"]) not in made]
+    return [row for row in rows if row["kernel"] in variants()]
+
+
+def unchanged(rows: list[dict]) -> list[dict]:
+    """Those that would come out the same again."""
+    now = {name: fingerprint(entry) for name, entry in variants().items()}
+    return [row for row in rows if row.get("fingerprint") == now[row["kernel"]]]
 
 
 def names(part: str) -> list[str]:
@@ -176,6 +199,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--arch", type=int, nargs="+", choices=SHARED_LIMIT_KB)
     parser.add_argument("--only", default="", help="kernels whose name has this in it")
+    parser.add_argument("--changed", action="store_true", help="only what the report does not hold")
     parser.add_argument("--json", type=Path, default=REPORT, help="where to write the report")
     parser.add_argument("--jobs", type=int, default=min(4, os.cpu_count() or 1))
     args = parser.parse_args()
@@ -183,10 +207,16 @@ def main() -> int:
         raise SystemExit("aot: TRITON_INTERPRET must be unset, or there is nothing to compile")
     os.environ["TRITON_ALWAYS_COMPILE"] = "1"  # what a cache holds took no time
     started = time.perf_counter()
-    rows = compile_all(names(args.only), args.arch or list(SHARED_LIMIT_KB), args.jobs)
+    wanted = [(name, arch) for name in names(args.only) for arch in args.arch or SHARED_LIMIT_KB]
+    same = unchanged(recorded(REPORT)) if args.changed else []
+    held = {(row["kernel"], row["arch"]) for row in same}
+    made = compile_all([each for each in wanted if each not in held], args.jobs)
+    rows = made + [row for row in same if (row["kernel"], row["arch"]) in wanted]
     found = faults(rows)
     wall_s = round(time.perf_counter() - started)
-    kept = recorded(args.json, rows) if args.only else []
+    done = {(row["kernel"], row["arch"]) for row in rows}
+    earlier = recorded(args.json) if args.only else []
+    kept = [row for row in earlier if (row["kernel"], row["arch"]) not in done]
     report = {
         "triton": triton.__version__,
         "compile_s": round(sum(row["compile_s"] for row in [*rows, *kept])),  # of one processor
@@ -195,7 +225,8 @@ def main() -> int:
     args.json.write_text(re.sub(r', (?={"kernel")', ",\n ", json.dumps(report)) + "\n")
     worst = max(rows, key=lambda row: row["registers"])
     print(
-        f"{len(rows)} kernels compiled in {wall_s} s, {len(found)} faults; "
+        f"{len(made)} kernels compiled in {wall_s} s, {len(rows) - len(made)} as recorded, "
+        f"{len(found)} faults; "
         f"most registers {worst['registers']} ({worst['kernel']} on sm_{worst['arch']})"
     )
     print(*found, sep="\n", file=sys.stderr)

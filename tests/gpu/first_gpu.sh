@@ -23,7 +23,8 @@ step jobs "$python" -m pytest -q tests/gpu
 if command -v compute-sanitizer > /dev/null; then
   for tool in memcheck racecheck; do
     step "$tool" env ACCEL_TEST_GPU=1 compute-sanitizer --tool "$tool" --error-exitcode 1 \
-      "$python" -m pytest -q tests/kernels/test_device_ops.py tests/kernels/test_crop.py -x
+      "$python" -m pytest -q -x tests/kernels/test_device_ops.py tests/kernels/test_crop.py \
+      tests/kernels/test_paste.py tests/kernels/test_network_ops.py tests/kernels/test_guided_step.py
   done
 fi
 step bench "$python" -m accel bench --device cuda --json "$results/bench.json" --html "$results/bench.html"

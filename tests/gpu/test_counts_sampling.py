@@ -8,6 +8,7 @@ import pytest
 import torch
 
 import accel
+from accel.pipelines.generate.pictures import to_rgb
 from tests.gpu.fake_cuda import fake_cuda
 
 pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="a real CUDA device is here")
@@ -38,6 +39,19 @@ def test_a_step_is_one_launch_and_nothing_is_waited_for():
     waits = [Counter(w for w in cost.waits if not w.startswith(PACE)) for cost in (short, long)]
     assert waits[0] == waits[1]
     assert waits[1].total() <= 4, waits[1]  # tables and noise go up, before the loop
+
+
+def test_a_decoded_picture_becomes_bytes_before_it_comes_down():
+    image = torch.rand(1, 3, 24, 40) * 2.2 - 1.1
+    expected = to_rgb(image)
+    with fake_cuda() as device:
+        near, before = image.to("cuda"), device.counts.snapshot()
+        rgb = to_rgb(near)
+        counts = device.counts.since(before)
+    assert (rgb == expected).all()
+    assert counts.launches.total() == 1
+    assert [(c.direction, c.nbytes) for c in counts.copies] == [("down", 24 * 40 * 3)]
+    assert len(counts.waits) == 1
 
 
 def test_a_graph_does_again_what_was_captured():

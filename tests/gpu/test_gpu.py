@@ -11,7 +11,9 @@ import torch
 import accel
 from accel.cli import main
 from accel.core import ConfigError
+from accel.faces.find import find_faces
 from accel.kernels._op import OPS, Implementation, Op
+from accel.kernels.planes import Planes
 from accel.pipelines.demo import PORTRAIT, render_clip
 from accel.pipelines.provenance import ProvenanceConfig
 from accel.pipelines.swap import swap_video
@@ -75,6 +77,24 @@ def test_surfaces_hold_what_the_host_decodes(tmp_path):
             for a, b in zip(surface.planes[:3], frame.planes[:3]):
                 assert a.is_cuda
                 assert torch.equal(a.cpu(), b)
+
+
+@pytest.mark.gpu
+def test_faces_found_on_the_gpu_are_the_cpus():
+    """Detectors decoded on the device, landmarks and identities by bound networks."""
+    with open_video(asset(PORTRAIT)) as reader:
+        near = next(iter(reader)).planes
+    far = Planes(*(plane.cuda() for plane in near[:3]), near.layout)
+    try:
+        found = find_faces(far, device="cuda")
+    except ConfigError as error:
+        pytest.skip(str(error))
+    expected = find_faces(near)
+    assert len(found) == len(expected)
+    assert "triton" in OPS["decode_faces"].used
+    for got, want in zip(found, expected):
+        np.testing.assert_allclose(got.raw, want.raw, atol=1.5)
+        np.testing.assert_allclose(got.identity, want.identity, atol=0.05)
 
 
 @pytest.mark.gpu

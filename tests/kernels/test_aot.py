@@ -24,10 +24,11 @@ def run(*command):
     )
 
 
-def check(archs, tmp_path):
+def check(archs, tmp_path, *options):
     """Compile for `archs` and compare with the committed report."""
     report = tmp_path / "aot.json"
-    done = run("-m", "benchmarks.aot", "--arch", *map(str, archs), "--json", str(report))
+    arch = ("--arch", *map(str, archs))
+    done = run("-m", "benchmarks.aot", *arch, "--json", str(report), *options)
     assert done.returncode == 0, done.stdout + done.stderr
     recorded = {(r["kernel"], r["arch"]): r for r in json.loads(aot.REPORT.read_text())["rows"]}
     rows = json.loads(report.read_text())["rows"]
@@ -43,12 +44,31 @@ def check(archs, tmp_path):
         )
 
 
-@pytest.mark.timeout(600)
-def test_every_kernel_compiles_for_sm_90(tmp_path):
-    check([90], tmp_path)
+@pytest.mark.timeout(1800)
+def test_every_kernel_is_as_recorded_or_compiles(tmp_path):
+    """For all generations; what has the fingerprint of a recorded row is not compiled again."""
+    check(list(aot.SHARED_LIMIT_KB), tmp_path, "--changed")
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_a_changed_kernel_is_compiled_again():
+    """A fingerprint is of all that decides: source, types, constants, options."""
+    done = run(
+        "-c",
+        "from benchmarks import aot; rows = aot.recorded(aot.REPORT);"
+        "same = lambda: {row['kernel'] for row in aot.unchanged(rows)};"
+        "before, entry = same(), aot.variants()['similarity'];"
+        "assert 'similarity' in before, before;"
+        "entry['num_warps'] *= 2; assert same() == before - {'similarity'};"
+        "entry['num_warps'] //= 2;"
+        "entry['constexprs'] = {'BLOCK': 16}; assert same() == before - {'similarity'};"
+        "[row] = aot.compile_all([('similarity', 90)], 1); print(row['fingerprint'])",
+    )
+    assert re.fullmatch(r"[0-9a-f]{16}\s*", done.stdout), done.stderr
+
+
+@pytest.mark.exhaustive
 @pytest.mark.timeout(1800)
 def test_every_kernel_compiles_for_every_generation(tmp_path):
     check(list(aot.SHARED_LIMIT_KB), tmp_path)
