@@ -54,23 +54,35 @@ inline void cut_range(float start, float step, int last, int count, double& low,
   low = std::max(low, from), high = std::min(high, to);
 }
 
-// low..high-1: the x whose samples lie in the plane, a pixel less at both ends for the rounding.
-inline void cut_reach(const CutPlane& p, float u, float v, int count, int& low, int& high) {
-  double first = 0, last = count - 1;
-  cut_range(u, p.du, p.width - 1, count, first, last);
-  cut_range(v, p.dv, p.height - 1, count, first, last);
-  if (p.width < 4 || p.height < 2 || !(first <= last)) {
-    low = high = count;
-    return;
-  }
+// What of a row of the picture meets the plane: beyond first..last-1 there is only its outside, the
+// samples of low..high-1 lie inside, those between may lie across the border.
+struct CutReach {
+  int first, low, high, last;
+};
+
+inline CutReach cut_reach(const CutPlane& p, float u, float v, int count) {
+  // Two samples and a pixel more at both ends, for the rounding.
+  double begin = 0, end = count - 1;
+  cut_range(u + 2, p.du, p.width + 3, count, begin, end);
+  cut_range(v + 2, p.dv, p.height + 3, count, begin, end);
+  if (!(begin <= end)) return {0, 0, 0, 0};
+  CutReach r;
+  r.first = std::max(int(std::floor(begin)) - 1, 0);
+  r.last = std::min(int(std::ceil(end)) + 2, count);
+  begin = r.first, end = r.last - 1;
+  cut_range(u, p.du, p.width - 1, count, begin, end);
+  cut_range(v, p.dv, p.height - 1, count, begin, end);
+  r.low = r.high = r.last;
+  if (p.width < 4 || p.height < 2 || !(begin <= end)) return r;
   const auto safe = [&](int x) {  // as the vector code rounds it
     const float a = p.du * float(x) + u, b = p.dv * float(x) + v;
     return a >= 0 && b >= 0 && a <= float(p.width - 1) && b <= float(p.height - 1);
   };
-  low = int(std::ceil(first)), high = int(std::floor(last)) + 1;
+  int low = int(std::ceil(begin)), high = int(std::floor(end)) + 1;
   while (low < high && !safe(low)) ++low;
   while (high > low && !safe(high - 1)) --high;
-  if (low >= high) low = high = count;
+  if (low < high) r.low = low, r.high = high;
+  return r;
 }
 
 }  // namespace accel

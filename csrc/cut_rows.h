@@ -30,7 +30,7 @@ inline bool cut_window(const CutPlane& p, VecInt ix, VecInt iy, CutPair& pair) {
   const VecInt choice = (ix - bases) * 0x0101 + int32_t(0x80800100);
   const uint8_t* row = p.data + first * p.row;
   pair.top = pair.bottom = VecInt{};
-  for (int y = first; y <= last; ++y, row += p.row) {
+  const auto take = [&](int y, const uint8_t* row) {
     const __m256i left =
         _mm256_broadcastsi128_si256(_mm_loadu_si128((const __m128i*)(row + base[0])));
 #if ACCEL_LANES == 16
@@ -43,7 +43,13 @@ inline bool cut_window(const CutPlane& p, VecInt ix, VecInt iy, CutPair& pair) {
 #endif
     pair.top = iy == y ? seen : pair.top;
     pair.bottom = iy == y - 1 ? seen : pair.bottom;
-  }
+  };
+  // Mostly two or three rows: a count that is fixed is guessed right. The last one is read again.
+  const int64_t end = int64_t(last - first) * p.row;
+  take(first, row);
+  take(first + 1, row + p.row);
+  take(first + 2, row + std::min(2 * p.row, end));
+  for (int y = first + 3; y <= last; ++y) take(y, row + (y - first) * p.row);
   return true;
 }
 
@@ -95,16 +101,17 @@ inline int cut_vectors(const CutPlane& p, float u0, float v0, int x, int high, f
 }
 #endif
 
-// Codes of one plane at (u0 + du x, v0 + dv x), bilinear, for x in 0..count-1; `low`..`high` are
-// those x whose four samples lie in the plane, the others meet its outside.
-inline void cut_line(const CutPlane& p, float u0, float v0, int count, int low, int high,
-                     float* out) {
-  int x = 0;
-  for (; x < low; ++x) out[x] = cut_sample(p, u0 + p.du * float(x), v0 + p.dv * float(x));
+// Codes of one plane at (u0 + du x, v0 + dv x), bilinear, for x in 0..count-1.
+inline void cut_line(const CutPlane& p, float u0, float v0, int count, float* out) {
+  const CutReach r = cut_reach(p, u0, v0, count);
+  for (int x = 0; x < r.first; ++x) out[x] = p.outside;
+  int x = r.first;
+  for (; x < r.low; ++x) out[x] = cut_sample(p, u0 + p.du * float(x), v0 + p.dv * float(x));
 #if ACCEL_LANES >= 8
-  x = cut_vectors(p, u0, v0, x, high, out);
+  x = cut_vectors(p, u0, v0, x, r.high, out);
 #endif
-  for (; x < count; ++x) out[x] = cut_sample(p, u0 + p.du * float(x), v0 + p.dv * float(x));
+  for (; x < r.last; ++x) out[x] = cut_sample(p, u0 + p.du * float(x), v0 + p.dv * float(x));
+  for (; x < count; ++x) out[x] = p.outside;
 }
 
 // What chroma adds to each channel, spread over `step` pixels of the row each.
@@ -180,9 +187,7 @@ inline void cut_rows(const CutJob& job, int y, float* scratch) {
   for (int i = 1; i < 3; ++i) {
     const CutPlane& p = job.planes[i];
     const float u = p.u0 + p.su * float(q), v = p.v0 + p.sv * float(q);
-    int low, high;
-    cut_reach(p, u, v, few, low, high);
-    cut_line(p, u, v, few, low, high, i == 1 ? cb : cr);
+    cut_line(p, u, v, few, i == 1 ? cb : cr);
   }
   const float scale = job.floats ? 1.0f : 255.0f;
   cut_tint(job.color, cb, cr, few, job.step, scale, length, tint);
@@ -190,9 +195,7 @@ inline void cut_rows(const CutJob& job, int y, float* scratch) {
   const float gain[3] = {job.color[0] * scale, job.color[4] * scale, job.color[8] * scale};
   for (int row = y; row < y + job.step && row < width; ++row) {
     const float u = p.u0 + p.su * float(row), v = p.v0 + p.sv * float(row);
-    int low, high;
-    cut_reach(p, u, v, width, low, high);
-    cut_line(p, u, v, width, low, high, luma);
+    cut_line(p, u, v, width, luma);
     if (job.floats)
       cut_floats(luma, gain, tint, length, width, job.floats + int64_t(row) * width * 3);
     else

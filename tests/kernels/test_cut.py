@@ -38,6 +38,9 @@ CASES = {
     "upright": turned(1.1, 90, 80, 5),
     "on its head": turned(1.3, 181, 120, 100),
     "partly outside": turned(0.8, 20, 30, -40),
+    "outside all around": turned(0.2, 20, 30, 25),
+    "a corner of it far off": turned(1.4, 45, 60, -155),
+    "one sample under all of it": turned(300, 3, -9000, -9000),
     "all outside": turned(1.0, 0, 5000, 0),
     "mirrored": tuple(m * [[-1], [1]] + [[0, 0, 70], [0, 0, 0]] for m in turned(1.2)),
 }

@@ -17,6 +17,7 @@ from accel.faces.align import transform
 from accel.faces.face_types import FaceType, crop_matrix
 from accel.faces.faceset import faces_in, metadata_of, read_face
 from accel.faces.find import FaceModels, find_faces
+from accel.pipelines.demo import moving_portrait
 from accel.pipelines.dfl.extract import ExtractConfig, extract_faces, read_journal
 from accel.pipelines.dfl.frames import open_frames
 from accel.pipelines.dfl.save_frames import save_frames
@@ -125,6 +126,29 @@ def test_pictures_give_the_same_faces_as_the_film(tmp_path, models, done):
         a, b = read_face(one), read_face(other)
         assert a.source_filename == b.source_filename
         assert np.abs(a.source_landmarks - b.source_landmarks).mean() < 0.7
+
+
+@pytest.mark.parametrize("turns", [1, 2, 3])
+@pytest.mark.parametrize("from_pictures", [False, True], ids=["film", "pictures"])
+def test_a_film_that_a_player_turns_gives_upright_faces(
+    tmp_path, models, done, turns, from_pictures
+):
+    lying = [np.rot90(p, turns) for p in moving_portrait(FRAMES, 320, 240)]
+    height, width = lying[0].shape[:2]
+    angle = {1: -90, 2: 180, 3: 90}[turns]
+    film = tmp_path / "data_src.mp4"
+    write_clip(film, pictures=lying, width=width, height=height, rotation=angle)
+    if from_pictures:
+        save_frames(tmp_path, "src")
+    extract_faces(tmp_path, "src", ExtractConfig(debug=True), models=models)
+    faces = faces_in(tmp_path / "data_src" / "aligned")
+    assert len(faces) == FRAMES
+    for one, other in zip(faces, faces_in(done[0] / "data_src" / "aligned")):
+        a, b = read_face(one), read_face(other)
+        assert np.abs(a.source_landmarks - b.source_landmarks).mean() < 0.7
+        assert np.abs(cv2.imread(str(one)).astype(int) - cv2.imread(str(other))).mean() < 8
+    debug = cv2.imread(str(tmp_path / "data_src" / "aligned_debug" / "00001.jpg"))
+    assert debug.shape == (240, 320, 3)
 
 
 def test_a_complete_run_is_not_repeated_and_deleted_faces_stay_away(tmp_path, models):
