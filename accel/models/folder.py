@@ -35,8 +35,8 @@ def is_folder(path: Path) -> bool:
     return (path / "unet").is_dir()
 
 
-def read_folder(path: Path) -> tuple[str, sd.Config, dict[str, Tensor]]:
-    """The member's name, its configuration, and all tensors under StableDiffusion's own names.
+def read_folder(path: Path) -> tuple[str, sd.Config, dict[str, Tensor], list[TensorFile]]:
+    """The member's name, its configuration, all tensors under StableDiffusion's own names, files.
 
     Raises InputError where a network is missing or the UNet is of another family.
     """
@@ -56,7 +56,8 @@ def read_folder(path: Path) -> tuple[str, sd.Config, dict[str, Tensor]]:
     for i, (network, file) in enumerate(zip(model.towers, towers, strict=True)):
         for key in module_parameters(network):
             tensors[f"towers.{i}.{key}"] = text_tensor(file, key, config.towers[i].open_clip)
-    return name, config, {key: tensor for key, tensor in tensors.items() if tensor is not None}
+    known = {key: tensor for key, tensor in tensors.items() if tensor is not None}
+    return name, config, known, [unet, vae, *towers]
 
 
 def read_prediction(path: Path) -> tuple[str, bool]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,6 +26,7 @@ ZERO_SNR_IN_YAML = re.compile(
 MAX_YAML_BYTES = 1 << 20
 NAMED = 3  # missing tensors that an error spells out
 DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
+READ_BYTES = 256 << 20  # that are checked before their pages are let go
 GUIDANCE = sd.UNET_PREFIX + sd.GUIDANCE
 
 
@@ -37,6 +38,7 @@ class Loaded:
     prediction: "eps" or "v"; a file says so by a mark, as shapes cannot tell.
     zero_terminal_snr: trained on a schedule whose last level is pure noise.
     tokenizer: in place of CLIP's, for text towers with another vocabulary.
+    files: that weights may still lie in.
     """
 
     name: str
@@ -45,6 +47,11 @@ class Loaded:
     zero_terminal_snr: bool
     metadata: dict[str, str]
     tokenizer: BpeTokenizer | None = None
+    files: tuple[TensorFile, ...] = ()
+
+    def release(self) -> None:
+        """Stop counting weights as memory of this process where they are as in their files."""
+        release(self.files)
 
 
 def load(
@@ -66,21 +73,22 @@ def load(
         raise ConfigError(f"dtype must be one of {', '.join(map(str, DTYPES))}, got {dtype}")
     metadata: dict[str, str] = {}
     if is_folder(path):
-        name, config, tensors = read_folder(path)
+        name, config, tensors, files = read_folder(path)
         kind, zero_snr = read_prediction(path)
     else:
         file = open_tensors(path)
         metadata = file.metadata
         name, config = recognise(file)
         kind, zero_snr = told_prediction(file)
-        tensors = collect(file, lambda key: sd.rename(key, config))
+        tensors, files = collect(file, lambda key: sd.rename(key, config)), [file]
     with torch.device("meta"):
         model = sd.build(config)
     if vae is not None:
         tensors = {key: t for key, t in tensors.items() if not key.startswith("vae.")}
         other = open_tensors(vae)
         tensors |= collect(other, lambda key: vae_name(key, config))
-    fill(model, tensors, path, dtype, torch.device(device))
+        files.append(other)
+    fill(model, tensors, path, dtype, torch.device(device), files)
     return Loaded(
         name,
         model.eval().requires_grad_(False),
@@ -88,6 +96,7 @@ def load(
         zero_snr,
         metadata,
         own_tokenizer(path) if is_folder(path) else None,
+        tuple(files),
     )
 
 
@@ -135,12 +144,18 @@ def collect(file: TensorFile, rename: Callable[[str], str | None]) -> dict[str, 
     return tensors
 
 
+def release(files: Sequence[TensorFile]) -> None:
+    for file in files:
+        file.release()
+
+
 def fill(
     network: nn.Module,  # on the meta device
     tensors: Mapping[str, Tensor],  # under the network's own names; others are passed over
     path: Path,  # for messages
     dtype: torch.dtype,
     device: torch.device,
+    files: Sequence[TensorFile] = (),  # of the tensors, which are all read once
 ) -> None:
     wanted = network.state_dict()
     missing = sorted(set(wanted) - set(tensors))
@@ -159,8 +174,14 @@ def fill(
                 )
             tensor = tensor.reshape(place.shape)
         ready[name] = tensor
-    bad = first_not_finite(ready)
-    if bad is not None:
-        raise InputError(f"{path}: {bad} must hold finite numbers, got NaN or infinity")
+    read = 0
+    for name, tensor in ready.items():
+        if first_not_finite({name: tensor}):
+            raise InputError(f"{path}: {name} must hold finite numbers, got NaN or infinity")
+        read += tensor.nbytes
+        if read > READ_BYTES:  # else the whole file would count as memory, parts never used too
+            read = 0
+            release(files)
+    release(files)
     ready = {name: tensor.to(device=device, dtype=dtype) for name, tensor in ready.items()}
     network.load_state_dict(ready, assign=True)

@@ -28,6 +28,7 @@ MAX_HEADER_ITEMS = 4_000_000  # commas and brackets: each may become an object o
 MAX_TENSORS = 200_000
 MAX_DIMENSIONS = 16
 MAX_PARTS = 1000  # files of one network
+WORTH_RELEASING = 64 << 20  # bytes of a file
 DTYPES = {
     "F64": torch.float64,
     "F32": torch.float32,
@@ -92,6 +93,19 @@ class TensorFile(Mapping[str, Tensor]):
     def __len__(self) -> int:
         return len(self.entries)
 
+    def release(self) -> None:
+        """Stop counting what was read of the file as this process's memory.
+
+        The system still has it, and it comes back where it is used. Nothing happens where a tensor
+        was written to, where the system does not say so, or for a small file. No other thread may
+        write meanwhile.
+        """
+        if len(self._map) < WORTH_RELEASING:
+            return
+        first = torch.frombuffer(self._map, dtype=torch.uint8, count=1).data_ptr()
+        if _is_as_read(first, first + len(self._map)):
+            self._map.madvise(mmap.MADV_DONTNEED)
+
 
 class Parts(TensorFile):
     """Tensors of several files under one roof."""
@@ -102,6 +116,10 @@ class Parts(TensorFile):
 
     def __getitem__(self, name: str) -> Tensor:
         return self._owners[name][name]
+
+    def release(self) -> None:
+        for owner in {id(file): file for file in self._owners.values()}.values():
+            owner.release()
 
 
 def open_parts(index: Path) -> Parts:
@@ -219,6 +237,24 @@ def _check_layout(path: Path, entries: dict[str, Entry], begin: int, size: int) 
         raise InputError(
             f"{path}: every byte must belong to a tensor, but {size - previous} at the end do not"
         )
+
+
+def _is_as_read(begin: int, end: int) -> bool:
+    """Whether no page between the addresses is this process's own, as those written to are."""
+    try:
+        text = Path("/proc/self/smaps").read_text()
+    except OSError:
+        return False
+    inside = found = False
+    for line in text.splitlines():
+        head = line.split(maxsplit=1)[0]
+        if "-" in head:
+            low, high = (int(number, 16) for number in head.split("-"))
+            inside = low < end and begin < high
+            found |= inside
+        elif inside and head == "Anonymous:" and int(line.split()[1]):
+            return False
+    return found
 
 
 def first_not_finite(tensors: Mapping[str, Tensor]) -> str | None:

@@ -295,17 +295,21 @@ def apart_by(work: Path, side: int, peer: str) -> float:
 
 @torch.no_grad()
 def memory_worker(name: str, work: Path) -> None:
-    """A step and a decoding of 512 pixels; the largest resident set, files' pages included."""
+    """A step and a decoding of 512 pixels; the largest resident set, files' pages included.
+
+    Both have their weights mapped to one file, so that only what is used counts.
+    """
     from accel.pipelines.swap import peak_memory_mb
 
     torch.set_num_threads(2)
     given, latent = inputs(64), torch.randn(1, 4, 64, 64)
     if name == "accel":
-        from accel.models.load import load
+        from accel import load
+        from accel.models.stable_diffusion import Conditioning
 
-        model = load(work / "sd1.safetensors").model
-        model.unet(*given)
-        model.vae.decode(latent)
+        model, (x, t, context) = load(work / "sd1.safetensors"), given
+        model.denoise(x, t, Conditioning(context, None))
+        model.decode(latent)
     else:
         unet, vae = diffusers_networks(work)
         _ = unet(*given).sample

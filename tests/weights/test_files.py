@@ -8,6 +8,7 @@ import pickle
 import sys
 import zipfile
 from collections import OrderedDict
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -273,3 +274,29 @@ def test_finds_what_is_not_finite(bad, dtype):
     assert first_not_finite({"sums beyond its type": torch.full((9,), largest).to(dtype)}) is None
     tensors["broken"] = torch.tensor([1.0, bad], dtype=dtype)
     assert first_not_finite(tensors) == "broken"
+
+
+@pytest.mark.skipif(not Path("/proc/self/smaps").exists(), reason="the system does not say")
+@pytest.mark.parametrize("written", [False, True])
+def test_pages_that_were_read_are_let_go_unless_written_to(tmp_path, monkeypatch, written):
+    from accel.weights import files
+
+    monkeypatch.setattr(files, "WORTH_RELEASING", 1)
+    path = tmp_path / "large.safetensors"
+    save_file({"a": torch.arange(1 << 18, dtype=torch.float32), "b": torch.ones(1 << 18)}, path)
+    file = open_tensors(path)
+    a, total = file["a"], file["b"].sum()
+
+    def resident_kb() -> int:
+        parts = Path("/proc/self/smaps").read_text().split(str(path))[1:]
+        return sum(int(part.split("Rss:")[1].split()[0]) for part in parts)
+
+    a.sum()
+    if written:
+        a[5] = -1
+    assert resident_kb() >= 2 << 10
+    file.release()
+    assert (resident_kb() == 0) is not written
+    assert a[5] == (-1 if written else 5)
+    assert a[1 << 17] == 1 << 17
+    assert file["b"].sum() == total

@@ -248,8 +248,17 @@ class Model:
         if self.tiny is not None:
             return torch.cat([self.tiny.decode(one) for one in torch.split(latent, 1)])
         vae = self.loaded.model.vae
+        self.let_weights_go()
         images = [self.budget.decode(vae, one) for one in torch.split(latent, 1)]
         return torch.cat(images)
+
+    def let_weights_go(self) -> None:
+        """Before the decoder, which needs none of the UNet: its memory is free for the picture."""
+        if self.lock.acquire(blocking=False):  # else someone may be changing weights
+            try:
+                self.loaded.release()
+            finally:
+                self.lock.release()
 
     def sizes(
         self, height: int, width: int, *, negative: bool = False
