@@ -35,11 +35,12 @@ from accel.core import ConfigError
 from accel.kernels.paste import paste_rectangle
 from accel.kernels.planes import Planes, gbr_layout
 from accel.provenance import c2pa, xmp
+from accel.provenance.detector import Detector
 from accel.provenance.keys import Identity, local_identity, own_identity
 from accel.provenance.label import LANGUAGES, Label
 from accel.provenance.ledger import Ledger, look
 from accel.provenance.verify import Frames
-from accel.provenance.watermark import Detector, Mark, is_rgb, luma_of
+from accel.provenance.watermark import Mark, is_rgb, luma_of
 
 WATERMARKS, LABELS = ("frame", "face", "off"), ("auto", "corner", "off")
 LOOKS, FIRST_STRIDE = 8, 8  # of a film, that the ledger keeps; frames between two, at first

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
-from accel.provenance.verify import Report
+from accel.provenance.verify import BROKEN, Report
 from accel.provenance.words import CONCLUSIONS, EXPLANATION, LEVELS, PAGE
 
 MOST_CHAPTERS = 12  # that are drawn; a hostile history may have a hundred
@@ -23,6 +23,7 @@ dt { font-weight: 600; } dd { margin: 0; word-break: break-word; }
 .PROVEN { color: #14532d; } .INDICATED { color: #7a4a00; } .DECLARED { color: #374d7c; }
 .LEDGER { color: #4c3a78; } .UNKNOWN { color: #5b5b5b; }
 svg { max-width: 100%; height: auto; } svg text { font: 13px system-ui, sans-serif; fill: #1c2430; }
+.broken { opacity: .5; }
 svg .small { font-size: 11px; fill: #56657a; } pre { white-space: pre-wrap; font: inherit; }
 @media (prefers-color-scheme: dark) { body { color: #e7ebf1; background: #14181f; }
   .PROVEN { color: #7ad69a; } .INDICATED { color: #f0b45c; } .DECLARED { color: #9db8f2; }
@@ -53,7 +54,10 @@ def _section(report: Report, language: str, words: Mapping[str, str]) -> str:
         for one in report.findings
     )
     drawn = draw_history(report.history, words) if report.history else ""
-    heading = f"<h3>{escape(words['history'])}</h3>" if drawn else ""
+    holds = report.status != BROKEN or report.conclusion == "contradictory"
+    heading = f"<h3>{escape(words['history' if holds else 'history broken'])}</h3>" if drawn else ""
+    if drawn and not holds:
+        drawn = f'<div class="broken">{drawn}</div>'
     return (
         f"<section><h2>{escape(report.shown_name)}</h2>\n"
         f'<p class="conclusion">{escape(CONCLUSIONS[report.conclusion][language])}</p>\n'

@@ -12,11 +12,12 @@ import av
 from numpy.typing import NDArray
 
 from accel.provenance import keys
+from accel.provenance.detector import WEIGHTS
 from accel.provenance.label import local_language as local_language
 from accel.provenance.ledger import Ledger as Ledger
 from accel.provenance.verify import BROKEN, UNREADABLE, Frames, examine, nothing_readable
 from accel.provenance.verify import Report as Report
-from accel.provenance.watermark import WEIGHTS, luma_of
+from accel.provenance.watermark import luma_of
 from accel.provenance.words import EXPLANATION
 from accel.video.frame import Frame, planar
 from accel.video.info import VideoInfo

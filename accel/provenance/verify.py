@@ -8,6 +8,7 @@ rest. Finding nothing says nothing.
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
@@ -18,8 +19,8 @@ from numpy.typing import NDArray
 
 from accel.core import InputError
 from accel.provenance import c2pa, xmp
+from accel.provenance.detector import PRESENT, Detector, Found
 from accel.provenance.ledger import Entry, Ledger, look
-from accel.provenance.watermark import PRESENT, Detector, Found
 from accel.provenance.words import CONCLUSIONS, EXPLANATION, LEVELS, WORDS
 
 PROVEN, BROKEN, INDICATED, NOTHING, UNREADABLE = range(5)  # exit statuses
@@ -67,8 +68,9 @@ class Report:
         """For a person; language is `en` or `ko`."""
         rows = [(LEVELS[one.level][language], one.text(language)) for one in self.findings]
         rows.append((LEVELS["CONCLUSION"][language], CONCLUSIONS[self.conclusion][language]))
-        width = max(len(level) for level, _ in rows) + 2
-        lines = [self.shown_name, *(level.ljust(width) + told for level, told in rows)]
+        width = max(_columns(level) for level, _ in rows) + 2
+        lines = [self.shown_name]
+        lines += [level + " " * (width - _columns(level)) + told for level, told in rows]
         return "\n".join(lines + (EXPLANATION[language].split("\n") if explain else []))
 
     def json(self) -> dict[str, Any]:
@@ -107,10 +109,10 @@ def examine(
     findings = [] if credential is None else [_of_credential(credential)]
     seen, looks, undecoded = _watch(windows)
     suspected = credential.mark if credential is not None else None
-    entries = _entries(ledger, sha256, seen.ident if seen else suspected, looks)
+    entries, of_ledger = _of_ledger(ledger, sha256, seen.ident if seen else suspected, looks)
     findings += _of_mark(seen, suspected, [e.mark for e in entries if e.mark])
     findings += [_of_declaration(one) for one in said]
-    findings += [_of_entry(entry, sha256) for entry in entries[-3:]]
+    findings += of_ledger
     if undecoded:
         findings.append(Finding(level="UNKNOWN", what="undecoded"))
     status, conclusion = _conclude(credential, seen, findings, undecoded)
@@ -129,6 +131,11 @@ def clean(text: object, most: int = 80) -> str:
     printable = "".join(c if c.isprintable() else " " for c in str(text))
     short = re.sub(r"\s+", " ", printable).strip()
     return short if len(short) <= most else short[: most - 1] + "…"
+
+
+def _columns(text: str) -> int:
+    """How many columns of a terminal a text takes; a Korean letter takes two."""
+    return sum(1 + (unicodedata.east_asian_width(c) in "WF") for c in text)
 
 
 def _watch(windows: Iterable[Frames] | None) -> tuple[Found | None, tuple[str, ...], bool]:
@@ -180,16 +187,25 @@ def _thorough(detectors: list[Detector]) -> Found:
     return max((found, best), key=lambda one: (one.ident is not None, one.score))
 
 
-def _entries(
+def _of_ledger(
     ledger: Ledger | None, sha256: str, ident: str | None, looks: tuple[str, ...]
-) -> list[Entry]:
+) -> tuple[list[Entry], list[Finding]]:
+    """The entries that count, and what is said of them; none count of a list that was altered."""
     if ledger is None:
-        return []
-    return (
-        ledger.with_file(sha256)
-        or (ledger.with_mark(ident) if ident else [])
-        or ledger.looking_like(looks)
-    )
+        return [], []
+    try:
+        entries = (
+            ledger.with_file(sha256)
+            or (ledger.with_mark(ident) if ident else [])
+            or ledger.looking_like(looks)
+        )
+        faults = ledger.faults() if entries else []
+    except InputError:
+        return [], [Finding(level="UNKNOWN", what="ledger unusable")]
+    if faults:
+        facts = {"number": entries[-1].number, "fault": clean(faults[0])}
+        return [], [Finding(level="UNKNOWN", what="ledger broken", facts=facts)]
+    return entries, [_of_entry(entry, sha256) for entry in entries[-3:]]
 
 
 def _of_credential(credential: c2pa.Credential) -> Finding:
@@ -260,7 +276,7 @@ def _conclude(
 ) -> tuple[int, str]:
     if credential is not None:
         if not credential.intact:
-            return BROKEN, "broken"
+            return BROKEN, "expired" if credential.state == "expired" else "broken"
         other = any(one.what == "mark contradicts" for one in findings)
         silent = not credential.involves_ai and seen is not None and seen.present
         if other or silent:

@@ -41,6 +41,12 @@ WORDS = {
         "ko": "콘텐츠 자격 증명이 이 파일과 맞지 않습니다({reasons}). 서명 뒤에 바뀌었거나 다른"
         " 파일에서 옮겨 온 것입니다. 그 내용은 인정되지 않습니다.",
     },
+    "credential expired": {
+        "en": 'Content Credential fits this file, but the certificate of "{signer}" has run out,'
+        " and no time stamp proves that it was signed before. What it says is not proven any more.",
+        "ko": '콘텐츠 자격 증명이 이 파일과 맞지만 "{signer}"의 인증서가 만료되었고, 그 전에'
+        " 서명했음을 증명하는 시각이 없습니다. 그 내용은 더 이상 증명되지 않습니다.",
+    },
     "credential unreadable": {
         "en": "Content Credential is there but damaged, or lies elsewhere ({reasons}); nothing was"
         " fetched.",
@@ -94,6 +100,16 @@ WORDS = {
         "ko": "이 컴퓨터에서 {time}에 만든 것({task}, {number}번)과 비슷해 보입니다. 파일은 다르며,"
         " 그 사본이거나 그것을 만드는 데 쓴 원본일 수 있습니다.",
     },
+    "ledger broken": {
+        "en": "entry {number} of this machine's list would fit, but the list does not hold together"
+        " ({fault}), so it does not count.",
+        "ko": "이 컴퓨터 기록의 {number}번이 맞을 수 있으나 기록의 연결이 깨져({fault}) 인정되지"
+        " 않습니다.",
+    },
+    "ledger unusable": {
+        "en": "this machine's list is damaged and could not be looked at.",
+        "ko": "이 컴퓨터의 기록이 손상되어 확인할 수 없었습니다.",
+    },
     "undecoded": {
         "en": "no picture could be decoded, so no invisible mark was looked for.",
         "ko": "화면을 해독할 수 없어 보이지 않는 표시를 찾지 못했습니다.",
@@ -116,6 +132,12 @@ CONCLUSIONS = {
     "broken": {
         "en": "The signed history does not hold for this file. Its origin is unknown.",
         "ko": "서명된 이력이 이 파일에 맞지 않습니다. 출처는 알 수 없습니다.",
+    },
+    "expired": {
+        "en": "The signed history fits this file, but who signed it can no longer be checked. Its"
+        " origin is not proven.",
+        "ko": "서명된 이력은 이 파일과 맞지만 서명자를 더 이상 확인할 수 없습니다. 출처는 증명되지"
+        " 않습니다.",
     },
     "contradictory": {
         "en": "The signed history and the marks in the picture contradict each other.",
@@ -167,6 +189,10 @@ removed. DECLARED is text that anyone can write. LEDGER is the list on this mach
 PAGE = {  # of the page that `verify --report` writes
     "title": {"en": "What can be said of where these files come from", "ko": "파일 출처 확인 결과"},
     "history": {"en": "Signed history", "ko": "서명된 이력"},
+    "history broken": {
+        "en": "Signed history, which does not hold for this file",
+        "ko": "서명된 이력(이 파일에는 인정되지 않음)",
+    },
     "ask": {"en": "What to ask yourself", "ko": "스스로 확인할 것"},
     "signer": {"en": "signed by {name}", "ko": "서명: {name}"},
     "unsigned": {"en": "no signed history", "ko": "서명된 이력 없음"},

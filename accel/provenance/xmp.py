@@ -19,7 +19,8 @@ from pathlib import Path
 from PIL import Image
 
 from accel.core import InputError
-from accel.provenance.c2pa import SOURCE_TYPES, TASKS, media_type
+from accel.provenance.c2pa import media_type
+from accel.provenance.statement import SOURCE_TYPES, TASKS
 
 _JPEG = b"http://ns.adobe.com/xap/1.0/\0"
 _PNG = b"XML:com.adobe.xmp"

@@ -18,7 +18,9 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from accel.provenance.watermark import KEY, PRESENT, Detector, Found, Mark, detect
+from accel.provenance.detector import PRESENT, Detector, Found, detect
+from accel.provenance.tile import KEY
+from accel.provenance.watermark import Mark
 from accel.video.read import open_video
 from benchmarks.harness import conditions, save
 from tests.provenance.film import encode, film, jpeg, lumas

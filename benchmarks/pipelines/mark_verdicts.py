@@ -19,10 +19,12 @@ import numpy as np
 import torch
 
 from accel.kernels import Planes, mark
-from accel.provenance.c2pa import Statement, read, sign
+from accel.provenance.c2pa import Input, Statement, read, sign
+from accel.provenance.detector import Detector, Found
 from accel.provenance.keys import local_identity
-from accel.provenance.watermark import Detector, Found, Mark, pattern
+from accel.provenance.watermark import Mark, pattern
 from accel.video.read import open_video
+from accel.weights.assets import asset
 from benchmarks.harness import conditions, save
 from tests.provenance.film import encode, film, gray, jpeg, lumas, portrait
 
@@ -133,23 +135,25 @@ def of_still(label: str, luma: np.ndarray) -> list[dict]:
 
 
 def of_credentials() -> dict:
-    """Milliseconds and bytes of signing and reading a 10 MB film."""
+    """CPU milliseconds and bytes of signing and reading a film of 10 MB."""
     with tempfile.TemporaryDirectory() as folder:
         identity = local_identity(Path(folder))
-        path = Path(folder) / "film.mp4"
-        grain = [planes.clone() for planes in film(8, 720, 1280)]
-        for planes in grain:
-            planes.c0.copy_(torch.randint_like(planes.c0, 256))
-        data = encode((grain * 3)[:24], crf=10, preset="ultrafast")[:]
+        path, other = Path(folder) / "film.mp4", Path(folder) / "target.mp4"
+        data = encode(film(4))
+        padding = 10_000_000 - len(data)  # in a box that players skip; it is hashed all the same
+        data += padding.to_bytes(4, "big") + b"free" + np.random.default_rng(0).bytes(padding - 8)
+        other.write_bytes(data)
+        inputs = (Input(path=other), Input(path=asset("astronaut.png"), role="source"))
+        statement = Statement(task="face_swap", inputs=inputs, mark=IDENT, consent="own")
         signs, reads, added = [], [], 0
-        for _ in range(5):
+        for _ in range(7):
             path.write_bytes(data)
-            start = time.perf_counter()
-            sign(path, Statement(task="generate", mark=IDENT), identity)
-            middle = time.perf_counter()
+            start = time.process_time()
+            sign(path, statement, identity)
+            middle = time.process_time()
             read(path, anchors=[identity.root])
             signs.append(middle - start)
-            reads.append(time.perf_counter() - middle)
+            reads.append(time.process_time() - middle)
             added = path.stat().st_size - len(data)
     result = {
         "file_bytes": len(data), "added_bytes": added,

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from accel.kernels import Planes, yuv_layout
-from accel.provenance.watermark import WEIGHTS
+from accel.provenance.detector import WEIGHTS
 from accel.weights.assets import asset
 
 HEIGHT, WIDTH = 360, 640

@@ -17,8 +17,9 @@ from accel.provenance import verify
 from accel.provenance.c2pa import Statement, sha256_of, sign
 from accel.provenance.keys import local_identity
 from accel.provenance.ledger import Ledger, look
+from accel.provenance.tile import KEY
 from accel.provenance.verify import BROKEN, INDICATED, NOTHING, PROVEN, UNREADABLE, clean, examine
-from accel.provenance.watermark import KEY, Mark
+from accel.provenance.watermark import Mark
 from accel.provenance.words import CONCLUSIONS, EXPLANATION, LEVELS, PAGE, WORDS
 from accel.provenance.xmp import declare
 from tests.provenance.film import gray, portrait

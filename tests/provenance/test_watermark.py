@@ -11,7 +11,9 @@ import torch
 
 from accel.core import ConfigError
 from accel.kernels import Planes, gbr_layout, yuv_layout
-from accel.provenance.watermark import KEY, PRESENT, Detector, Mark, detect, luma_of, new_ident
+from accel.provenance.detector import PRESENT, Detector, detect
+from accel.provenance.tile import KEY, new_ident
+from accel.provenance.watermark import Mark, luma_of
 from tests.provenance.film import encode, film, gray, jpeg, lumas, planes_of, portrait
 
 IDENT = "c0ffee123456"

@@ -1,0 +1,306 @@
+"""Finds the mark of `watermark` in a picture, or in the frames of a film added up.
+
+Frames are brought to the pattern's scale, their own content is pressed down (places and frequencies
+where it is strong count less), and all tiles are folded into one. The place, scale and turn of the
+tiles are where the fixed signal fits best; then the bits are read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from functools import cache
+from itertools import product
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+
+from accel.provenance.bch import LENGTH
+from accel.provenance.tile import BAND, KEY, SIDE, TILE, Array, coded, ident_of, layout, tile
+
+PRESENT = 8.0  # score from which a mark is reported; unmarked pictures stay below 7
+READABLE = 4.5  # score from which the id is tried; one wrong one in ten million passes
+TRIES = 8  # the best places whose id is tried
+
+# How much a decoded frame counts, by FFmpeg's picture type. Frames that are predicted from others
+# carry little of the mark at low rates: measured 0.56 for I, 0.1 for P, 0.06 for B at CRF 28.
+WEIGHTS = {1: 8.0, 2: 2.0, 3: 1.0}  # I, P, B
+
+# Share of the marked shorter side that may be left; above 1 the picture got a border or was turned.
+SHOWN = tuple(0.45 * 1.012**k for k in range(120))
+# Pictures of one aspect squeezed into another: 16:9 in 4:3 and the other way round.
+ASPECTS, SQUEEZED = (4 / 3, 3 / 4), tuple(0.7 * 1.012**k for k in range(62))
+TURNS = [(turns, mirrored) for mirrored in (False, True) for turns in range(4)]
+SEEN = 4  # how long a strip is looked at, in its widths
+LINES = 1080  # of a picture that are looked at
+LIKELY = 24  # sizes and aspects that are looked at closely
+REACH = int(BAND[1] * TILE) + 3  # highest frequency looked at, and some to compare it with
+_ROWS = range(-REACH, REACH + 1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Found:
+    """What a detector saw.
+
+    score: how far the best match stands above the others, in their standard deviations.
+    ident: the id, when checksum and code agree; corrected: how many of its 127 bits were mended.
+    shown: share of the marked picture's shorter side that is still there (1: all of it).
+    widened: how much wider than high it must be made to look as made; not 1 when squeezed since.
+    turned: how the picture was turned since: `as made`, or quarter turns and mirrored.
+    """
+
+    score: float
+    ident: str | None
+    corrected: int
+    shown: float
+    widened: float
+    turned: str
+    frames: int
+    soft: Array = field(repr=False)  # [127] the coded bits as they were read, above 0 means 1
+
+    @property
+    def present(self) -> bool:
+        return self.score >= PRESENT or self.ident is not None
+
+    def agreement(self, ident: str) -> float:
+        """How well the bits read agree with an id one suspects, in standard deviations of chance.
+
+        Works far below what can be read blindly; 6 and more is no accident.
+        """
+        size = float(np.sqrt((self.soft**2).sum()))
+        return float(self.soft @ coded(ident)) / size if size else 0.0
+
+
+class Detector:
+    """Adds up the frames of one clip, or takes one still, and looks for a mark.
+
+    Frames must have one size; `add` costs milliseconds each, `find` a second or two at most.
+    """
+
+    def __init__(self, *, key: bytes = KEY) -> None:
+        self.key = key
+        self.frames = 0
+        self._sum: Array | None = None
+
+    def add(self, luma: Array, weight: float = 1.0) -> None:  # [H, W] in 8-bit codes
+        """Take a frame; `WEIGHTS` says how much each kind of decoded frame should count.
+
+        Raises ValueError for a frame of another size or shape than the first.
+        """
+        if luma.ndim != 2 or min(luma.shape) < 2:
+            raise ValueError(f"Detector.add: luma must be [H, W], got {luma.shape}")
+        residual = _residual(luma) * np.float32(weight)
+        if self._sum is None:
+            self._sum = residual
+        elif self._sum.shape != residual.shape:
+            raise ValueError(f"Detector.add: frames must have one size, got {luma.shape} now")
+        else:
+            self._sum += residual
+        self.frames += 1
+
+    def join(self, other: Detector) -> None:
+        """Add what another detector took, from another part of the same film.
+
+        Raises ValueError when its frames had another size.
+        """
+        if other._sum is None:
+            return
+        if self._sum is not None and self._sum.shape != other._sum.shape:
+            raise ValueError("Detector.join: frames must have one size")
+        self._sum = other._sum.copy() if self._sum is None else self._sum + other._sum
+        self.frames += other.frames
+
+    def find(self, *, thorough: bool = True) -> Found:
+        """Look for the mark as it was made; if `thorough`, in crops, enlargements and turns too."""
+        if self._sum is None:
+            raise ValueError("Detector.find: needs at least one frame")
+        as_made = self._at(self._sum, 1.0)
+        found = self._read(as_made)
+        if found.ident or not thorough:
+            return found
+        tried = self._refined([as_made, *(self._at(self._sum, *scale) for scale in self._scales())])
+        for place in tried[:TRIES]:
+            found = self._read(place)
+            if found.ident:
+                return found
+        return self._read(tried[0])
+
+    def _scales(self) -> list[tuple[float, float]]:
+        """The likeliest sizes and aspects, by a rough look at half the picture's size."""
+        assert self._sum is not None  # checked by `find`
+        height, width = self._sum.shape
+        half = (max(1, width // 2), max(1, height // 2))
+        small = cv2.resize(self._sum, half, interpolation=cv2.INTER_AREA)
+        every = [(shown, 1.0) for shown in SHOWN] + list(product(SQUEEZED, ASPECTS))
+        step = height / half[1], width / half[0]
+
+        def fit(scale: tuple[float, float]) -> float:
+            shown, aspect = scale
+            white = _whitened(_folded(small, shown * step[0], shown * aspect * step[1]))
+            return float(_scores(_matches(white, self.key, TILE // 2)).max())
+
+        return sorted(every, key=fit, reverse=True)[:LIKELY]
+
+    def _refined(self, tried: list[_Place]) -> list[_Place]:
+        """Look closer at the best three; return all, the best first."""
+        assert self._sum is not None  # checked by `find`
+        tried.sort(key=lambda place: -place.score)
+        near = [
+            self._at(self._sum, place.shown * (1 + step), place.aspect)
+            for place in tried[:3]
+            for step in (-0.005, -0.0025, 0.0025, 0.005)
+        ]
+        return sorted(tried + near, key=lambda place: -place.score)
+
+    def _at(self, residual: Array, shown: float, aspect: float = 1.0) -> _Place:
+        """Fold the picture at one scale and find the shift and turn that fit best."""
+        white = _whitened(_folded(residual, shown, shown * aspect))
+        matches = _matches(white, self.key, TILE)
+        scores = _scores(matches)
+        turn = int(np.argmax(scores))
+        down, right = divmod(int(matches[turn].argmax()), TILE)
+        return _Place(float(scores[turn]), shown, aspect, turn, down, right, white)
+
+    def _read(self, place: _Place) -> Found:
+        whole = np.zeros((TILE, TILE // 2 + 1), np.complex64)
+        whole[_ROWS, : REACH + 1] = place.white
+        spectrum = whole * np.exp(
+            2j * np.pi * (np.fft.fftfreq(TILE)[:, None] * place.down
+                          + np.fft.rfftfreq(TILE)[None] * place.right)
+        )  # fmt: skip
+        turns, mirrored = TURNS[place.turn]
+        tile = np.fft.irfft2(spectrum, s=(TILE, TILE))
+        tile = _about_origin(tile, -turns, False)  # undone in the opposite order
+        tile = _about_origin(tile, 0, mirrored)
+        spectrum, places = _centred(np.fft.rfft2(tile), self.key), layout(self.key)
+        match = np.real(spectrum.flat[places.data] * np.conj(places.data_phase))
+        soft = np.bincount(places.owner, weights=match, minlength=LENGTH)
+        ident, corrected = ident_of(soft) if place.score >= READABLE else (None, -1)
+        return Found(
+            score=place.score, ident=ident, corrected=corrected, shown=place.shown,
+            widened=place.aspect, turned=_turn_name(place.turn), frames=self.frames, soft=soft,
+        )  # fmt: skip
+
+
+def detect(lumas: Iterable[Array], *, key: bytes = KEY, thorough: bool = True) -> Found:
+    """Look for a mark in the lumas [H, W] of one clip, or in one still's."""
+    detector = Detector(key=key)
+    for luma in lumas:
+        detector.add(luma)
+    return detector.find(thorough=thorough)
+
+
+def shrunk(plane: Array) -> Array:  # [H, W] -> [h, w] of the same kind of numbers
+    """A plane of at most `LINES` lines: a large one as numbers of 32 bits would fill the memory."""
+    height, width = plane.shape
+    scale = LINES / max(1, min(height, width))
+    if scale >= 1:
+        return plane
+    size = (round(width * scale), round(height * scale))
+    return np.asarray(cv2.resize(plane, size, interpolation=cv2.INTER_AREA))
+
+
+class _Place(NamedTuple):
+    score: float
+    shown: float
+    aspect: float
+    turn: int
+    down: int
+    right: int
+    white: Array
+
+
+def _turn_name(turn: int) -> str:
+    turns, mirrored = TURNS[turn]
+    if not turn:
+        return "as made"
+    return " and ".join(["mirrored"] * mirrored + [f"turned {turns * 90} degrees"] * (turns > 0))
+
+
+def _about_origin(tile: Array, turns: int, mirrored: bool) -> Array:
+    """Turn and mirror a periodic tile about its sample (0, 0), which stays where it is."""
+    if mirrored:
+        tile = np.roll(tile[:, ::-1], 1, axis=1)
+    for _ in range(turns % 4):
+        tile = np.roll(np.rot90(tile), 1, axis=0)
+    return tile
+
+
+@cache
+def _turned_signals(key: bytes) -> Array:  # [8, 2 REACH + 1, REACH + 1] complex64
+    """What a whitened spectrum is multiplied with to find the fixed signal, for each turn."""
+    signal = tile(key, None)
+    turned = [_about_origin(_about_origin(signal, 0, m), turns, False) for turns, m in TURNS]
+    spectra = np.conj(np.fft.rfft2(np.array(turned)))[:, _ROWS, : REACH + 1]
+    size = np.abs(spectra)
+    unit = np.where(size > size.max() * 0.5, spectra / np.maximum(size, 1e-9), 0)
+    return unit.astype(np.complex64)
+
+
+def _matches(white: Array, key: bytes, side: int) -> Array:  # [8, side, side]
+    """How well the fixed signal fits in each turn, at `side` places down and right of a tile."""
+    spectra = np.zeros((len(TURNS), side, REACH + 1), np.complex64)
+    spectra[:, _ROWS] = white * _turned_signals(key)
+    return np.asarray(np.fft.irfft(np.fft.ifft(spectra, axis=1), n=side, axis=2))
+
+
+def _scores(matches: Array) -> Array:  # [8]
+    """How far the best place of each turn stands out; the mean of all is 0."""
+    flat = matches.reshape(len(TURNS), -1)
+    return np.asarray(flat.max(1) / (np.sqrt((flat * flat).mean(1)) + 1e-12))
+
+
+def _residual(luma: Array) -> Array:
+    """Bring a frame to the pattern's scale, keep fine detail, weigh quiet places more."""
+    longest = SEEN * min(luma.shape)  # of a strip a hundred times as long as wide
+    luma = shrunk(luma[:longest, :longest])
+    height, width = luma.shape
+    scale = SIDE / min(height, width)
+    size = (round(width * scale), round(height * scale))
+    shrink = scale < 1
+    small = cv2.resize(
+        luma.astype(np.float32), size, interpolation=cv2.INTER_AREA if shrink else cv2.INTER_CUBIC
+    )
+    residual = small - cv2.GaussianBlur(small, (0, 0), 3.0)
+    # A signal of one size in noise that differs from place to place: over its variance.
+    deviation = cv2.blur(np.abs(residual), (9, 9)) + 2.0
+    return np.asarray(np.clip(residual / deviation, -2.5, 2.5) / deviation)
+
+
+def _folded(residual: Array, down: float, right: float) -> Array:  # [2 REACH + 1, REACH + 1]
+    """The spectrum of all tiles added up, of a picture enlarged by two factors.
+
+    That is its Fourier sum at the tile's frequencies, -REACH to REACH and 0 to REACH; as these are
+    few, two matrix products get them, exactly and whatever the scale.
+    """
+    height, width = residual.shape
+    across = _waves(width, right, range(REACH + 1))
+    parts = (
+        residual @ np.concatenate([across.real, across.imag]).T
+    )  # as one product of real numbers
+    rows = parts[:, : REACH + 1] + 1j * parts[:, REACH + 1 :]
+    return np.asarray(_waves(height, down, _ROWS) @ rows)
+
+
+def _waves(size: int, scale: float, frequencies: Iterable[int]) -> Array:  # [F, size] complex64
+    at = (np.arange(size) + 0.5) * scale - 0.5  # pixel centres, in units of the pattern
+    angle = np.outer(list(frequencies), at * (-2 * np.pi / TILE)).astype(np.float32)
+    return np.asarray(np.cos(angle) + 1j * np.sin(angle), np.complex64)
+
+
+def _centred(spectrum: Array, key: bytes) -> Array:
+    """Undo the part of a shift that is less than a unit: where the fixed signal fits best."""
+    down, right = np.fft.fftfreq(TILE)[:, None], np.fft.rfftfreq(TILE)[None]
+    places, steps = layout(key), np.linspace(-0.5, 0.5, 5)
+    signal = spectrum.flat[places.sync] * np.conj(places.sync_phase)
+    y, x = np.divmod(places.sync, TILE // 2 + 1)
+    turns = 2j * np.pi * (steps[:, None, None] * down[y, 0] + steps[None, :, None] * right[0, x])
+    fits = np.real(signal * np.exp(turns)).sum(-1)
+    i, j = np.unravel_index(int(fits.argmax()), fits.shape)
+    return np.asarray(spectrum * np.exp(2j * np.pi * (steps[i] * down + steps[j] * right)))
+
+
+def _whitened(spectrum: Array) -> Array:
+    around = cv2.blur(np.abs(spectrum).astype(np.float32), (5, 5))
+    return np.asarray(spectrum / (around + 1e-9), np.complex64)
