@@ -42,12 +42,28 @@ class ControlNet(Trunk):
         wanted = (batch, self.hint_channels, 8 * height, 8 * width)
         if tuple(hint.shape) != wanted:
             raise ValueError(f"ControlNet: hint must be {wanted}, got {tuple(hint.shape)}")
-        embedding = self.embed(t, vector, x.dtype)
+        return self.steer(x, self.seen(hint), self.embed(t, vector, x.dtype), context, scale)
+
+    def seen(
+        self,
+        hint: Tensor,  # [B, hint_channels, 8 H, 8 W] picture in 0..1
+    ) -> Tensor:  # [B, channels, H, W] what of it goes into the network, the same at every step
+        return self.input_hint_block(channels_last(hint))
+
+    def steer(
+        self,
+        x: Tensor,  # [B, in_channels, H, W]
+        seen: Tensor,  # [B or 1, channels, H, W]
+        embedding: Tensor,  # [B, 4 * channels] of timestep and vector; goes to residual blocks
+        context: Tensor,  # [B, tokens, context_width]; goes to transformers
+        scale: float = 1.0,
+    ) -> list[Tensor]:
+        """As `forward`, of what `seen` and `embed` gave."""
         h, control = channels_last(x), []
         for i, (block, conv) in enumerate(zip(self.input_blocks, self.zero_convs, strict=True)):
             h = block(h, embedding, context)
             if i == 0:
-                h = h + self.input_hint_block(channels_last(hint))
+                h = h + seen
             control.append(conv(h) * scale)
         h = self.middle_block(h, embedding, context)
         return [*control, self.middle_block_out(h) * scale]

@@ -1,4 +1,4 @@
-"""A UNet that looks up what it has made of a prompt or of a timestep before.
+"""A UNet, or a ControlNet, that looks up what it has made of a prompt or of a timestep before.
 
 Keys and values of cross attention depend on the prompt alone, and what the timestep adds in each
 residual block on the timestep (and SDXL's second vector) alone: both are computed once and give the
@@ -12,16 +12,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
 
 from accel.nn.attention import CrossAttention, SpatialTransformer
+from accel.nn.control import ControlNet
 from accel.nn.layers import attention, sinusoids
 from accel.nn.merge import MergingBlock
 from accel.nn.perturb import with_children
-from accel.nn.unet import Cut, ResBlock, Unet
+from accel.nn.unet import Cut, ResBlock, Trunk, Unet
+
+T = TypeVar("T", bound=Trunk)
 
 
 @dataclass(eq=False)
@@ -74,8 +77,8 @@ class Levels:
     guidance: the scale, for networks that are told it.
     """
 
-    def __init__(self, unet: Unet, dtype: torch.dtype, guidance: float | None = None):
-        self.unet, self.dtype, self.guidance = unet, dtype, guidance
+    def __init__(self, trunk: Trunk, dtype: torch.dtype, guidance: float | None = None):
+        self.trunk, self.dtype, self.guidance = trunk, dtype, guidance
         self._where: dict[float, tuple[Together, int]] = {}
 
     def add(self, timesteps: Sequence[float]) -> None:
@@ -89,9 +92,10 @@ class Levels:
 
     def together(self, timesteps: Sequence[float]) -> Together:
         """In this order, each as often as it is named."""
-        weight = next(self.unet.time_embed.parameters())
-        waves = sinusoids(torch.tensor(timesteps, device=weight.device), self.unet.config.channels)
-        return Together(self.unet.time_embed(waves.to(self.dtype), self.guidance))
+        embed, channels = self.trunk.time_embed, self.trunk.config.channels
+        device = next(embed.parameters()).device
+        waves = sinusoids(torch.tensor(timesteps, device=device), channels)
+        return Together(embed(waves.to(self.dtype), self.guidance))
 
     def at(self, t: float) -> tuple[Together, int]:
         rounded = torch.tensor(t, dtype=torch.float32).item()
@@ -187,7 +191,9 @@ class ReusingUnet:
 
     def __init__(self, unet: Unet, merging: float = 0.0):
         self.config = unet.config
-        self.unet = rebuilt(unet, merging)
+        self.unet = rebuilt(unet)
+        if merging:
+            _merge_tokens(self.unet, merging)
 
     def __call__(
         self,
@@ -201,25 +207,51 @@ class ReusingUnet:
         cut: Cut | None = None,
         answers: Answers | None = None,
     ) -> Tensor:  # [B, out_channels, H, W]
-        unet = self.unet
-        unet.check(x, x.new_empty(len(x)), prompts.context, prompts.vector)
-        label = unet.label_emb if self.config.vector_width else None
-        size = (x.shape[2], x.shape[3])
-        level = t if isinstance(t, tuple) else levels.at(t)
-        call: Any = Call(prompts, level, label, size, answers)
-        return unet.predict(x, call, call, control, features, cut)
+        call: Any = call_of(self.unet, x, t, prompts, levels, answers)
+        return self.unet.predict(x, call, call, control, features, cut)
 
 
-def rebuilt(unet: Unet, merging: float) -> Unet:
+class ReusingControl:
+    """A ControlNet that looks up the same, and is given what it sees of its picture."""
+
+    def __init__(self, network: ControlNet):
+        self.network = rebuilt(network)
+
+    def __call__(
+        self,
+        x: Tensor,  # [B, in_channels, H, W] scaled noisy latent
+        seen: Tensor,  # [1, channels, H, W]: see ControlNet.seen
+        t: float,  # timestep of all rows
+        prompts: Prompts,
+        levels: Levels,
+        scale: float = 1.0,
+    ) -> list[Tensor]:
+        call: Any = call_of(self.network, x, t, prompts, levels)
+        return self.network.steer(x, seen, call, call, scale)
+
+
+def call_of(
+    trunk: Trunk,
+    x: Tensor,
+    t: float | Level,
+    prompts: Prompts,
+    levels: Levels,
+    answers: Answers | None = None,
+) -> Call:
+    trunk.check(x, x.new_empty(len(x)), prompts.context, prompts.vector)
+    label = trunk.label_emb if trunk.config.vector_width else None
+    level = t if isinstance(t, tuple) else levels.at(t)
+    return Call(prompts, level, label, (x.shape[2], x.shape[3]), answers)
+
+
+def rebuilt(trunk: T) -> T:
     """Shallow copies down to the layers that look something up."""
-    lists: dict[str, nn.Module] = {
-        name: nn.ModuleList(_stage(stage) for stage in getattr(unet, name))
-        for name in ("input_blocks", "output_blocks")
+    children: dict[str, nn.Module] = {
+        name: nn.ModuleList(_stage(stage) for stage in blocks)
+        for name, blocks in trunk.named_children()
+        if name in ("input_blocks", "output_blocks") and isinstance(blocks, nn.ModuleList)
     }
-    made = with_children(unet, {**lists, "middle_block": _stage(unet.middle_block)})
-    if merging:
-        _merge_tokens(made, merging)
-    return made
+    return with_children(trunk, {**children, "middle_block": _stage(trunk.middle_block)})
 
 
 def _stage(stage: nn.Module) -> nn.Module:

@@ -22,6 +22,7 @@ from accel.models.described import without_guidance
 from accel.models.folder import open_part
 from accel.nn.adapter import Adapter, placed
 from accel.nn.control import ControlNet
+from accel.nn.reuse import Prompts
 from accel.nn.unet import UnetConfig
 from accel.pipelines.generate.pictures import fitted, read_picture, to_tensor
 from accel.weights.files import open_tensors
@@ -29,6 +30,7 @@ from accel.weights.files import open_tensors
 if TYPE_CHECKING:
     from accel.pipelines.generate.canvas import Canvas, Size
     from accel.pipelines.generate.model import Model
+    from accel.pipelines.generate.network import Known
 
 MODES = {  # what is more important, and its title in a picture's text
     "balanced": "Balanced",
@@ -85,17 +87,16 @@ class Steer:
 
     control: Control
     network: ControlNet | Adapter
-    picture: Tensor  # [1, channels, 8 h, 8 w] in 0..1
-    features: tuple[Tensor, ...] = ()  # of an adapter: they are the same at every step
+    # What the network makes of the picture, the same at every step: an adapter's features, or the
+    # one thing that goes into a ControlNet.
+    features: tuple[Tensor, ...]
 
-    def skips(
-        self, x: Tensor, t: Tensor, context: Tensor, vector: Tensor | None
-    ) -> list[Tensor] | None:
+    def skips(self, x: Tensor, t: float, prompts: Prompts, known: Known) -> list[Tensor] | None:
         if not isinstance(self.network, ControlNet):
             return None
         x = x[:, : self.network.config.in_channels]  # without what inpainting networks see beside
-        hint = self.picture.expand(len(x), -1, -1, -1)
-        added = self.network(x, hint, t, context, vector, self.control.weight)
+        network, levels = known.control(self.network)
+        added = network(x, self.features[0], t, prompts, levels, self.control.weight)
         return [part * scale for part, scale in zip(added, self._scales(len(added)), strict=True)]
 
     def placed(self, unet: UnetConfig) -> dict[int, Tensor]:
@@ -111,9 +112,9 @@ def steering(
     steers: Sequence[Sequence[Steer]],  # of each row
     unet: UnetConfig,
     x: Tensor,
-    t: Tensor,
-    context: Tensor,
-    vector: Tensor | None,
+    t: float,
+    prompts: Prompts,
+    known: Known,
 ) -> tuple[list[Tensor] | None, dict[int, Tensor] | None]:
     """For Unet's `control` and `features`: the sum of all; rows that lack one get nothing of it."""
     control: list[Tensor] | None = None
@@ -121,7 +122,7 @@ def steering(
     for one in dict.fromkeys(steer for row in steers for steer in row):
         has = torch.tensor([one in row for row in steers], device=x.device).to(x.dtype)
         rows = has[:, None, None, None]
-        added = one.skips(x, t, context, vector)
+        added = one.skips(x, t, prompts, known)
         if added is not None:
             added = [part * rows for part in added]
             control = added if control is None else [a + b for a, b in zip(control, added)]
@@ -132,7 +133,7 @@ def steering(
 
 
 def ready(model: Model, controls: Sequence[Control], canvas: Canvas, resize: str) -> list[Steer]:
-    """Pictures brought to the size of the pass, and an adapter's features of them."""
+    """What the networks make of their pictures, brought to the size of the pass."""
     made = []
     for control in controls:
         network = network_of(model, control)
@@ -151,8 +152,11 @@ def ready(model: Model, controls: Sequence[Control], canvas: Canvas, resize: str
                 f"{control.file}: must take a picture of 3 or 1 channels, not {wanted}"
             )
         values = values.to(model.device, model.dtype)
-        features = tuple(network(values)) if isinstance(network, Adapter) else ()
-        made.append(Steer(control, network, values, features))
+        if isinstance(network, ControlNet):
+            features: tuple[Tensor, ...] = (network.seen(values),)
+        else:
+            features = tuple(network(values))
+        made.append(Steer(control, network, features))
     return made
 
 

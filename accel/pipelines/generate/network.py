@@ -17,8 +17,9 @@ import torch
 from torch import Tensor, nn
 
 from accel.models.stable_diffusion import Conditioning, StableDiffusion
+from accel.nn.control import ControlNet
 from accel.nn.perturb import perturbed
-from accel.nn.reuse import Answers, Levels, Prompts, ReusingUnet
+from accel.nn.reuse import Answers, Levels, Prompts, ReusingControl, ReusingUnet
 from accel.nn.unet import Cut
 from accel.pipelines.generate.controls import Steer, steering
 from accel.pipelines.generate.step_cache import Added, StepCache, rows_of
@@ -67,7 +68,13 @@ class Known:
         self.blind = ReusingUnet(perturbed(model.unet), merging) if pag else None
         self.levels = Levels(model.unet, dtype, guidance)
         self.graphed: dict[tuple[Any, ...], GraphedRun] = {}
+        self._controls: dict[ControlNet, tuple[ReusingControl, Levels]] = {}
         self._batches: OrderedDict[tuple[int, ...], tuple[Prompts, Sequence[Told]]] = OrderedDict()
+
+    def control(self, network: ControlNet) -> tuple[ReusingControl, Levels]:
+        if network not in self._controls:
+            self._controls[network] = ReusingControl(network), Levels(network, self.dtype)
+        return self._controls[network]
 
     def prompts(self, told: Sequence[Told]) -> Prompts:
         key = tuple(id(part) for one in told for part in (one.conditioning, one.sizes))
@@ -151,19 +158,19 @@ class Network:
             cut, added = recalled
             return self.unet(x, float(t[0]), prompts, levels, *added, cut=cut, answers=answers)
         fresh = None if self.cache is None else Cut(self.cache.branch)
-        added = self._steered(x, t, prompts, told)
+        added = self._steered(x, float(t[0]), prompts, told, self.known)
         out = self.unet(x, float(t[0]), prompts, levels, *added, cut=fresh, answers=answers)
         if self.cache is not None and fresh is not None:
             self.cache.keep(told, fresh, added)
         return out
 
-    def _steered(self, x: Tensor, t: Tensor, prompts: Prompts, told: Sequence[Told]) -> Added:
+    def _steered(
+        self, x: Tensor, t: float, prompts: Prompts, told: Sequence[Told], known: Known
+    ) -> Added:
         steers = [one.steers for one in told]
         if not any(steers):
             return None, None
-        return steering(
-            steers, self.model.unet.config, x, t.to(x.device), prompts.context, prompts.vector
-        )
+        return steering(steers, self.model.unet.config, x, t, prompts, known)
 
 
 class Masked:

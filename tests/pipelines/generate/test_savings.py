@@ -42,12 +42,25 @@ def error(got, exact) -> float:
     return float((got - exact).norm() / exact.norm())
 
 
+class PlainControls:
+    """In place of network.Known."""
+
+    def control(self, net):
+        def whole(x, seen, t, prompts, levels, scale):
+            embedding = net.embed(torch.full((len(x),), t), prompts.vector, x.dtype)
+            seen = seen.expand(len(x), -1, -1, -1)
+            return net.steer(x, seen, embedding, prompts.context, scale)
+
+        return whole, None
+
+
 class Plain(network.Network):
     """The networks without anything looked up."""
 
     def _call(self, x, t, told):
         context, vector = network.batched(self.model, self.dtype, told)
-        added = self._steered(x.to(self.dtype), t, network.Prompts(context, vector), told)
+        prompts = network.Prompts(context, vector)
+        added = self._steered(x.to(self.dtype), float(t[0]), prompts, told, PlainControls())
         return self.model.unet(x.to(self.dtype), t, context, vector, *added)
 
 
@@ -77,6 +90,18 @@ def test_controls_are_as_without(small, control, monkeypatch):
     got = small.sample("a", **options)
     monkeypatch.setattr("accel.pipelines.generate.passes.Network", Plain)
     assert torch.equal(got, small.sample("a", **options))
+
+
+def test_what_a_control_makes_of_prompt_and_picture_is_computed_once(small, control):
+    small.sample("a", steps=1, controls=(control,), output="latent")
+    (net,) = small.controls.values()
+    calls = []
+    layers = net.middle_block[1].transformer_blocks[0].attn2.to_k, net.input_hint_block[0]
+    hooks = [layer.register_forward_hook(lambda m, a, o: calls.append(m)) for layer in layers]
+    small.sample("a", controls=(control,), **FAST)
+    for hook in hooks:
+        hook.remove()
+    assert sorted(map(layers.index, calls)) == [0, 1]
 
 
 def test_keys_of_a_prompt_are_computed_once_for_all_pictures(nano):
