@@ -178,6 +178,28 @@ def test_a_swap_moves_no_picture(tmp_path):
     assert max(np.abs(a - b).mean() for a, b in pairs) < 2.0  # two runs on the CPU differ by 1
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_a_further_frame_of_a_swap_waits_for_small_answers_alone(tmp_path):
+    """Once networks have learned their sizes; the tracker decides on the host."""
+    marks = ProvenanceConfig(watermark="off", label="off", ledger=False)
+    runs = []
+    for frames in (8, 16):
+        clip = render_clip(tmp_path / f"{frames}.mp4", frames, 480, 270)
+        with fake_cuda() as device, fake_onnx(device), fake_codec(device):
+            swap_video(
+                clip, tmp_path / f"o{frames}.mp4", sources=[asset(PORTRAIT)], provenance=marks,
+                device="cuda",
+            )  # fmt: skip
+        runs.append(device.counts)
+    short, long = runs
+    assert (len(long.waits) - len(short.waits)) / 8 <= 8
+    assert (long.launched - short.launched) / 8 <= 200
+    down = [sum(c.nbytes for c in run.moved("down")) for run in runs]
+    assert (down[1] - down[0]) / 8 <= 320 << 10  # a look at what hides a face is 192 KiB
+    assert long.networks.count("by arrays") <= short.networks.count("by arrays") + 2
+
+
 def test_a_reader_for_the_device_names_what_it_lacks(clip):
     with fake_cuda(), pytest.raises((OSError, NotImplementedError, ValueError)):
         DeviceReader(clip, CUDA)
