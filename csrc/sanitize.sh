@@ -53,12 +53,23 @@ case $kind in
 esac
 preload="$preload $(g++ -print-file-name=libstdc++.so)"
 case $python in /*) ;; *) python=../../$python ;; esac
-if [ $# -eq 0 ]; then
-  # What only runs Triton, or starts other processes, says nothing about the C++.
-  set -- tests/kernels tests/nn/test_onnx_native.py tests/nn/test_onnx.py \
-    --ignore tests/kernels/test_aot.py --ignore tests/kernels/test_benchmarks.py \
-    --ignore tests/kernels/test_device_ops.py --ignore tests/kernels/test_without.py \
-    -m "not slow and not exhaustive" -k "not triton and not numba"
+check() {
+  LD_PRELOAD="$preload" "$python" -m pytest -q -p no:cacheprovider -p tests.kernels.native_only \
+    --import-mode=importlib "$@"
+}
+if [ $# -gt 0 ]; then
+  check "$@"
+  exit
 fi
-LD_PRELOAD="$preload" exec "$python" -m pytest -q -p no:cacheprovider -p tests.kernels.native_only \
-  --import-mode=importlib "$@"
+quick="not slow and not exhaustive"
+# What only runs Triton, or starts other processes, says nothing about the C++.
+check tests/kernels tests/nn/test_onnx_native.py tests/nn/test_onnx.py -m "$quick" \
+  --ignore tests/kernels/test_aot.py --ignore tests/kernels/test_benchmarks.py \
+  --ignore tests/kernels/test_device_ops.py --ignore tests/kernels/test_without.py
+# The code that CPUs with narrower vectors, or without tile registers, run.
+for less in "avx512 16" "avx2 8" "plain 4"; do
+  export ACCEL_CONV_ISA="${less% *}" ACCEL_LANES="${less#* }"
+  check tests/kernels/test_conv2d.py tests/kernels/test_network_ops.py \
+    tests/kernels/test_layer_norm.py tests/kernels/test_to_uint8.py tests/kernels/test_unusual.py \
+    tests/nn/test_onnx_native.py -m "$quick"
+done
