@@ -10,6 +10,7 @@ import functools
 import gzip
 import re
 import unicodedata
+from heapq import heapify, heappop, heappush
 from importlib import resources
 from itertools import pairwise
 
@@ -17,6 +18,7 @@ START, END = 49406, 49407
 START_TEXT, END_TEXT = "<|startoftext|>", "<|endoftext|>"
 SPECIAL = {START_TEXT: START, END_TEXT: END}
 WORD_END = "</w>"
+MOST_MARKS = 256  # in a row; no writing stacks more than thirty (UAX 15, stream-safe text)
 MERGES_FILE = "clip_bpe_merges.txt.gz"
 CONTRACTION = re.compile("'s|'t|'re|'ve|'m|'ll|'d")
 SPECIAL_PATTERN = re.compile("(" + "|".join(re.escape(text) for text in SPECIAL) + ")")
@@ -76,21 +78,30 @@ class BpeTokenizer:
         return known
 
     def _merge(self, parts: list[str]) -> list[str]:
-        """Join neighbours, the pair that was learnt first before all others, until none is left."""
-        while len(parts) > 1:
-            pairs = list(pairwise(parts))
-            best = min(pairs, key=lambda pair: self.ranks.get(pair, len(self.ranks)))
-            if best not in self.ranks:
-                break
-            joined: list[str] = []
-            for part in parts:
-                # A part that was joined just now ends a pair; it cannot begin one in this round.
-                if joined and (joined[-1], part) == best:
-                    joined[-1] = "".join(best)
-                else:
-                    joined.append(part)
-            parts = joined
-        return parts
+        """Join neighbours, the pair that was learnt first before all others, until none is left.
+
+        In time with the length of a word times its logarithm: a prompt may be one word.
+        """
+        ranks, count = self.ranks, len(parts)
+        before, after = list(range(-1, count - 1)), list(range(1, count + 1))
+        waiting = [(ranks[pair], at) for at, pair in enumerate(pairwise(parts)) if pair in ranks]
+        heapify(waiting)
+        while waiting:
+            rank, left = heappop(waiting)
+            right = after[left]
+            if right == count or ranks.get((parts[left], parts[right])) != rank:
+                continue  # one of the two was joined to another since
+            parts[left] += parts[right]
+            parts[right] = ""
+            after[left] = after[right]
+            if after[left] < count:
+                before[after[left]] = left
+            for one in (before[left], left):
+                if one >= 0 and after[one] < count:
+                    pair = (parts[one], parts[after[one]])
+                    if pair in ranks:
+                        heappush(waiting, (ranks[pair], one))
+        return [part for part in parts if part]
 
 
 @functools.cache
@@ -116,7 +127,24 @@ def byte_symbols() -> dict[int, str]:
 
 
 def clean(text: str) -> str:
-    return " ".join(unicodedata.normalize("NFC", text).split()).lower()
+    return " ".join(composed(text).split()).lower()
+
+
+def composed(text: str) -> str:
+    """NFC; where marks follow one another without end, in pieces.
+
+    They are sorted in time with the square of their number: a prompt of them took five seconds.
+    """
+    if text.isascii():
+        return text
+    pieces, begin, marks = [], 0, 0
+    for at, character in enumerate(text):
+        marks = marks + 1 if unicodedata.combining(character) else 0
+        if marks == MOST_MARKS:
+            pieces.append(text[begin:at])
+            begin, marks = at, 0
+    pieces.append(text[begin:])
+    return "".join(unicodedata.normalize("NFC", piece) for piece in pieces)
 
 
 def split_words(text: str) -> list[str]:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import itertools
+import random
 import time
+import unicodedata
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from accel.core import ConfigError
-from accel.text.bpe import clip_tokenizer
+from accel.text.bpe import byte_symbols, clip_tokenizer, composed
 from accel.text.chunks import chunk
 from accel.text.prompt import emphasis, schedule, split_and, take_tags
 
@@ -89,3 +92,42 @@ def test_alternation_in_a_long_prompt_is_quick():
     begin = time.process_time()
     assert len(schedule(prompt, 20)) == 20
     assert time.process_time() - begin < 1.0
+
+
+def test_one_word_without_end_takes_no_time():
+    """Merging was in time with the square of a word's length: minutes for 99,000 letters."""
+    word = "".join(random.Random(0).choices("etaoinshrdlu", k=60_000))
+    begin = time.process_time()
+    assert len(clip_tokenizer()._encode_word(word)) > 10_000
+    assert time.process_time() - begin < 4
+
+
+def test_marks_without_end_take_no_time():
+    begin = time.process_time()
+    composed("a" + "\u0338\u0300" * 40_000)
+    assert time.process_time() - begin < 2
+
+
+@given(st.text(alphabet="ae\u0338\u0300\u0301가ㄱ", max_size=200))
+def test_composed_is_nfc(text):
+    assert composed(text) == unicodedata.normalize("NFC", text)
+
+
+@given(st.text(alphabet="abehot\u0301 가", min_size=1, max_size=30))
+def test_merging_takes_the_pair_learnt_first(word):
+    """As the definition has it: the best pair of all, everywhere, then the next best."""
+    tokenizer = clip_tokenizer()
+    parts = [byte_symbols()[byte] for byte in word.encode()]
+    merged = tokenizer._merge(list(parts))
+    while len(parts) > 1:
+        pairs = [pair for pair in itertools.pairwise(parts) if pair in tokenizer.ranks]
+        if not pairs:
+            break
+        best, joined = min(pairs, key=tokenizer.ranks.__getitem__), []
+        for part in parts:
+            if joined and (joined[-1], part) == best:
+                joined[-1] += part
+            else:
+                joined.append(part)
+        parts = joined
+    assert merged == parts
