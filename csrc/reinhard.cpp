@@ -1,4 +1,5 @@
-// Colours moved by mean and deviation in Lab, for float32 crops on the CPU.
+// Colours moved by mean and deviation in Lab, and taken there and back, for float32 crops on the
+// CPU.
 //
 // Sums are kept in a fixed number of lanes and blocks are merged in order, so that the result
 // depends neither on the CPU's vector width nor on the number of threads.
@@ -161,10 +162,49 @@ void reinhard(Floats crop, Floats target, Bytes inside, Output out, bool counts_
   }
 }
 
+// Three planes, `plane` apart, to Lab or back.
+ACCEL_CLONES
+void convert(const float* __restrict__ p, int64_t plane, int64_t n, bool back,
+             float* __restrict__ out) {
+  if (back) {
+#pragma omp simd
+    for (int64_t i = 0; i < n; ++i) {
+      const Rgb rgb = lab_to_rgb(p[i], p[plane + i], p[2 * plane + i]);
+      out[i] = rgb.r;
+      out[plane + i] = rgb.g;
+      out[2 * plane + i] = rgb.b;
+    }
+    return;
+  }
+#pragma omp simd
+  for (int64_t i = 0; i < n; ++i) {
+    const Lab lab = rgb_to_lab(p[i], p[plane + i], p[2 * plane + i]);
+    out[i] = lab.l;
+    out[plane + i] = lab.a;
+    out[2 * plane + i] = lab.b;
+  }
+}
+
+void convert_lab(Floats pictures, Output out, bool back, int threads) {
+  const int64_t count = pictures.shape(0) / 3, n = pictures.shape(1);
+  if (pictures.shape(0) % 3 || out.shape(0) != pictures.shape(0) || out.shape(1) != size_t(n))
+    throw std::invalid_argument("convert_lab: pictures and out must be [3 N, n]");
+  const float* from = pictures.data();
+  float* to = out.data();
+  nb::gil_scoped_release unlocked;
+  const int64_t blocks = (n + kBlock - 1) / kBlock;
+#pragma omp parallel for num_threads(threads) if (threads > 1) schedule(static)
+  for (int64_t i = 0; i < count * blocks; ++i) {
+    const int64_t at = i / blocks * 3 * n + i % blocks * kBlock;
+    convert(from + at, n, std::min(kBlock, n - i % blocks * kBlock), back, to + at);
+  }
+}
+
 }  // namespace
 }  // namespace accel
 
 ACCEL_BIND(reinhard) {
   m.def("reinhard", &accel::reinhard, "crop"_a, "target"_a, "inside"_a, "out"_a, "counts_all"_a,
         "threads"_a);
+  m.def("convert_lab", &accel::convert_lab, "pictures"_a, "out"_a, "back"_a, "threads"_a);
 }

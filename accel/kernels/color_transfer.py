@@ -267,19 +267,27 @@ def _sliced(crop, target, inside, count, color, make):
     weight = inside.to(crop.dtype)
     step = 1 + sum(max(crop.shape[1:]) > side for side in SPARE_SIDES[blurs])
     smooth = torch.ops.accel.bilateral(added[None], weight[None], color, SOT_SPACE, step)
-    return torch.where(inside, crop + smooth[0], crop)
+    return _where(inside, crop + smooth[0], crop)
 
 
 def _mix(crop, target, inside, make):
     """Lightness by lct, chroma by sot at one lightness."""
-    lab, lab_target = rgb_to_lab(torch.stack([crop, target]))
+    lab, lab_target = _lab(torch.stack([crop, target]))
     light = _affine(lab[:1] / 100, lab_target[:1] / 100, inside, _whiten_color) * 100
     lab[0], lab_target[0] = MIX_LIGHTNESS, MIX_LIGHTNESS
-    flat = lab_to_rgb(torch.stack([lab, lab_target]))
+    flat = _lab(torch.stack([lab, lab_target]), back=True)
     chroma = _sliced(flat[0], flat[1], inside, SOT_DIRECTIONS["mix-m"], SOT_COLOR / 255, make)
-    moved = rgb_to_lab(chroma.clamp(0, 1)[None])[0]
+    moved = _lab(chroma.clamp(0, 1)[None])[0]
     moved[0] = light[0].clamp(0, 100)
-    return torch.where(inside, lab_to_rgb(moved[None])[0], crop)
+    return _where(inside, _lab(moved[None], back=True)[0], crop)
+
+
+def _lab(pictures: Tensor, back: bool = False) -> Tensor:  # [N, 3, H, W], RGB to Lab or back
+    return torch.ops.accel.convert_lab(pictures.contiguous(), back)
+
+
+def _where(inside: Tensor, there: Tensor, elsewhere: Tensor) -> Tensor:
+    return there if inside.all() else torch.where(inside, there, elsewhere)
 
 
 def _transport_reference(source, target, directions, ranked=True):
@@ -337,6 +345,12 @@ reinhard_op = Op(
     "reinhard(Tensor crop, Tensor target, Tensor inside, bool counts_all) -> Tensor",
     _reinhard_reference,
     fake=lambda crop, *rest: torch.empty_like(crop),
+    gradient=False,
+)
+lab_op = Op(
+    "convert_lab(Tensor pictures, bool back) -> Tensor",
+    lambda pictures, back: lab_to_rgb(pictures) if back else rgb_to_lab(pictures),
+    fake=lambda pictures, back: torch.empty_like(pictures),
     gradient=False,
 )
 transport_op = Op(
@@ -401,6 +415,20 @@ def _reinhard_native(crop, target, inside, counts_all):
     return out
 
 
+def _why_not_lab(pictures, back) -> str:
+    if pictures.dtype != torch.float32 or not pictures.is_contiguous():
+        return "needs contiguous float32"
+    return _native.why_not(pictures)
+
+
+def _lab_native(pictures, back):
+    out = torch.empty_like(pictures)
+    threads = max(1, min(torch.get_num_threads(), pictures.numel() >> 16))
+    planes = (3 * len(pictures), pictures[0, 0].numel() if len(pictures) else 0)
+    native.convert_lab(pictures.view(planes), out.view(planes), back, threads)
+    return out
+
+
 def _why_not_axes(source, target, rotations, bins) -> str:
     if bins < 2 or min(source.shape[1], target.shape[1]) < 1:
         return f"takes some points and 2 bins at least, got {bins} bins"
@@ -414,6 +442,7 @@ def _axes_native(source, target, rotations, bins):
     return out
 
 
+lab_op.implement("native", _lab_native, _why_not_lab)
 reinhard_op.implement("native", _reinhard_native, _why_not_reinhard)
 axes_op.implement("native", _axes_native, _why_not_axes)
 transport_op.implement("native", _transport_native, _why_not_transport)

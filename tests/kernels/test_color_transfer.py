@@ -17,6 +17,7 @@ from accel.kernels.color_transfer import (
     axes_op,
     bilateral_op,
     color_transfer,
+    lab_op,
     random_rotation,
     reinhard_op,
     transport_op,
@@ -332,6 +333,15 @@ def test_few_neighbours_do_for_all(color, step, least):
     wanted = bilateral_op.reference(pictures, masks, color, 8.0)
     inside = masks[0] > 0.5
     assert psnr(got[0][:, inside], wanted[0][:, inside]) > least
+
+
+@pytest.mark.parametrize("side", [1, 5, 48])
+def test_lab_there_and_back_agrees_with_reference(side):
+    pictures = torch.cat([picture(side, 3), picture(side, 4)])
+    assert why_not() or "native" in check_kernel(lab_op, [pictures, False], atol=1e-3, rtol=0)
+    lab = lab_op.reference(pictures, False)
+    assert "reference" in check_kernel(lab_op, [lab, True], atol=1e-5, rtol=0)
+    assert torch.ops.accel.convert_lab(pictures[:0], False).shape == (0, 3, side, side)
 
 
 @pytest.mark.parametrize("side", [1, 5, 48, 70])
