@@ -37,6 +37,8 @@ namespace {
 //
 #include "conv_product.h"
 //
+#include "conv_direct.h"
+//
 #include "conv_split.h"
 
 using Floats = nb::ndarray<const float, nb::c_contig, nb::device::cpu>;
@@ -120,11 +122,8 @@ void run_turned(Problem p, const Form& form) {
 }
 
 void run_on_tiles(const Problem& p) { Split(kernels(), *tiles(), p).run(); }
-
-void run_on_vectors(const Problem& p) {
-  if (p.kernel_h == 3 && p.kernel_w == 3 && p.stride == 1) return Winograd(kernels(), p).run();
-  Product(kernels(), p).run();
-}
+void run_directly(const Problem& p) { Direct(kernels(), p).run(); }
+void run_product(const Problem& p) { Product(kernels(), p).run(); }
 
 void run(Problem p) {
   if (!p.count || !p.outputs || !p.out_height || !p.out_width) return;
@@ -133,12 +132,17 @@ void run(Problem p) {
     p.width *= p.height, p.out_width *= p.out_height;
     p.height = p.out_height = 1;
   }
+  if (Direct::takes(p)) {
+    if (p.planes && p.out_width < kernels().panel / 2) return run_turned(p, run_directly);
+    return run_directly(p);
+  }
   if (tiles()) {
     if (p.planes && p.stride > 1 && !Split::folds(p)) return run_turned(p, run_on_tiles);
     return run_on_tiles(p);
   }
+  if (p.kernel_h == 3 && p.kernel_w == 3 && p.stride == 1) return Winograd(kernels(), p).run();
   if (p.planes && same_pixels(p)) return PlaneProduct(kernels(), p).run();
-  run_turned(p, run_on_vectors);
+  run_turned(p, run_product);
 }
 
 const float* optional(const char* name, const std::optional<Floats>& a, int64_t size) {

@@ -187,6 +187,75 @@ void tile_in(const float* const* pixels, int64_t channels, float* v, int64_t ste
   if (at < channels) tile_in_part<false>(pixels, at, int(channels - at), v, step);
 }
 
+// In the order in which halves are added to halves.
+inline float sum_of(Vec a) {
+  float lanes[kLanes];
+  store(lanes, a);
+  for (int width = kLanes / 2; width; width /= 2)
+    for (int i = 0; i < width; ++i) lanes[i] += lanes[i + width];
+  return lanes[0];
+}
+
+template <int kPixels, int kOuts>
+void dots_of(const float* x, int64_t line_step, int64_t pixel_step, int lines, int64_t run,
+             const float* w, float* sums, int64_t pixel_apart, int64_t out_apart) {
+  const int64_t w_line = (run + kLanes - 1) / kLanes * kLanes, w_out = lines * w_line;
+  Vec sum[kPixels][kOuts];
+#pragma GCC unroll 8
+  for (int i = 0; i < kPixels; ++i)
+#pragma GCC unroll 4
+    for (int o = 0; o < kOuts; ++o) sum[i][o] = all(0.0f);
+  const auto step = [&](const float* from, const float* weights, int n) {
+    Vec by[kOuts];
+#pragma GCC unroll 4
+    for (int o = 0; o < kOuts; ++o) by[o] = load(weights + o * w_out);
+#pragma GCC unroll 8
+    for (int i = 0; i < kPixels; ++i) {
+      const float* at = from + i * pixel_step;
+      const Vec value = n == kLanes ? load(at) : load_some(at, n);
+#pragma GCC unroll 4
+      for (int o = 0; o < kOuts; ++o) sum[i][o] = fma(value, by[o], sum[i][o]);
+    }
+  };
+  for (int line = 0; line < lines; ++line, x += line_step, w += w_line) {
+    int64_t at = 0;
+    for (; at + kLanes <= run; at += kLanes) step(x + at, w + at, kLanes);
+    if (at < run) step(x + at, w + at, int(run - at));
+  }
+#pragma GCC unroll 8
+  for (int i = 0; i < kPixels; ++i)
+#pragma GCC unroll 4
+    for (int o = 0; o < kOuts; ++o) sums[i * pixel_apart + o * out_apart] = sum_of(sum[i][o]);
+}
+
+// As many sums at once as registers hold.
+template <int kOuts>
+void dots_for(const float* x, int64_t line_step, int64_t pixel_step, int64_t pixels, int lines,
+              int64_t run, const float* w, float* sums, int64_t pixel_apart, int64_t out_apart) {
+  constexpr int kAll = kLanes == 16 ? 24 : 9, kTogether = kOuts == 1 ? 8 : kAll / kOuts;
+  int64_t i = 0;
+  for (; i + kTogether <= pixels; i += kTogether)
+    dots_of<kTogether, kOuts>(x + i * pixel_step, line_step, pixel_step, lines, run, w,
+                              sums + i * pixel_apart, pixel_apart, out_apart);
+  for (; i < pixels; ++i)
+    dots_of<1, kOuts>(x + i * pixel_step, line_step, pixel_step, lines, run, w,
+                      sums + i * pixel_apart, pixel_apart, out_apart);
+}
+
+void dots(const float* x, int64_t line_step, int64_t pixel_step, int64_t pixels, int lines,
+          int64_t run, const float* w, int outs, float* sums, int64_t pixel_apart,
+          int64_t out_apart) {
+  const int64_t w_out = lines * ((run + kLanes - 1) / kLanes * kLanes);
+  for (int o = 0; o < outs; o += 4, w += 4 * w_out, sums += 4 * out_apart) {
+    const int some = outs - o < 4 ? outs - o : 4;
+    const auto form = some == 1   ? dots_for<1>
+                      : some == 2 ? dots_for<2>
+                      : some == 3 ? dots_for<3>
+                                  : dots_for<4>;
+    form(x, line_step, pixel_step, pixels, lines, run, w, sums, pixel_apart, out_apart);
+  }
+}
+
 inline bool finite(Vec times_zero) {
   float lanes[kLanes];
   store(lanes, times_zero);
@@ -249,5 +318,6 @@ void columns_out(const float* c, int64_t rows, int wide, float* out, const float
     }
 }
 
-const ConvKernels kTable = {ACCEL_ISA_NAME, kLanes, kPanel,  kRows,    micro,    turn,
-                            pack,           expand, tile_in, tile_out, rows_out, columns_out};
+const ConvKernels kTable = {ACCEL_ISA_NAME, kLanes,   kPanel,   kRows,      micro,
+                            micro_steps,    dots,     turn,     pack,       expand,
+                            tile_in,        tile_out, rows_out, columns_out};

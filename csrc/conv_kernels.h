@@ -12,6 +12,11 @@ struct Finish {
   float slope;            // 1: no activation; 0: ReLU; between: leaky ReLU
 };
 
+// How far, in bytes, the next term of a sum lies from this one.
+struct ConvStep {
+  int64_t a, b;
+};
+
 struct ConvKernels {
   const char* name;
   int lanes;  // floats in a vector; channel blocks are multiples of it
@@ -21,6 +26,18 @@ struct ConvKernels {
   // See conv_micro.h.
   void (*micro)(int rows, const float* a, int64_t lda, const float* b, float* c, int64_t ldc,
                 int64_t k, bool accumulate);
+
+  // C[rows, panel] = A · B (+ more, rows ldm floats apart) over k terms that lie anywhere: a row's
+  // and b's each a step from the one before. b need not be aligned.
+  void (*micro_steps)(int rows, const float* a, int64_t lda, const float* b, float* c, int64_t ldc,
+                      const ConvStep* steps, int64_t k, const float* more, int64_t ldm);
+
+  // Few outputs: sums[i * pixel_apart + o * out_apart] over the `lines` lines, line_step apart, of
+  // the window of pixel i, each `run` floats, pixels pixel_step apart. Weights are [outs][lines]
+  // [run, zero up to a multiple of lanes].
+  void (*dots)(const float* x, int64_t line_step, int64_t pixel_step, int64_t pixels, int lines,
+               int64_t run, const float* w, int outs, float* sums, int64_t pixel_apart,
+               int64_t out_apart);
 
   // Turns a matrix: out[j * out_step + i] = in[i * in_step + j].
   void (*turn)(const float* in, int64_t in_step, int64_t rows, int64_t columns, float* out,

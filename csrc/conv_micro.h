@@ -20,6 +20,8 @@ constexpr int kPanel = 32, kRows = 12;
   "vpxord %%zmm" P ",%%zmm" P ",%%zmm" P "\n\tvpxord %%zmm" Q ",%%zmm" Q ",%%zmm" Q "\n\t"
 #define ACCEL_ADD(P, Q) \
   "vaddps (%[c]),%%zmm" P ",%%zmm" P "\n\tvaddps 64(%[c]),%%zmm" Q ",%%zmm" Q "\n\t"
+#define ACCEL_ADD_MORE(P, Q) \
+  "vaddps (%[m]),%%zmm" P ",%%zmm" P "\n\tvaddps 64(%[m]),%%zmm" Q ",%%zmm" Q "\n\t"
 #define ACCEL_PUT(P, Q) \
   "vmovups %%zmm" P ",(%[c])\n\tvmovups %%zmm" Q ",64(%[c])\n\tadd %[lc],%[c]\n\t"
 // Rows in their registers: zmm8 and 9 the first row's, and so on; 2 to 7 take turns for A.
@@ -44,6 +46,7 @@ constexpr int kPanel = 32, kRows = 12;
 #define ACCEL_B1 ACCEL_LOAD_B("128", "192")
 #define ACCEL_B2 ACCEL_LOAD_B("256", "320")
 #define ACCEL_B3 ACCEL_LOAD_B("384", "448")
+#define ACCEL_B_ANY "vmovups (%[b]),%%zmm0\n\tvmovups 64(%[b]),%%zmm1\n\t"
 #define ACCEL_NEXT_B "add $512,%[b]\n\t"
 #define ACCEL_AHEAD                                                                  \
   "prefetcht1 (%[ahead])\n\tprefetcht1 64(%[ahead])\n\tprefetcht1 128(%[ahead])\n\t" \
@@ -59,6 +62,8 @@ constexpr int kPanel = 16, kRows = 6;
   "vxorps %%ymm" P ",%%ymm" P ",%%ymm" P "\n\tvxorps %%ymm" Q ",%%ymm" Q ",%%ymm" Q "\n\t"
 #define ACCEL_ADD(P, Q) \
   "vaddps (%[c]),%%ymm" P ",%%ymm" P "\n\tvaddps 32(%[c]),%%ymm" Q ",%%ymm" Q "\n\t"
+#define ACCEL_ADD_MORE(P, Q) \
+  "vaddps (%[m]),%%ymm" P ",%%ymm" P "\n\tvaddps 32(%[m]),%%ymm" Q ",%%ymm" Q "\n\t"
 #define ACCEL_PUT(P, Q) \
   "vmovups %%ymm" P ",(%[c])\n\tvmovups %%ymm" Q ",32(%[c])\n\tadd %[lc],%[c]\n\t"
 #define ACCEL_EACH_1(F) F("(%[a])", "2", "4", "5")
@@ -74,6 +79,7 @@ constexpr int kPanel = 16, kRows = 6;
 #define ACCEL_B1 ACCEL_LOAD_B("64", "96")
 #define ACCEL_B2 ACCEL_LOAD_B("128", "160")
 #define ACCEL_B3 ACCEL_LOAD_B("192", "224")
+#define ACCEL_B_ANY "vmovups (%[b]),%%ymm0\n\tvmovups 32(%[b]),%%ymm1\n\t"
 #define ACCEL_NEXT_B "add $256,%[b]\n\t"
 #define ACCEL_AHEAD "prefetcht1 (%[ahead])\n\tprefetcht1 64(%[ahead])\n\tadd $96,%[ahead]\n\t"
 #else
@@ -87,14 +93,28 @@ constexpr int kPanel = 16, kRows = 4;
 #define ACCEL_AT_12(AT, X, P, Q) ACCEL_ROW(AT, "12", X, P, Q)
 #define ACCEL_CLEAR(AT, X, P, Q) ACCEL_ZERO(P, Q)
 #define ACCEL_SUM(AT, X, P, Q) ACCEL_ADD(P, Q) ACCEL_PUT(P, Q)
+#define ACCEL_MORE(AT, X, P, Q) ACCEL_ADD_MORE(P, Q) "add %[lm],%[m]\n\t" ACCEL_PUT(P, Q)
 #define ACCEL_SET(AT, X, P, Q) ACCEL_PUT(P, Q)
 #if defined(ACCEL_ISA_AVX512)
 #define ACCEL_NEXT_A "add $16,%[a]\n\tadd $16,%[a3]\n\tadd $16,%[a6]\n\tadd $16,%[a9]\n\t"
+#define ACCEL_MOVE_A "add %[d],%[a]\n\tadd %[d],%[a3]\n\tadd %[d],%[a6]\n\tadd %[d],%[a9]\n\t"
 #define ACCEL_A_ROWS [a] "+r"(a), [a3] "+r"(a3), [a6] "+r"(a6), [a9] "+r"(a9)
 #else
 #define ACCEL_NEXT_A "add $16,%[a]\n\tadd $16,%[a3]\n\t"
+#define ACCEL_MOVE_A "add %[d],%[a]\n\tadd %[d],%[a3]\n\t"
 #define ACCEL_A_ROWS [a] "+r"(a), [a3] "+r"(a3)
 #endif
+#define ACCEL_STEPS(N)                                                                        \
+  asm volatile(                                                                               \
+      ACCEL_EACH_##N(ACCEL_CLEAR) ".p2align 5\n1:\n\t" ACCEL_B_ANY ACCEL_EACH_##N(            \
+          ACCEL_AT_0) "mov (%[s]),%[d]\n\tadd 8(%[s]),%[b]\n\tadd $16,%[s]\n\t" ACCEL_MOVE_A  \
+                      "dec %[k]\n\tjnz 1b\n\ttest %[m],%[m]\n\tjz 2f\n\t" ACCEL_EACH_##N(     \
+                          ACCEL_MORE) "jmp 3f\n2:\n\t" ACCEL_EACH_##N(ACCEL_SET) "3:\n\t"     \
+      : ACCEL_A_ROWS, [b] "+r"(b), [k] "+r"(k), [c] "+r"(c), [s] "+r"(steps), [m] "+r"(more), \
+        [d] "=&r"(distance)                                                                   \
+      : [l] "r"(l), [lc] "r"(lc), [lm] "r"(lm)                                                \
+      : "memory", "cc", ACCEL_CLOBBERS);                                                      \
+  break;
 #define ACCEL_MICRO(N)                                                                        \
   asm volatile(                                                                               \
       ACCEL_EACH_##N(ACCEL_CLEAR) ".p2align 5\n1:\n\t" ACCEL_AHEAD ACCEL_B0 ACCEL_EACH_##N(   \
@@ -107,6 +127,37 @@ constexpr int kPanel = 16, kRows = 4;
       : "memory", "cc", ACCEL_CLOBBERS);                                                      \
   break;
 
+#define ACCEL_CASE(N, F) \
+  case N:                \
+    F(N)
+#if defined(ACCEL_ISA_AVX512)
+#define ACCEL_SWITCH(F) \
+  switch (rows) {       \
+    ACCEL_CASE(1, F);   \
+    ACCEL_CASE(2, F);   \
+    ACCEL_CASE(3, F);   \
+    ACCEL_CASE(4, F);   \
+    ACCEL_CASE(5, F);   \
+    ACCEL_CASE(6, F);   \
+    ACCEL_CASE(7, F);   \
+    ACCEL_CASE(8, F);   \
+    ACCEL_CASE(9, F);   \
+    ACCEL_CASE(10, F);  \
+    ACCEL_CASE(11, F);  \
+    ACCEL_CASE(12, F);  \
+  }
+#else
+#define ACCEL_SWITCH(F) \
+  switch (rows) {       \
+    ACCEL_CASE(1, F);   \
+    ACCEL_CASE(2, F);   \
+    ACCEL_CASE(3, F);   \
+    ACCEL_CASE(4, F);   \
+    ACCEL_CASE(5, F);   \
+    ACCEL_CASE(6, F);   \
+  }
+#endif
+
 void micro(int rows, const float* a, int64_t lda, const float* b, float* c, int64_t ldc, int64_t k,
            bool accumulate) {
   const float* a3 = a + 3 * lda;
@@ -117,34 +168,18 @@ void micro(int rows, const float* a, int64_t lda, const float* b, float* c, int6
 #if defined(ACCEL_ISA_AVX512)
   const float *a6 = a + 6 * lda, *a9 = a + 9 * lda;
 #endif
-  switch (rows) {
-    case 1:
-      ACCEL_MICRO(1)
-    case 2:
-      ACCEL_MICRO(2)
-    case 3:
-      ACCEL_MICRO(3)
-    case 4:
-      ACCEL_MICRO(4)
-    case 5:
-      ACCEL_MICRO(5)
-    case 6:
-      ACCEL_MICRO(6)
+  ACCEL_SWITCH(ACCEL_MICRO)
+}
+
+void micro_steps(int rows, const float* a, int64_t lda, const float* b, float* c, int64_t ldc,
+                 const ConvStep* steps, int64_t k, const float* more, int64_t ldm) {
+  const float* a3 = a + 3 * lda;
+  const int64_t l = lda * 4, lc = ldc * 4, lm = ldm * 4;
+  int64_t distance;
 #if defined(ACCEL_ISA_AVX512)
-    case 7:
-      ACCEL_MICRO(7)
-    case 8:
-      ACCEL_MICRO(8)
-    case 9:
-      ACCEL_MICRO(9)
-    case 10:
-      ACCEL_MICRO(10)
-    case 11:
-      ACCEL_MICRO(11)
-    case 12:
-      ACCEL_MICRO(12)
+  const float *a6 = a + 6 * lda, *a9 = a + 9 * lda;
 #endif
-  }
+  ACCEL_SWITCH(ACCEL_STEPS)
 }
 #else
 void micro(int rows, const float* a, int64_t lda, const float* b, float* c, int64_t ldc, int64_t k,
@@ -154,6 +189,18 @@ void micro(int rows, const float* a, int64_t lda, const float* b, float* c, int6
     for (int64_t i = 0; i < k; ++i)
       for (int j = 0; j < kPanel; ++j) sum[j] += a[i] * b[i * kPanel + j];
     for (int j = 0; j < kPanel; ++j) c[j] = accumulate ? c[j] + sum[j] : sum[j];
+  }
+}
+void micro_steps(int rows, const float* a, int64_t lda, const float* b, float* c, int64_t ldc,
+                 const ConvStep* steps, int64_t k, const float* more, int64_t ldm) {
+  for (int r = 0; r < rows; ++r, a += lda, c += ldc) {
+    float sum[kPanel] = {};
+    const float *value = a, *vector = b;
+    for (int64_t i = 0; i < k; ++i) {
+      for (int j = 0; j < kPanel; ++j) sum[j] += *value * vector[j];
+      value += steps[i].a / 4, vector += steps[i].b / 4;
+    }
+    for (int j = 0; j < kPanel; ++j) c[j] = more ? more[r * ldm + j] + sum[j] : sum[j];
   }
 }
 #endif

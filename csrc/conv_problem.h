@@ -56,10 +56,11 @@ struct Problem {
 
 // Lines of `rows` short pieces, a step apart: too short for the CPU to foresee by itself. Fetched
 // before the sums that go there are begun, they have come when those are done.
+template <int kToWrite = 1>
 void expect(const float* at, int64_t rows, int64_t step, int64_t floats) {
 #if defined(__GNUC__)
   for (int64_t r = 0; r < rows; ++r)
-    for (int64_t i = 0; i < floats; i += kPad) __builtin_prefetch(at + r * step + i, 1);
+    for (int64_t i = 0; i < floats; i += kPad) __builtin_prefetch(at + r * step + i, kToWrite);
 #endif
 }
 
@@ -93,7 +94,7 @@ void run_blocks(const Problem& p, int64_t items, int64_t together, int64_t panel
 #pragma omp for schedule(dynamic)
       for (int64_t block = 0; block < blocks; ++block) {
         const int64_t first = block * together, n = std::min(together, items - first);
-        for (int64_t i = 0; i < n; ++i) prepare(rows, first, n, i);
+        for (int64_t i = 0; i < n; ++i) prepare(rows, own, first, n, i);
         for (int64_t i = 0; i < panels; ++i) panel(rows, own, first, n, i);
       }
     } else {
@@ -101,7 +102,7 @@ void run_blocks(const Problem& p, int64_t items, int64_t together, int64_t panel
       for (int64_t first = 0; first < items; first += together) {
         const int64_t n = std::min(together, items - first);
 #pragma omp for schedule(static)
-        for (int64_t i = 0; i < n; ++i) prepare(shared, first, n, i);
+        for (int64_t i = 0; i < n; ++i) prepare(shared, own, first, n, i);
 #pragma omp for schedule(dynamic)
         for (int64_t i = 0; i < panels; ++i) panel(shared, own, first, n, i);
       }

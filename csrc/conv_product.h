@@ -87,7 +87,7 @@ struct Product {
     run_blocks(
         p, rows, together, panels, direct ? 0 : together * taps * blocks.padded,
         kGroup * k.rows * k.panel + taps * blocks.padded * k.panel,
-        [&](float* a, int64_t first, int64_t n, int64_t i) { gather(a, first, n, i); },
+        [&](float* a, float*, int64_t first, int64_t n, int64_t i) { gather(a, first, n, i); },
         [&](const float* a, float* own, int64_t first, int64_t n, int64_t panel) {
           run_panel(a, own, first, n, panel);
         });
@@ -162,7 +162,7 @@ struct PlaneProduct {
     run_blocks(
         p, items, together, ceil_div(p.outputs, group), together * step,
         group * (k.panel + row_step()),
-        [&](float* to, int64_t first, int64_t n, int64_t i) { gather(to, first, n, i); },
+        [&](float* to, float*, int64_t first, int64_t n, int64_t i) { gather(to, first, n, i); },
         [&](const float* pixels, float* own, int64_t first, int64_t n, int64_t at) {
           run_group(pixels, own, first, n, at);
         });

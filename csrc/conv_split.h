@@ -271,7 +271,7 @@ struct Split {
         p, items, together, panels, chunks * chunk_step(together) / 4,
         together * kTilePixels * kTileWide + value_floats() + offset_floats() +
             (kept ? 0 : group_steps() * weight_step() / 4),
-        [&](float* to, int64_t first, int64_t n, int64_t share) {
+        [&](float* to, float*, int64_t first, int64_t n, int64_t share) {
           cut(reinterpret_cast<char*>(to), first, n, share);
         },
         [&](const float* cut, float* own, int64_t first, int64_t n, int64_t panel) {

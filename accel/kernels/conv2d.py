@@ -19,10 +19,6 @@ from accel.kernels._op import LIBRARY, Op
 native: Any = _native.module  # there whenever `_why_not` lets a call through
 
 FLOPS_A_THREAD = 4e6  # less work is not worth waking a thread for
-# Up to as many input channels a packed product is mostly padding and moving: torch's channels-last
-# form takes half of our time (benchmarks/results/conv2d.json), and its bytes do not depend on batch
-# or threads either. Those of its contiguous form do, so that one stays ours.
-FEW_INPUTS = 4
 
 
 def conv2d(
@@ -37,8 +33,8 @@ def conv2d(
 ) -> Tensor:  # [B, O, H', W'] in the layout of x
     """Convolve, add bias and residual, and apply a (leaky) ReLU.
 
-    The result's bytes do not depend on the batch around an image nor on the number of threads; with
-    a few input channels they do on the layout where the processor has no tile registers.
+    The result's bytes do not depend on the batch around an image, the number of threads or the
+    layout.
     """
     if x.ndim != 4 or weight.ndim != 4:
         raise ValueError(f"conv2d: x and weight must be 4-D, got {_say(x)} and {_say(weight)}")
@@ -141,9 +137,6 @@ def _why_not(x, weight, bias, residual, stride, padding, groups, slope) -> str:
             return f"needs float32, got {tensor.dtype}"
     if groups != 1:
         return f"has one group, got {groups}"
-    few = x.shape[1] <= FEW_INPUTS and max(weight.shape[2:]) > 1
-    if few and _layout(x) is torch.channels_last:
-        return f"loses to torch for {x.shape[1]} input channels, channels-last"
     return _native.why_not(*given)
 
 
