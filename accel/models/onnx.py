@@ -62,7 +62,7 @@ def load_onnx(
             if (
                 runtime == "accel"
                 or runner.is_native(tried)
-                or (pays(model) and runner.takes(tried))
+                or (pays(model) and (tried is None or runner.takes(tried)))
             ):
                 return OnnxModel(name, plan=runner, types=_types(model))
         except Unsupported as error:
