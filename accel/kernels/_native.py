@@ -38,6 +38,9 @@ def limit_threads(count: int) -> None:
         module.limit_threads(count)
 
 
+KEPT_BYTES = 160 << 20  # a decoder of 512 pixels has results of 128 MiB
+if module is not None:
+    module.pool_limit(KEPT_BYTES)
 POOLED_BYTES = 8 << 20  # the C library gives smaller memory again by itself
 
 
@@ -45,7 +48,7 @@ def empty(*shape: int) -> Tensor:
     """Return uninitialised float32 on the CPU; large ones from memory that was used before.
 
     The system hands out new pages empty, one by one: for a result of 40 MB that takes three times
-    as long as writing it. What becomes free is kept for later results, 256 MiB at most (see
+    as long as writing it. What becomes free is kept for later results, 160 MiB at most (see
     `keep_memory`), and `release_memory` gives it back.
     """
     count = math.prod(shape)

@@ -13,6 +13,7 @@ from accel.nn.conv import Conv2d, Linear
 from accel.nn.layers import LayerNorm, attention, geglu, norm_silu
 
 HALF = (torch.float16, torch.bfloat16)
+ROWS = 2048  # that a feed-forward takes at a time on the CPU
 
 
 class CrossAttention(nn.Module):
@@ -58,8 +59,26 @@ class FeedForward(nn.Module):
         )
 
     def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
+        if not self.in_pieces(x):
+            return self.whole(x, residual)
+        rows = x.flatten(0, -2).split(ROWS)
+        others = [None] * len(rows) if residual is None else residual.flatten(0, -2).split(ROWS)
+        return torch.cat([self.whole(*pair) for pair in zip(rows, others, strict=True)]).view_as(x)
+
+    def whole(self, x: Tensor, residual: Tensor | None) -> Tensor:
         up, _, down = self.net
         return down(up(x), residual)
+
+    @staticmethod
+    def in_pieces(x: Tensor) -> bool:
+        """Where memory is short and nothing is to be recorded: the hidden width is eight times x's.
+
+        A row's result is the same to the bit.
+        """
+        traced = torch.jit.is_tracing() or torch.compiler.is_exporting()  # type: ignore[attr-defined]
+        recorded = traced or torch.is_grad_enabled()
+        plain = x.device.type == "cpu" and x.dtype == torch.float32
+        return plain and not recorded and x.numel() > ROWS * x.shape[-1]
 
 
 class TransformerBlock(nn.Module):

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from accel.core import ConfigError
+from accel.nn.attention import ROWS, FeedForward
 from accel.nn.control import ControlNet
 from accel.nn.layers import attention, geglu, sinusoids
 from accel.nn.text import ClipText, TextConfig
@@ -47,6 +48,15 @@ def test_causal_attention_does_not_see_what_follows():
 def test_geglu_gates_with_its_second_half():
     x = torch.tensor([2.0, 3.0, 0.0, 50.0])
     torch.testing.assert_close(geglu(x), torch.tensor([0.0, 150.0]))
+
+
+def test_feed_forward_in_pieces_gives_the_same_bytes():
+    layer, x = FeedForward(32, 2), torch.randn(2, ROWS // 2 + 300, 32)
+    assert not layer.in_pieces(x)  # gradients are recorded of the whole
+    with torch.no_grad():
+        assert layer.in_pieces(x)
+        assert torch.equal(layer(x, x), layer.whole(x, x))
+        assert torch.equal(layer(x), layer.whole(x, None))
 
 
 def test_sinusoids_are_cosines_then_sines():
