@@ -50,8 +50,8 @@ class Finding:
 class Report:
     """All that was found in one file, the strongest first.
 
-    status: 0 a signed statement is intact, 1 one is broken or contradicts what was found, 2
-    indications only, 3 nothing, 4 the file could not be read.
+    status: 0 a signed statement is intact, 1 one is broken, has run out or contradicts what was
+    found, 2 indications only, 3 nothing, 4 the file could not be read.
     """
 
     name: str
