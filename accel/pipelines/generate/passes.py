@@ -74,7 +74,7 @@ class Passes:
         report.index = 0
         graphed = self.graphed(canvas, plan, sigmas)
         if graphed is not None:
-            return graphed.sample(x, source.noise(sigmas), report.step)
+            return self.ended(graphed.sample(x, source.noise(sigmas), report.step), sigmas)
         denoise: Any = self.denoiser(canvas, plan, sigmas)
         if canvas.mask is not None and canvas.latent is not None:
             held = first if options.follows_diffusers else None
@@ -84,9 +84,14 @@ class Passes:
             options.sampler, denoise, x, sigmas,
             noise=source.noise(sigmas), callback=report.step, **self.settings(),
         )  # fmt: skip
+        x = self.ended(x, sigmas)
         if canvas.mask is not None and canvas.latent is not None:
             x = torch.where(canvas.mask > 0, x, canvas.latent)
         return x
+
+    def ended(self, x: Tensor, sigmas: Sequence[float]) -> Tensor:
+        """A run that stops above 0 leaves the latent as the network sees it at its last level."""
+        return x if sigmas[-1] == 0 else self.model.noise.scaled(x, sigmas[-1])
 
     def latent_shape(self, canvas: Canvas) -> tuple[int, int, int]:
         factor = self.model.factor
