@@ -96,8 +96,8 @@ class Detector:
         matrices = region_matrix(views, self._size)
         crops = network_crops(planes, matrices, self._size, low=-1.0, high=1.0)
         self.runs += len(views)
-        if isinstance(crops, Tensor):
-            return self._find_on_device(crops, matrices, min_score)
+        if isinstance(crops, Tensor) and isinstance(self._network, Network):
+            return self._find_on_device(self._network, crops, matrices, min_score)
         outputs = self._network(crops)
         boxes, logits = sorted(outputs, key=lambda a: -a.shape[-1])
         found: list[Detection] = []
@@ -105,10 +105,11 @@ class Detector:
             found += self._decode(view, back, box, logit[:, 0], min_score)
         return distinct(found)
 
-    def _find_on_device(self, crops: Tensor, matrices: Array, min_score: float) -> list[Detection]:
+    def _find_on_device(
+        self, network: Network, crops: Tensor, matrices: Array, min_score: float
+    ) -> list[Detection]:
         """Run, decode and place without a picture or an anchor leaving the GPU."""
-        assert isinstance(self._network, Network)
-        outputs = self._network.on_device(**{self._network.inputs[0].name: crops})
+        outputs = network.on_device(**{network.inputs[0].name: crops})
         boxes, logits = sorted(outputs, key=lambda a: -a.shape[-1])
         numbers = (invert(matrices), self._centres)
         back, centres = (

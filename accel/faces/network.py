@@ -53,7 +53,9 @@ class NativeNetwork:
         self._lock = threading.Lock()
 
     def __call__(self, items: Array | torch.Tensor) -> list[Array]:
-        given = torch.from_numpy(np.ascontiguousarray(items, np.float32))
+        # Frames may lie on a GPU though their networks were opened here.
+        array = items.cpu().numpy() if isinstance(items, torch.Tensor) else items
+        given = torch.from_numpy(np.ascontiguousarray(array, np.float32))
         name = self._runner.inputs[0]
         several = given if len(given) else given.new_zeros((1, *given.shape[1:]))
         with self._lock:

@@ -86,6 +86,14 @@ def test_landmarks_and_identities_take_one_wait_for_all_faces(portrait):
     np.testing.assert_allclose(named, vectors, atol=1e-2)
 
 
+def test_networks_on_the_host_take_frames_of_the_device(portrait):
+    view = whole_view(portrait)
+    [expected, *_] = Detector(NEAR).find(portrait, view)
+    with fake_cuda():
+        [found, *_] = Detector(NEAR).find(sent(portrait), view)
+    np.testing.assert_allclose(found.region, expected.region, atol=0.5)
+
+
 def swapper_file(path):
     """The signature of `blendswap`: the target, half as bright, and the source's mean colour."""
     floats = TensorProto.FLOAT
