@@ -9,6 +9,7 @@ import torch
 
 import accel
 from accel.core import Cancel, Cancelled, ConfigError
+from accel.pipelines.generate.passes import Passes
 
 FAST = {"steps": 4, "cfg": 3.0}
 
@@ -61,6 +62,17 @@ def test_sides_are_multiples_of_eight_pixels_and_of_nothing_else(nano, width, he
     made = nano.sample("a tree", width=width, height=height, token_merging=0.5, **FAST)
     assert made.shape == (1, 3, height, width)
     assert made.isfinite().all()
+
+
+def test_a_latent_that_stops_above_0_is_as_the_network_sees_it(nano, monkeypatch):
+    options = FAST | {"sampler": "ddim", "output": "latent"}
+    got = nano.sample("a tree", schedule="leading_to_min", **options)
+    to_0 = nano.sample("a tree", schedule="leading", **options)
+    monkeypatch.setattr(Passes, "ended", lambda self, x, sigmas: x)
+    low = nano.noise.sigma_min
+    raw = nano.sample("a tree", schedule="leading_to_min", **options)
+    torch.testing.assert_close(got, raw / (1 + low**2) ** 0.5)
+    assert torch.equal(to_0, nano.sample("a tree", schedule="leading", **options))
 
 
 def test_image_is_the_decoded_latent(nano):
