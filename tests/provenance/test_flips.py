@@ -20,7 +20,7 @@ from accel.provenance.xmp import declare
 from tests.provenance.film import encode, film, portrait
 
 MARK = "c0ffee123456"
-KINDS = ("png", "jpg", "mp4", "mkv.c2pa")
+KINDS = ("png", "jpg", "webp", "mp4", "mkv.c2pa")
 
 
 @cache
@@ -35,7 +35,7 @@ def signed(kind: str) -> tuple[Path, bytes, tuple[int, int]]:
     source = folder / "source.jpg"
     cv2.imwrite(str(source), portrait()[:64, :64])
     path = folder / f"out.{kind.split('.')[0]}"
-    if kind in ("png", "jpg"):
+    if kind in ("png", "jpg", "webp"):
         cv2.imwrite(str(path), cv2.resize(portrait(), (96, 96)))
     else:
         mark, frames = Mark(MARK), film(3, 96, 160)
