@@ -2,8 +2,12 @@
 #include "warp.h"
 
 #include <cstdint>
+#include <vector>
 
 #include "binding.h"
+
+#define ACCEL_VECTOR_CODE "warp_rows.h"
+#include "simd.h"
 
 #if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__)
 #define ACCEL_CLONES __attribute__((target_clones("default", "arch=x86-64-v3")))
@@ -69,12 +73,43 @@ inline void warp_row(const uint8_t* picture, int height, int width, const float*
                           out + int64_t(y) * width + x, plane);
 }
 
+// Where the pixels of a row come from, and of which all taps may be read, sixteen bytes a row of
+// them.
+ACCEL_CLONES
+void places(const float* grid, int side, const float* matrix, int y, int height, int width,
+            float* __restrict__ at_x, float* __restrict__ at_y, uint8_t* __restrict__ fits) {
+  for (int x = 0; x < width; ++x) {
+    const WarpPlace at = warp_place(grid, side, matrix, float(x), float(y), width, height);
+    const int left = floor_int(at.x) - 1, top = floor_int(at.y) - 1;
+    at_x[x] = at.x;
+    at_y[x] = at.y;
+    fits[x] = left >= 0 && top >= 0 && left + 4 <= width && top + 4 <= height &&
+              (int64_t(top + 3) * width + left) * 3 + 16 <= int64_t(height) * width * 3;
+  }
+}
+
+// A row by wide vectors where all taps lie inside; pixels near the border one by one.
+struct Rows {
+  std::vector<float> x, y;
+  std::vector<uint8_t> fits;
+  explicit Rows(int width) : x(width), y(width), fits(width) {}
+
+  void warp(const uint8_t* picture, int height, int width, const float* grid, int side,
+            const float* matrix, int row, float* out) {
+    const int64_t plane = int64_t(height) * width;
+    places(grid, side, matrix, row, height, width, x.data(), y.data(), fits.data());
+    out += int64_t(row) * width;
+    ACCEL_WIDEST(warp_inside(picture, int64_t(width) * 3, x.data(), y.data(), width, fits.data(),
+                             out, plane));
+    for (int i = 0; i < width; ++i)
+      if (!fits[i]) warp_pixel<3, true>(picture, height, width, {x[i], y[i]}, out + i, plane);
+  }
+};
+
 ACCEL_CLONES
 void warp_line(const uint8_t* picture, int channels, int height, int width, const float* grid,
                int side, const float* matrix, bool cubic, int y, float* out) {
-  if (channels == 3 && cubic)
-    warp_row<3, true>(picture, height, width, grid, side, matrix, y, out);
-  else if (channels == 3)
+  if (channels == 3)
     warp_row<3, false>(picture, height, width, grid, side, matrix, y, out);
   else if (cubic)
     warp_row<1, true>(picture, height, width, grid, side, matrix, y, out);
@@ -96,11 +131,21 @@ void warp(Bytes pictures, Grids grids, Matrices matrices, bool cubic, Output out
   float* to = out.data();
   nb::gil_scoped_release unlocked;
   const int64_t size = int64_t(height) * width * channels;
-#pragma omp parallel for schedule(static)
-  for (int64_t line = 0; line < n * height; ++line) {
-    const int64_t i = line / height;
-    warp_line(from + i * size, int(channels), height, width, g + i * 2 * side * side, side,
-              m + i * 6, cubic, int(line % height), to + i * size);
+#pragma omp parallel
+  {
+    Rows rows(width);
+#pragma omp for schedule(static)
+    for (int64_t line = 0; line < n * height; ++line) {
+      const int64_t i = line / height;
+      const uint8_t* picture = from + i * size;
+      const float *grid = g + i * 2 * side * side, *matrix = m + i * 6;
+      const int y = int(line % height);
+      if (cubic && channels == 3)
+        rows.warp(picture, height, width, grid, side, matrix, y, to + i * size);
+      else
+        warp_line(picture, int(channels), height, width, grid, side, matrix, cubic, y,
+                  to + i * size);
+    }
   }
 }
 
