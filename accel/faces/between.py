@@ -1,10 +1,11 @@
 """Faces in frames that the mesh network need not look at: placed between those it looked at.
 
 Every `stride`-th frame goes through the Analyser. In between, landmarks are interpolated by a cubic
-through the four nearest of those frames, and two tests say whether that can be trusted: the motion
-must be even (the cubic and a straight line agree), and the face under the interpolated landmarks
-must look like a mix of its neighbours (a blink or a hand in front does not). Where a test fails the
-network looks after all, in the place that was foretold. All are smoothed at last, frame by frame.
+through the four nearest of those frames (at either end of a track by a parabola through three), and
+two tests say whether that can be trusted: the motion must be even (the curve and a straight line
+agree), and the face under the interpolated landmarks must look like a mix of its neighbours (a
+blink or a hand in front does not). Where a test fails the network looks after all, in the place
+that was foretold. All are smoothed at last, frame by frame.
 
 Landmarks, box and score are of each frame; pose, lids, irises and mouth are those measured last.
 """
@@ -34,7 +35,7 @@ from accel.kernels.planes import Planes
 T = TypeVar("T")
 Beside = Callable[[Iterator[Any]], Any]
 
-UNEVEN = 0.006  # of the face's side: how far the cubic may leave the straight line
+UNEVEN = 0.005  # of the face's side: how far the cubic may leave the straight line
 UNLIKE = 0.055  # of the luma's range: mean difference in any cell of the patch
 PATCH_PX, CELLS = 48, 6
 REACH = 8  # frames to each side that landmarks are smoothed over
@@ -143,9 +144,13 @@ class Sparse:
         one, other = a.faces[track], b.faces[track]
         line = one.landmarks + share * (other.landmarks - one.landmarks)
         points, is_even = line, True
-        outer = keys[at - 2 : at - 1] + keys[at + 1 : at + 2]
-        if len(outer) == 2 and at >= 2 and all(track in key.faces for key in outer):
-            first, last = (key.faces[track].landmarks for key in outer)
+        first, last = (
+            keys[i].faces[track].landmarks
+            if 0 <= i < len(keys) and track in keys[i].faces
+            else None
+            for i in (at - 2, at + 1)
+        )
+        if first is not None or last is not None:
             points = _cubic(first, one.landmarks, other.landmarks, last, share)
             apart = np.abs(points - line)[:, :2].max()
             is_even = apart <= UNEVEN * one.size
@@ -245,8 +250,16 @@ def _same(one: Face, other: Face) -> bool:
     return bool(cover(one.box, other.box) > SAME_FACE)
 
 
-def _cubic(one: Floats, two: Floats, three: Floats, four: Floats, s: float) -> Floats:
-    """Catmull and Rom's curve from the second point (s = 0) to the third (s = 1)."""
+def _cubic(one: Floats | None, two: Floats, three: Floats, four: Floats | None, s: float) -> Floats:
+    """Catmull and Rom's curve from the second point (s = 0) to the third (s = 1).
+
+    Where a track begins or ends, and one point is missing, the parabola through the other three.
+    """
+    if one is None:
+        assert four is not None
+        one = four - 3 * (three - two)
+    elif four is None:
+        four = one + 3 * (three - two)
     bend = 2 * one - 5 * two + 4 * three - four + s * (3 * (two - three) + four - one)
     return np.asarray(two + 0.5 * s * (three - one + s * bend), np.float32)
 

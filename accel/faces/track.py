@@ -32,7 +32,6 @@ T = TypeVar("T")
 SAME_PLACE = 0.3  # overlap of a new detection with a face that is followed already
 RETURNED = 0.5  # identity distance below which a lost face is back; stricter than SAME_PERSON
 MOST_LOST = 32  # faces of a scene that are remembered after they left
-SURE_AFTER = 3  # frames a face must be seen in, in a scene that is longer
 MAX_REACH = 8  # frames to each side that landmarks are smoothed over
 
 
@@ -61,6 +60,8 @@ class Analyser:
         tells which way up to look for faces first.
     iris_every: frames between two looks at the irises; those in between are interpolated. 0: never.
     smoothing: off gives the landmarks as they were measured.
+    sure_after: frames a face must be seen in, in a scene that is longer; what is seen in fewer is
+        taken for a pattern that looked like a face for a moment.
     details: off leaves pose, lids, mouth and irises 0, where only landmarks are wanted.
 
     stats: what has been done so far: runs of each network, tracks, cuts, seconds by stage.
@@ -78,6 +79,7 @@ class Analyser:
         rotation: int = 0,
         iris_every: int = 6,
         smoothing: bool = True,
+        sure_after: int = 3,
         details: bool = True,
         models: FaceModels | None = None,
     ) -> None:
@@ -87,6 +89,7 @@ class Analyser:
             "redetect_every": (redetect_every, 1),
             "batch": (batch, 0),
             "iris_every": (iris_every, 0),
+            "sure_after": (sure_after, 1),
         }
         for name, (value, least) in limits.items():
             if value < least:
@@ -99,6 +102,7 @@ class Analyser:
         self.angle = float(np.deg2rad(-rotation))
         self.iris_every = iris_every
         self.smoothing = smoothing
+        self.sure_after = sure_after
         self.details = details
         self.tracks = self.cuts = self.frames = self.filled = 0
 
@@ -422,7 +426,10 @@ class _Stream(Generic[T]):
     def _sure(self, track: Track) -> bool:
         """Whether a track is more than a pattern that looked like a face for a moment."""
         lasted = self.scene_ends[track.scene] - track.first + 1
-        return track.seen >= min(SURE_AFTER, lasted) or lasted <= self.settings.lookahead // 2
+        return (
+            track.seen >= min(self.settings.sure_after, lasted)
+            or lasted <= self.settings.lookahead // 2
+        )
 
     def _face(self, track: Track, index: int) -> Face:
         sight, reach = track.sights[index], min(self.settings.lookahead, MAX_REACH)

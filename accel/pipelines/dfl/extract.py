@@ -34,7 +34,7 @@ from accel.video.stages import buffered
 __all__ = ["ExtractConfig", "extract_faces", "read_journal"]
 
 LOOKAHEAD = 24  # frames
-STRIDE = 2  # every other frame is looked at, those between where they have to be
+STRIDE = 3  # every third frame is looked at, those between where they have to be
 WARM_UP = 36  # frames looked at again when a run goes on, so that tracks are known
 
 Found = tuple[str, Planes, list[Face]]  # name of the frame's picture, planes, faces
@@ -103,6 +103,7 @@ class _Run:
             max_faces=self.config.max_faces or 32,
             iris_every=0,
             smoothing=False,
+            sure_after=2,  # of those that are looked at
             details=False,
         )
         return Sparse(analyser, STRIDE, beside=_beside)
