@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import itertools
+import json
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
@@ -129,12 +130,16 @@ def grid(
     sheet = drawn(cells, axes)
     told = [(title, axis) for title, axis in zip("XYZ", axes) if axis.name]
     script = "".join(
-        f', {title} Type: {axis.name}, {title} Values: "{",".join(map(str, axis.values))}"'
+        f", {title} Type: {axis.name}, {title} Values: {listed(axis.values)}"
         for title, axis in told
     )
     head, separator, tail = cells[0].infotext.rpartition(", Version:")
     infotext = f"{head}, Script: X/Y/Z plot{script}{separator}{tail}"
     return Grid(sheet, tuple(cells), infotext)
+
+
+def listed(values: Sequence[Any]) -> str:
+    return json.dumps(",".join(map(str, values)), ensure_ascii=False)
 
 
 def combined(

@@ -11,7 +11,8 @@ import accel
 from accel.cli import main
 from accel.core import ConfigError
 from accel.pipelines.generate import grid as grids
-from accel.pipelines.generate.grid import Axis, axis_of, combined, grid
+from accel.pipelines.generate.grid import Axis, axis_of, combined, grid, listed
+from accel.pipelines.generate.infotext import parse
 
 
 @pytest.mark.parametrize(
@@ -90,3 +91,9 @@ def test_from_the_command_line(tmp_path, capsys):
     report = json.loads(capsys.readouterr().out)
     assert report["files"] == [str(out)]
     assert len(report["pictures"]) == 2
+
+
+def test_values_are_quoted_as_the_text_wants_it():
+    values = listed(["a", 'say "b", c'])
+    text = f"a\nSteps: 1, Seed: 2, X Values: {values}, Version: x"
+    assert parse(text).pairs["X Values"] == 'a,say "b", c'
