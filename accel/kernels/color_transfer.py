@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -186,21 +187,20 @@ def _monge_kantorovich(source: Tensor, wanted: Tensor) -> Tensor:
 
 def _match(values: Tensor, wanted: Tensor, threshold: float) -> Tensor:
     """Values of equal rank replace each other; ranks are scaled by threshold / 255."""
-    rising, order = values.sort()
-    steps = wanted.sort().values
-    last, last_wanted = _last_of_equals(rising), _last_of_equals(steps)
-    rank = (last + 1).double() / len(values) * (threshold / 255)
-    rank_wanted = (last_wanted + 1).double() / len(wanted)
-    matched = _interpolate(rank, rank_wanted, steps[last_wanted].double()).float()
-    counts = last.diff(prepend=last.new_tensor([-1]))
-    return torch.empty_like(values).scatter_(0, order, matched.repeat_interleave(counts))
+    # NumPy sorts and interpolates several times as fast as torch does on a CPU.
+    source, steps = values.detach().cpu().numpy(), np.sort(wanted.detach().cpu().numpy())
+    order = np.argsort(source)
+    last, last_wanted = _last_of_equals(source[order]), _last_of_equals(steps)
+    rank = (last + 1) / len(source) * (threshold / 255)
+    levels = np.interp(rank, (last_wanted + 1) / len(steps), steps[last_wanted])
+    matched = np.empty_like(source)
+    matched[order] = np.repeat(levels.astype(np.float32), np.diff(last, prepend=-1))
+    return torch.from_numpy(matched).to(values.device)
 
 
-def _last_of_equals(rising: Tensor) -> Tensor:
+def _last_of_equals(rising: np.ndarray) -> np.ndarray:
     """Indices of rising values whose next is another one, and of the last."""
-    is_last = torch.ones_like(rising, dtype=torch.bool)
-    is_last[:-1] = rising[1:] != rising[:-1]
-    return is_last.nonzero()[:, 0]
+    return np.flatnonzero(np.append(rising[1:] != rising[:-1], True))
 
 
 def _interpolate(at: Tensor, x: Tensor, y: Tensor) -> Tensor:
