@@ -1,11 +1,12 @@
 // Two-dimensional convolution and matrix products of float32 on the CPU.
 //
-// Where a processor has tile registers, everything is a product on those (conv_split.h). Elsewhere
-// 3x3 with stride 1 goes through Winograd's F(4x4) (conv_winograd.h), the rest through one packed
-// matrix product over [taps, channels] (conv_product.h). Weights stay as torch keeps them: a panel
-// of output channels and a block of input channels is packed where it is used, in cache. That costs
-// a few per cent of the arithmetic, needs no second copy of a network and no preparation, and on
-// small maps reads a quarter of what weights expanded for Winograd would.
+// Few input or output channels are summed directly (conv_direct.h). Where a processor has tile
+// registers, everything else is a product on those (conv_split.h). Elsewhere 3x3 with stride 1 goes
+// through Winograd's F(4x4) (conv_winograd.h), the rest through one packed matrix product over
+// [taps, channels] (conv_product.h). Weights stay as torch keeps them: a panel of output channels
+// and a block of input channels is packed where it is used, in cache. That costs a few per cent of
+// the arithmetic on large maps, needs no second copy of a network and no preparation, and on small
+// maps reads a quarter of what weights expanded for Winograd would.
 //
 // Every sum runs over blocks of input channels whose size follows from the shape of the weights
 // alone, so the bytes of an image do not depend on the batch around it nor on the threads.

@@ -57,14 +57,8 @@ def peers(x, weight, bias, residual, stride, padding, groups, slope) -> dict[str
     if native:
         found["native, channels-last"] = lambda: native[0].run(last, *args[1:])
     found["torch, channels-last"] = lambda: F.conv2d(last, weight_last, bias, stride, padding)
-    pairs = [padding] * 2, [stride] * 2, [1, 1]
     try:
-        packed = torch._C._nn.mkldnn_reorder_conv2d_weight(
-            weight_last.to_mkldnn(), *pairs, 1, list(x.shape)
-        )
-        found["torch, packed weights"] = lambda: torch.ops.mkldnn._convolution_pointwise(
-            last, packed, bias, *pairs, 1, "none", [], ""
-        )
+        found["torch, packed weights"] = packed(last, weight_last, bias, stride, padding)
     except (AttributeError, RuntimeError) as error:
         print(f"torch has no packed convolution here: {error}")
     for name, make in (
@@ -85,6 +79,17 @@ def peers(x, weight, bias, residual, stride, padding, groups, slope) -> dict[str
         if not error < 1e-2:
             raise SystemExit(f"{name} differs from torch by {error}")
     return found
+
+
+def packed(x, weight, bias, stride, padding) -> Call:
+    """Return torch's convolution with weights in oneDNN's own order, both channels-last."""
+    pairs = [padding] * 2, [stride] * 2, [1, 1]
+    ordered = torch._C._nn.mkldnn_reorder_conv2d_weight(
+        weight.to_mkldnn(), *pairs, 1, list(x.shape)
+    )
+    return lambda: torch.ops.mkldnn._convolution_pointwise(
+        x, ordered, bias, *pairs, 1, "none", [], ""
+    )
 
 
 def as_onnx(x, weight, bias, stride, padding) -> bytes:
