@@ -72,7 +72,7 @@ def least_psnr(settings: MergeSettings) -> float:
         least -= 2  # rounding tells on which side of a bin's border the black around a face lies
     if "hist-match" in settings.mode and settings.color != "none":
         # Equal values are one level, and rounding before tells whether they are equal.
-        least -= 10 if settings.color in ("idt-m", "mix-m") else 5
+        least -= 10 if settings.color in ("idt-m", "mix-m", "sot-m") else 5
     return least
 
 
