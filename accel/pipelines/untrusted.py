@@ -130,7 +130,10 @@ def run_command(
 def _start(request: dict[str, Any], **options: Any) -> subprocess.Popen[bytes]:
     command = [sys.executable, "-m", "accel.pipelines.confined", json.dumps(request)]
     options = {"stdin": subprocess.DEVNULL, "stderr": subprocess.PIPE, **options}
-    return subprocess.Popen(command, **options)
+    try:
+        return subprocess.Popen(command, **options)
+    except OSError as error:  # a command line that is too long, among others
+        raise InputError(f"no confined process could be started: {error.strerror}") from error
 
 
 def _watch(child: subprocess.Popen[bytes], limits: ChildLimits) -> str | None:

@@ -22,11 +22,14 @@ STRONGER, WEAKER = 1.1, 1 / 1.1
 MAX_DEPTH = 100  # of brackets in each other
 MAX_PARTS = 100  # prompts joined by AND
 
-NUMBER = r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?"
+# Each of these begins at one place of a run of blanks or digits only: tried at every one, the time
+# grew with the square of the run's length.
+SPACE = r"(?:(?<!\s)\s+)?"
+NUMBER = r"[+-]?(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][+-]?\d+)?"
 WHEN = re.compile(rf"\s*({NUMBER})\s*")
 AND = re.compile(r"\bAND\b")
-AND_WEIGHT = re.compile(r"\s*:\s*([-+]?(?:\d+\.?|\d*\.\d+))\s*$")
-BREAK = re.compile(r"\s*\bBREAK\b\s*")
+AND_WEIGHT = re.compile(SPACE + r":\s*([-+]?(?:\d+\.?|\d*\.\d+))\s*$")
+BREAK = re.compile(SPACE + r"\bBREAK\b\s*")
 TAG = re.compile(r"<(\w+):([^>]+)>")
 EMPHASIS = re.compile(
     r"\\(?P<escaped>[()\[\]\\])|:\s*(?P<weight>[+-]?[.\d]+)\s*\)|(?P<bracket>[()\[\]])"

@@ -2,7 +2,8 @@
 
 `python -m tests.hostile.battery FOLDER URL NAME...`. Everything is imported once; each attack then
 gets a copy of the process, because it may end it, and because its peak of memory and its sockets
-are watched.
+are watched. With CONFINED=1 in the environment each command is run with `--untrusted`, and what is
+told is of the child that does the work.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import time
 from pathlib import Path
 
 SOCKETS: list[str] = []
+CONFINED = os.environ.get("CONFINED") == "1"
 HANGS_S = 120  # by the clock; the machine may be busy with other things
 
 
@@ -28,7 +30,9 @@ def watch(event: str, args: tuple[object, ...]) -> None:
         "os.system",
         "os.exec",
     ):
-        SOCKETS.append(f"{event} {args[-1]!r}"[:200])
+        ours = CONFINED and event == "subprocess.Popen" and args[0] == sys.executable
+        if not ours:
+            SOCKETS.append(f"{event} {args[-1]!r}"[:200])
 
 
 def peak_mb() -> float:
@@ -53,18 +57,29 @@ def run(name: str, folder: Path, url: str) -> dict[str, object]:
     SOCKETS.clear()
     for end, number in (("out", 1), ("err", 2)):
         os.dup2(os.open(folder / f"{name}.{end}", os.O_RDWR | os.O_CREAT), number)
+    theirs = content_of(here / "theirs")
     clock, busy = time.monotonic(), time.process_time()
     try:
-        status: object = main(words)
+        status: object = main(["--untrusted", *words] if CONFINED else words)
     except SystemExit as stop:
         status = stop.code
     except BaseException as error:
         status = f"{type(error).__name__}: {error}"[:500]
     sys.stdout.flush()
     sys.stderr.flush()
-    return {"status": status, "seconds": time.monotonic() - clock,
-            "busy_s": time.process_time() - busy, "peak_mb": peak_mb(), "sockets": SOCKETS,
-            "left": sorted(p.name for p in here.iterdir())}  # fmt: skip
+    used_s, peak = time.process_time() - busy, peak_mb()
+    if CONFINED:
+        child = resource.getrusage(resource.RUSAGE_CHILDREN)
+        used_s, peak = child.ru_utime + child.ru_stime, child.ru_maxrss / 1024
+    return {"status": status, "seconds": time.monotonic() - clock, "busy_s": used_s,
+            "peak_mb": peak, "sockets": SOCKETS, "kept": theirs == content_of(here / "theirs"),
+            "left": sorted(p.name for p in here.rglob("*"))}  # fmt: skip
+
+
+def content_of(place: Path) -> dict[str, bytes]:
+    """What somebody else's file or folder holds, which no attack may change."""
+    files = [place] if place.is_file() else sorted(place.rglob("*"))
+    return {str(one): one.read_bytes() for one in files if one.is_file()}
 
 
 def in_child(name: str, folder: Path, url: str) -> dict[str, object]:

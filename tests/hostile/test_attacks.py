@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -21,6 +22,8 @@ from tests.hostile.every import ATTACKS
 ROOT = Path(__file__).parent.parent.parent
 BUSY_S = 5.0  # of processor time, all threads together
 PEAK_MB = 1000
+START_S = 8.0  # of processor time, of a process that does nothing else
+LONGEST_S = 7000  # by the clock, for all of a battery
 SIDE_BY_SIDE = 2  # batteries at a time
 # In the fast part of the tests: one of each class, none that swaps a film.
 QUICK = (
@@ -46,8 +49,8 @@ MANY = tuple(name for name in ATTACKS if name not in (*QUICK, *REST))
 class Battery:
     """Runs a set of attacks once and keeps what each did."""
 
-    def __init__(self, folder: Path, names: tuple[str, ...]):
-        self.folder = folder
+    def __init__(self, folder: Path, names: tuple[str, ...], *, is_confined: bool = False):
+        self.folder, self.is_confined = folder, is_confined
         with socket.create_server(("127.0.0.1", 0)) as server:
             url = f"http://127.0.0.1:{server.getsockname()[1]}"
             paths = [str(ROOT), os.environ.get("PYTHONPATH", "")]
@@ -55,7 +58,8 @@ class Battery:
             team = [
                 subprocess.Popen(
                     [sys.executable, "-m", "tests.hostile.battery", str(folder), url, *share],
-                    env=os.environ | {"PYTHONPATH": os.pathsep.join(paths)},
+                    env=os.environ
+                    | {"PYTHONPATH": os.pathsep.join(paths), "CONFINED": str(int(is_confined))},
                     stdout=subprocess.PIPE,
                     stderr=subprocess.PIPE,
                     text=True,
@@ -63,7 +67,7 @@ class Battery:
                 for share in shares
             ]
             with ThreadPoolExecutor(SIDE_BY_SIDE) as readers:
-                told = list(readers.map(lambda one: one.communicate(timeout=3000), team))
+                told = list(readers.map(lambda one: one.communicate(timeout=LONGEST_S), team))
             server.settimeout(0.1)
             try:
                 server.accept()[0].close()
@@ -92,6 +96,11 @@ def many(tmp_path_factory) -> Battery:
     return Battery(tmp_path_factory.mktemp("many"), MANY)
 
 
+@pytest.fixture(scope="module")
+def confined(tmp_path_factory) -> Battery:
+    return Battery(tmp_path_factory.mktemp("confined"), tuple(ATTACKS), is_confined=True)
+
+
 def check(battery: Battery, name: str) -> None:
     attack, report = ATTACKS[name], battery.reports[name]
     out, err = report["out"], report["err"]
@@ -106,12 +115,19 @@ def check(battery: Battery, name: str) -> None:
     for place in (str(ROOT), str(Path.home()) + "/", "site-packages"):
         assert place not in err
     if report["status"]:  # a file that is read after all is worked on as any other
-        assert report["busy_s"] < BUSY_S, report
+        assert report["busy_s"] < BUSY_S + START_S * battery.is_confined, report
     assert report["peak_mb"] < PEAK_MB, report
     assert report["sockets"] == []
     written = {"out.mp4", "out.png"} & {*report["left"]}
     assert bool(written) <= (report["status"] == 0)
-    assert not [left for left in report["left"] if "partial" in left or left == "canary"]
+    assert not [left for left in report["left"] if is_unfinished(left)]
+    assert report["kept"], "somebody else's file was changed"
+
+
+def is_unfinished(name: str) -> bool:
+    """Links that an attack put there have names without random digits."""
+    made = re.search(r"[0-9a-f]{8}\.partial", name)
+    return made is not None or name == "canary"
 
 
 def check_surroundings(battery: Battery, names: set[str]) -> None:
@@ -144,6 +160,18 @@ def test_other_attack_gets_nowhere(rest, name):
 @pytest.mark.parametrize("name", MANY)
 def test_one_of_many_attacks_gets_nowhere(many, name):
     check(many, name)
+
+
+@pytest.mark.exhaustive
+@pytest.mark.timeout(7200)
+@pytest.mark.parametrize("name", ATTACKS)
+def test_attack_on_a_confined_command_gets_nowhere(confined, name):
+    check(confined, name)
+
+
+@pytest.mark.exhaustive
+def test_attacks_on_confined_commands_leave_nothing_outside(confined):
+    check_surroundings(confined, {*ATTACKS})
 
 
 @pytest.mark.slow

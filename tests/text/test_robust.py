@@ -131,3 +131,24 @@ def test_merging_takes_the_pair_learnt_first(word):
                 joined.append(part)
         parts = joined
     assert merged == parts
+
+
+@pytest.mark.parametrize(
+    "prompt",
+    ["a" + " " * 50_000 + "b", "\n" * 50_000, " : " * 9000 + " " * 20_000 + "x",
+     f"[a:b:{'9' * 50_000}x]", "a BREAK" + " " * 50_000 + "BREAK b", "<" + "a" * 50_000 + ">"],
+    ids=["blanks", "lines", "colons", "digits", "breaks", "tag"],
+)  # fmt: skip
+def test_runs_of_anything_take_no_time(prompt):
+    """Blanks were looked through from each of them: 90,000 took minutes."""
+    begin = time.process_time()
+    for text, _ in split_and(take_tags(prompt)[0]):
+        for _, stage in schedule(text, 10):
+            emphasis(stage)
+    assert time.process_time() - begin < 2
+
+
+def test_breaks_in_a_row_all_count():
+    pieces = emphasis("a  BREAK BREAK\n BREAK b")
+    assert sum(piece.is_break for piece in pieces) == 3
+    assert [piece.text for piece in pieces if not piece.is_break and piece.text] == ["a", "b"]

@@ -90,8 +90,10 @@ def spread(name: str, kind: Callable[[str], Any], text: str) -> list[Any]:
             step = float(match[3] or (1 if high >= low else -1))
             count = int((high - low) / step + 1e-9) + 1 if step else 0
             points = [low + i * step for i in range(min(max(count, 0), MAX_CELLS + 1))]
-    except ValueError:
+    except (ValueError, OverflowError):
         raise ConfigError(f"axis {name}: {text!r} is no value of it") from None
+    if not points:
+        raise ConfigError(f"axis {name}: {text!r} leads to no value")
     return [round(p) if kind is int else round(p, 6) for p in points]
 
 

@@ -21,6 +21,7 @@ from accel.pipelines.generate.options import Options
 from accel.pipelines.generate.output import OutputConfig, PictureGate, write
 from accel.pipelines.generate.pictures import check_picture
 from accel.pipelines.generate.preview import Preview
+from accel.pipelines.generate.prompts import check_length
 from accel.pipelines.generate.repeat import equals, settings_from
 from accel.pipelines.generate.sampler import Picture, Sampler
 from accel.pipelines.provenance import ProvenanceConfig
@@ -100,6 +101,7 @@ def generate(
     if prompt is None:
         raise ConfigError("generate: a prompt must be given, or a picture to repeat")
     options.setdefault("seed", None)
+    check_length(prompt)
     check_given(options)
     config.check_free(int(options.get("count", 1)))
     sampler = model if isinstance(model, Sampler) else Sampler(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import secrets
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -154,7 +155,8 @@ def text_for(path: Path, infotext: str) -> dict[str, Any]:
 
 def text_of(path: Path) -> str | None:
     """A picture's text, from a PNG's chunk or from EXIF; None where it has none."""
-    with Image.open(path) as picture:
+    with warnings.catch_warnings(), Image.open(path) as picture:
+        warnings.simplefilter("ignore")  # of damaged EXIF
         text = picture.info.get(CHUNK)
         if isinstance(text, str):
             return text

@@ -185,3 +185,5 @@ def check_length(prompt: str) -> None:
         raise ConfigError(
             f"prompt: must have at most {MAX_CHARACTERS} characters, got {len(prompt)}"
         )
+    if any("\ud800" <= character <= "\udfff" for character in prompt):
+        raise ConfigError("prompt: must be whole characters, got halves or bytes of no encoding")
