@@ -155,12 +155,13 @@ def text_for(path: Path, infotext: str) -> dict[str, Any]:
 
 def text_of(path: Path) -> str | None:
     """A picture's text, from a PNG's chunk or from EXIF; None where it has none."""
-    with warnings.catch_warnings(), Image.open(path) as picture:
-        warnings.simplefilter("ignore")  # of damaged EXIF
-        text = picture.info.get(CHUNK)
-        if isinstance(text, str):
-            return text
-        comment = picture.getexif().get_ifd(EXIF_IFD).get(USER_COMMENT)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of damaged EXIF, which is read as soon as it is opened
+        with Image.open(path) as picture:
+            text = picture.info.get(CHUNK)
+            if isinstance(text, str):
+                return text
+            comment = picture.getexif().get_ifd(EXIF_IFD).get(USER_COMMENT)
     if not isinstance(comment, bytes):
         return str(comment) if comment else None
     kind, body = comment[:8], comment[8:]
