@@ -44,6 +44,7 @@ _USUAL_BYTES = 3  # a pixel, decoded
 _GROWTH = 12  # from a file to its picture of more than that; what cameras write grows less
 _LARGE_PX = 1 << 24  # from which on it pays to look for memory that nobody uses
 _RATE = 25  # pictures have no time; a video made of them shows this many a second
+_STRIP, _MARGIN = 256, 16  # rows that are converted at a time, and those around them
 
 
 class ImageReader(Closing):
@@ -326,8 +327,45 @@ def _rgb_image(picture: av.VideoFrame, frame: Frame) -> Image.Image:
     if picture.colorspace == 2 and not name.startswith("gbr"):
         is_sd = picture.height <= 576 and picture.width <= 1024
         matrix = "ITU601" if is_sd else "ITU709"
-    rgb = picture.reformat(format="rgba" if has_alpha else "rgb24", src_colorspace=matrix)
-    return Image.fromarray(rgb.to_ndarray())
+    if name.startswith("yuva4") and picture.width % 2:  # swscale leaves out the last column
+        range_, space = picture.color_range, picture.colorspace
+        picture = picture.reformat(format="yuva444p")
+        picture.color_range, picture.colorspace = range_, space
+    form, channels = ("rgba", 4) if has_alpha else ("rgb24", 3)
+    image = Image.new("RGBA" if has_alpha else "RGB", (picture.width, picture.height))
+    for rows, strip, shown in _strips(picture, frame.layout.shift_y):
+        rgb = strip.reformat(format=form, src_colorspace=matrix)
+        values = np.frombuffer(rgb.planes[0], np.uint8).reshape(-1, rgb.planes[0].line_size)
+        values = np.ascontiguousarray(values[shown, : rgb.width * channels])
+        image.paste(Image.fromarray(values.reshape(-1, rgb.width, channels)), (0, rows.start))
+    return image
+
+
+def _strips(picture: av.VideoFrame, shift_y: int) -> Iterator[tuple[slice, av.VideoFrame, slice]]:
+    """A large picture in parts of a few rows, so that it is not there once more as RGB.
+
+    Of each: which rows, a picture of them and of _MARGIN more above and below (for the filter that
+    enlarges chroma), and where they are in it. A picture that is not large comes whole, and one of
+    odd sides: swscale places the chroma of those by the height of what it is given.
+    """
+    height = picture.height
+    if picture.width * height < _LARGE_PX or picture.width % 2 or height % 2:
+        yield slice(0, height), picture, slice(0, height)
+        return
+    for top in range(0, height, _STRIP):
+        bottom = min(top + _STRIP, height)
+        first, last = max(top - _MARGIN, 0), min(bottom + _MARGIN, height)
+        part = av.VideoFrame(picture.width, last - first, picture.format.name)
+        part.colorspace, part.color_range = picture.colorspace, picture.color_range
+        for source, target in zip(picture.planes, part.planes):
+            shift = shift_y if source.height < height else 0
+            from_, into = (
+                np.frombuffer(plane, np.uint8).reshape(-1, plane.line_size)
+                for plane in (source, target)
+            )
+            width = min(source.line_size, target.line_size)
+            into[:, :width] = from_[first >> shift :][: target.height, :width]
+        yield slice(top, bottom), part, slice(top - first, bottom - first)
 
 
 def _deep_png(picture: av.VideoFrame, exif: bytes) -> bytes:

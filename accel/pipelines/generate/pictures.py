@@ -66,7 +66,8 @@ def open_picture(path: Path) -> Image.Image:
     with _header(path) as picture:
         try:
             picture.load()
-            return ImageOps.exif_transpose(picture)
+            ImageOps.exif_transpose(picture, in_place=True)  # else a copy even of what lies right
+            return picture
         except DAMAGED as error:
             raise InputError(f"{path}: cannot be read as a picture: {error}") from error
 
