@@ -207,30 +207,33 @@ class _Run:
 
     def _write(self, reader: Any, analyser: Analyser, started: float) -> Any:
         """Stream all frames into the output, mark and name it; return the closed writer."""
-        marks = self.output_marks
         with suppress(_NothingAltered):
-            with open_writer(
-                self.output, reader, self.config.encode, finish=marks.finish
-            ) as writer:
-                with closing(buffered(self._swapped(reader, analyser), 4, "swap")) as swapped:
-                    for done in swapped:
-                        self.cancel.check()
-                        start = time.perf_counter()
-                        writer.write(done.frame)
-                        self.seconds["encode"] += time.perf_counter() - start
-                        self._count(done, reader.info.frames, started)
-                self.cancel.check()
-                if marks.marks_for_nothing:
-                    raise _NothingAltered
-            return writer
+            return self._write_swapped(reader, analyser, started)
         # What was not altered must not be called so: it is written again as it came.
         with (
             open_video(self.input) as again,
-            open_writer(self.output, again, self.config.encode, finish=marks.finish) as writer,
+            open_writer(
+                self.output, again, self.config.encode, finish=self.output_marks.finish
+            ) as writer,
         ):
             for frame in again:
                 self.cancel.check()
                 writer.write(frame)
+        return writer
+
+    def _write_swapped(self, reader: Any, analyser: Analyser, started: float) -> Any:
+        marks = self.output_marks
+        with open_writer(self.output, reader, self.config.encode, finish=marks.finish) as writer:
+            with closing(buffered(self._swapped(reader, analyser), 4, "swap")) as swapped:
+                for done in swapped:
+                    self.cancel.check()
+                    start = time.perf_counter()
+                    writer.write(done.frame)
+                    self.seconds["encode"] += time.perf_counter() - start
+                    self._count(done, reader.info.frames, started)
+            self.cancel.check()
+            if marks.marks_for_nothing:
+                raise _NothingAltered
         return writer
 
     def _save_preview(self, path: Path) -> bool:

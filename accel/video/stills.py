@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import gc
 import logging
 import os
@@ -280,6 +281,8 @@ def save_picture(
     """
     suffix = path.suffix.lower()
     picture = frame.picture
+    if picture.width * picture.height >= _LARGE_PX:
+        _give_back()
     if suffix == ".bmp":
         extras = {}
     has_orientation = "exif" in extras
@@ -453,9 +456,17 @@ def _decode(path: Path, demuxer: str, limits: Limits) -> tuple[av.VideoFrame, Vi
     # The decoder keeps a picture of its own, and is held in a circle of references.
     del container, stream, pictures
     if picture.width * picture.height >= _LARGE_PX:
-        gc.collect(1)
+        _give_back()
     picture = planar(picture)
     return picture, replace(info, pixel_format=picture.format.name)
+
+
+def _give_back() -> None:
+    """Memory that nobody uses any more, to the system: a large picture needs much by itself."""
+    gc.collect(1)
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if os.name == "posix" else None
+    if trim is not None:  # of glibc
+        trim(0)
 
 
 def _natural(name: str) -> list[tuple[int, str]]:

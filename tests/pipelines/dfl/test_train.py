@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -42,7 +43,7 @@ def another(faces, tmp_path):
     root.mkdir(parents=True, exist_ok=True)
     for side in ("data_src", "data_dst"):
         if not (root / side).exists():
-            (root / side).symlink_to(faces / side)
+            shutil.copytree(faces / side, root / side)
     return root
 
 

@@ -6,7 +6,7 @@ ATEN_CPU_CAPABILITY. MNN and ncnn cannot be told; where they are installed they 
 AVX-512, the most that they use for float32. Each set is a process of its own, for all three
 variables are read once.
 
-    python -m benchmarks.kernels.conv2d_isa [--isa avx2] [--only 512]
+    python -m benchmarks.pipelines.conv2d_isa [--isa avx2] [--only 512]
 """
 
 from __future__ import annotations
@@ -115,7 +115,7 @@ def main() -> None:
             return measure(args.inside, args.only, args.rounds)
     rows = []
     for isa in args.isa or ISAS:
-        command = [sys.executable, "-m", "benchmarks.kernels.conv2d_isa", "--inside", isa]
+        command = [sys.executable, "-m", "benchmarks.pipelines.conv2d_isa", "--inside", isa]
         command += ["--only", args.only, "--rounds", str(args.rounds)]
         settings = os.environ | ISAS[isa] | {"ACCEL_CONV_ISA": isa}
         with subprocess.Popen(command, env=settings, stdout=subprocess.PIPE, text=True) as child:
