@@ -103,6 +103,14 @@ def conditions(threads: int) -> dict:
     }
 
 
+def kept(name: str, rows: list[dict], *fields: str) -> list[dict]:
+    """Rows of a committed result whose `fields` none of the new `rows` has: not measured again."""
+    path = RESULTS / f"{name}.json"
+    again = {tuple(row[f] for f in fields) for row in rows}
+    old = json.loads(path.read_text())["rows"] if path.exists() else []
+    return [row for row in old if tuple(row[f] for f in fields) not in again]
+
+
 def save(name: str, result: dict) -> None:
     RESULTS.mkdir(exist_ok=True)
     (RESULTS / f"{name}.json").write_text(json.dumps(result, indent=1) + "\n")

@@ -21,7 +21,7 @@ import torch
 import torch.nn.functional as F
 
 from accel.kernels.conv2d import op
-from benchmarks.harness import RESULTS, Call, conditions, interleaved, save
+from benchmarks.harness import Call, conditions, interleaved, kept, save
 from benchmarks.kernels.conv2d import LAST, case, mnn, ncnn, packed
 
 ISAS = {
@@ -134,9 +134,7 @@ def main() -> None:
             raise SystemExit(f"{isa}: failed with status {child.returncode}")
     if args.only:
         return
-    path = RESULTS / "conv2d_isa.json"
-    before = json.loads(path.read_text())["rows"] if path.exists() else []
-    rows += [row for row in before if row["isa"] not in {new["isa"] for new in rows}]
+    rows += kept("conv2d_isa", rows, "isa")
     rows.sort(key=lambda row: list(ISAS).index(row["isa"]))
     note = "best_torch_over: the best of torch's three times over ours, in each of our layouts"
     save("conv2d_isa", {"op": "conv2d", "note": note, "rows": rows, **conditions(1)})

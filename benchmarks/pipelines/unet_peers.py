@@ -33,7 +33,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from benchmarks.harness import RESULTS, conditions, save
+from benchmarks.harness import conditions, kept, save
 
 Inputs = tuple[Tensor, Tensor, Tensor]  # x [2, 4, S, S], t [2], context [2, 77, 768]
 Call = Callable[[], Tensor]
@@ -330,16 +330,6 @@ def memory(work: Path) -> list[dict]:
     return rows
 
 
-def kept(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Rows of cases that an earlier call measured and this one did not."""
-    path = RESULTS / "unet_peers.json"
-    if not path.exists():
-        return []
-    again = {(row["case"], row["threads"]) for row in rows}
-    old = json.loads(path.read_text())["rows"]
-    return [row for row in old if (row["case"], row["threads"]) not in again]
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0] if __doc__ else "")
     parser.add_argument("work", type=Path)
@@ -366,9 +356,8 @@ def main() -> None:
     for threads in args.threads:
         for side in args.sides:
             rows += compare(args.work, side, threads, peers)
-    save(
-        "unet_peers", {"rows": kept(rows) + rows, "not_installed": missing, **conditions(threads=1)}
-    )
+    rows = kept("unet_peers", rows, "case", "threads") + rows
+    save("unet_peers", {"rows": rows, "not_installed": missing, **conditions(threads=1)})
     return None
 
 
