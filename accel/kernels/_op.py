@@ -8,6 +8,8 @@ from dataclasses import dataclass
 
 import torch
 
+from accel.kernels._direct import may_run_at_once
+
 LIBRARY = torch.library.Library("accel", "DEF")
 CHOICES = ("", "reference", "numba", "native", "triton")
 FORCED = os.environ.get("ACCEL_KERNELS", "")
@@ -47,6 +49,12 @@ class Op:
                 f"accel::{self.name}", self._backward, setup_context=self._save, lib=LIBRARY
             )
         OPS[self.name] = self
+
+    def __call__(self, *args):
+        """Run the operator: by torch's dispatcher, or past it where that has nothing to do."""
+        if may_run_at_once(args):
+            return self.run(*args)
+        return getattr(torch.ops.accel, self.name)(*args)
 
     def implement(self, name: str, run: Callable | None, why_not: Callable[..., str]) -> None:
         """Add a faster implementation; later additions are tried first."""

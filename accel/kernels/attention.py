@@ -41,7 +41,7 @@ def attention(
         )
     if scale is None:
         scale = q.shape[3] ** -0.5 if q.shape[3] else 1.0
-    return torch.ops.accel.attention(q, k, v, scale, causal)
+    return op(q, k, v, scale, causal)
 
 
 def _reference(q, k, v, scale, causal):

@@ -58,7 +58,7 @@ def conv2d(
         )
     if residual is not None and tuple(residual.shape) != shape:
         raise ValueError(f"conv2d: residual must be {list(shape)}, got {_say(residual)}")
-    return torch.ops.accel.conv2d(x, weight, bias, residual, stride, padding, groups, slope)
+    return op(x, weight, bias, residual, stride, padding, groups, slope)
 
 
 def linear(
@@ -82,7 +82,7 @@ def linear(
                 f"linear: residual must be {[*x.shape[:-1], outputs]}, got {_say(residual)}"
             )
         residual = residual.reshape(1, rows, 1, outputs).permute(0, 3, 1, 2)
-    out = torch.ops.accel.conv2d(as_picture, weight[:, :, None, None], bias, residual, 1, 0, 1, 1.0)
+    out = op(as_picture, weight[:, :, None, None], bias, residual, 1, 0, 1, 1.0)
     return out.permute(0, 2, 3, 1).reshape(*x.shape[:-1], outputs)
 
 
@@ -204,7 +204,7 @@ def _grad_input(grad, x, weight, stride, padding, groups):
     if stride != 1 or not square or _why_not(grad, weight, None, None, 1, 0, groups, 1.0):
         return _torch_backward(grad, x, weight, stride, padding, groups, 0)
     turned = weight.flip(2, 3).transpose(0, 1)
-    return torch.ops.accel.conv2d(grad, turned, None, None, 1, kernel - 1 - padding, 1, 1.0)
+    return op(grad, turned, None, None, 1, kernel - 1 - padding, 1, 1.0)
 
 
 def _torch_backward(grad, x, weight, stride, padding, groups, which):

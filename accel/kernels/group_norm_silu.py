@@ -46,7 +46,7 @@ def group_norm_silu(
             f"group_norm_silu: weight and bias must be [{x.shape[1]}], "
             f"got {tuple(weight.shape)} and {tuple(bias.shape)}"
         )
-    return torch.ops.accel.group_norm_silu(x, groups, weight, bias, eps, silu)
+    return op(x, groups, weight, bias, eps, silu)
 
 
 def _reference(x, groups, weight, bias, eps, silu):

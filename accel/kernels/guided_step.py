@@ -72,7 +72,7 @@ def guided_step(
             f"guided_step: numbers must be {values.dtype}, slots and step int32, got"
             f" {numbers.dtype}, {slots.dtype} and {step.dtype}"
         )
-    torch.ops.accel.guided_step(values, inputs, cond, uncond, numbers, slots, step)
+    op(values, inputs, cond, uncond, numbers, slots, step)
     step += 1
 
 
