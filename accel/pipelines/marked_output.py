@@ -9,8 +9,9 @@ from accel.provenance.c2pa import sidecar_of
 from accel.provenance.watermark import luma_of
 from accel.video.frame import Frame
 from accel.video.read import VideoReader
+from accel.video.save_stills import picture_name
 from accel.video.sniff import PICTURE_SUFFIXES
-from accel.video.stills import FolderReader, ImageReader, picture_name
+from accel.video.stills import FolderReader, ImageReader
 
 AnyReader = VideoReader | ImageReader | FolderReader
 

@@ -25,10 +25,12 @@ if TYPE_CHECKING:
 class Limits:
     """What a file may ask of the machine; anything above is refused.
 
-    max_pixels: of one frame. max_frames and max_duration_s: of one file.
+    max_pixels: of one frame. max_picture_mb: of a still picture once decoded; decoding may take
+        twice that. max_frames and max_duration_s: of one file.
     """
 
     max_pixels: int = 8192 * 8192
+    max_picture_mb: int = 180
     max_frames: int = 10_000_000
     max_duration_s: float = 48 * 3600.0
 
@@ -41,6 +43,15 @@ class Limits:
         if width * height > self.max_pixels:
             raise InputError(
                 f"{path}: a frame may have {self.max_pixels} pixels, this one is {width}x{height}"
+            )
+
+    def check_bytes(self, path: Path, width: int, height: int, taken: float) -> None:
+        """taken: bytes that a pixel of a still picture takes."""
+        most = int((self.max_picture_mb << 20) / taken)
+        if width * height > most:
+            raise InputError(
+                f"{path}: a picture may take {self.max_picture_mb} MB once decoded, which is "
+                f"{most} pixels of this kind, this one is {width}x{height}; make it smaller"
             )
 
     def check_index(self, path: Path, index: int) -> None:

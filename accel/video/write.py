@@ -34,7 +34,8 @@ from accel.video.sniff import PICTURE_SUFFIXES, reason
 Finish = Callable[[Path], object]
 
 if TYPE_CHECKING:
-    from accel.video.stills import FolderReader, FolderWriter, ImageReader, ImageWriter
+    from accel.video.save_stills import FolderWriter, ImageWriter
+    from accel.video.stills import FolderReader, ImageReader
 
 # Tags that the MP4 family stores in boxes of its own; others need the free-form kind.
 _MP4_TAGS = {
@@ -331,7 +332,7 @@ def open_writer(
     finish: called with the complete file or folder under its temporary name.
     """
     from accel.video.device import open_film_writer
-    from accel.video.stills import FolderWriter, ImageWriter
+    from accel.video.save_stills import FolderWriter, ImageWriter
 
     path = Path(path)
     if path.suffix.lower() in PICTURE_SUFFIXES:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from types import SimpleNamespace
 
 import numpy as np
@@ -10,9 +11,10 @@ import torch
 from PIL import Image
 
 from accel.core import ConfigError, InputError
-from accel.video import stills
+from accel.video import save_stills
 from accel.video.read import Limits, open_video
-from accel.video.stills import FolderReader, ImageReader, ImageWriter
+from accel.video.save_stills import ImageWriter
+from accel.video.stills import FolderReader, ImageReader
 from tests.video.clips import make_clip, samples, times, transcode
 
 ROTATE_90 = 6  # EXIF: to be turned by 90 degrees clockwise
@@ -77,18 +79,37 @@ def test_a_large_picture_in_strips_has_the_same_bytes(monkeypatch, form):
     for plane in picture.planes:
         values = np.frombuffer(plane, np.uint8)
         values[:] = make.integers(0, 4 if form.endswith("10le") else 256, values.shape)
-    frame = SimpleNamespace(layout=SimpleNamespace(shift_y=int("420" in form)))
-    whole = np.asarray(stills._rgb_image(picture, frame))
-    monkeypatch.setattr(stills, "_LARGE_PX", 1)
-    assert np.array_equal(np.asarray(stills._rgb_image(picture, frame)), whole)
+    frame = SimpleNamespace(layout=SimpleNamespace(shift_y=int("420" in form)), picture=picture)
+    whole = np.asarray(save_stills._rgb_image(frame, (0, False)))
+    monkeypatch.setattr(save_stills, "LARGE_PX", 1)
+    assert np.array_equal(np.asarray(save_stills._rgb_image(frame, (0, False))), whole)
+    turned = save_stills._rgb_image(frame, (90, True))
+    assert np.array_equal(np.asarray(turned), np.rot90(whole[:, ::-1], -1))
 
 
-def test_png_of_sixteen_bits(tmp_path):
+@pytest.mark.parametrize("form", ["yuvj420p", "gbrp", "yuv422p"])
+def test_a_large_picture_of_odd_sides_in_strips_is_nearly_the_same(monkeypatch, form):
     import av
 
-    deep = np.random.default_rng(1).integers(0, 65536, (20, 30, 3), dtype=np.uint16)
+    picture = av.VideoFrame(321, 1029, form)
+    rows = np.arange(2048)[:, None] // 8
+    for plane in picture.planes:
+        values = np.frombuffer(plane, np.uint8).reshape(-1, plane.line_size)
+        values[:] = rows[: len(values)] * (1029 // len(values))
+    frame = SimpleNamespace(layout=SimpleNamespace(shift_y=int("420" in form)), picture=picture)
+    whole = np.asarray(save_stills._rgb_image(frame, (0, False))).astype(int)
+    monkeypatch.setattr(save_stills, "LARGE_PX", 1)
+    assert abs(np.asarray(save_stills._rgb_image(frame, (0, False))) - whole).max() <= 4
+
+
+@pytest.mark.parametrize("large_px", [1 << 24, 1])
+def test_png_of_sixteen_bits(tmp_path, monkeypatch, large_px):
+    import av
+
+    monkeypatch.setattr(save_stills, "LARGE_PX", large_px)
+    deep = np.random.default_rng(1).integers(0, 65536, (279, 31, 3), dtype=np.uint16)
     context = av.CodecContext.create("png", "w")
-    context.width, context.height, context.pix_fmt = 30, 20, "rgb48be"
+    context.width, context.height, context.pix_fmt = 31, 279, "rgb48be"
     context.time_base = 1
     picture = av.VideoFrame.from_ndarray(deep, "rgb48le").reformat(format="rgb48be")
     (tmp_path / "a.png").write_bytes(b"".join(bytes(p) for p in context.encode(picture)))
@@ -217,6 +238,33 @@ def test_animated_webp_is_refused(tmp_path):
     _photo().save(tmp_path / "a.webp", save_all=True, append_images=[_photo(seed=1)])
     with pytest.raises(InputError, match="animated WebP cannot be read"):
         open_video(tmp_path / "a.webp")
+
+
+@pytest.mark.parametrize(
+    ("name", "mode", "options", "bytes_each"),
+    [
+        ("a.png", "RGB", {}, 3),
+        ("a.png", "P", {}, 4),
+        ("a.png", "L", {}, 1.5),
+        ("a.png", "I;16", {}, 3),
+        ("a.tif", "RGBA", {}, 4),
+        ("a.bmp", "L", {}, 4),
+        ("a.jpg", "RGB", {"subsampling": 2}, 1.5),
+        ("a.jpg", "RGB", {"subsampling": 0}, 3),
+        ("a.jpg", "RGB", {"subsampling": 0, "progressive": True}, 4.5),
+        ("a.jpg", "CMYK", {}, 4),
+        ("a.webp", "RGB", {}, 1.5),
+        ("a.webp", "RGB", {"lossless": True}, 4),
+    ],
+)
+def test_what_a_picture_takes_is_told_before_it_is_decoded(
+    tmp_path, name, mode, options, bytes_each
+):
+    Image.new(mode, (1024, 1024)).save(tmp_path / name, **options)
+    enough = math.ceil(bytes_each)  # whole megabytes
+    ImageReader(tmp_path / name, limits=Limits(max_picture_mb=enough))
+    with pytest.raises(InputError, match=f"may take {enough - 1} MB once decoded"):
+        ImageReader(tmp_path / name, limits=Limits(max_picture_mb=enough - 1))
 
 
 def test_limits_hold_for_pictures(tmp_path):

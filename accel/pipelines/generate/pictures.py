@@ -16,8 +16,8 @@ from torch import Tensor
 
 from accel.core import ConfigError, InputError, open_file
 from accel.kernels import to_uint8
+from accel.video.picture_header import DAMAGED
 from accel.video.read import DEFAULT_LIMITS
-from accel.video.stills import DAMAGED
 
 MAX_PIXELS = DEFAULT_LIMITS.max_pixels
 STRIP = 256  # rows that are blended at a time

@@ -1,0 +1,90 @@
+"""What a still picture says before it is decoded: its turn, what rides along, what it will take.
+
+Sources: EXIF 2.32 (orientation); the PNG, JPEG, TIFF and WebP formats.
+"""
+
+from __future__ import annotations
+
+import logging
+import struct
+import warnings
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from accel.core import InputError
+from accel.video.read import Limits
+
+# Pillow tells of damaged TIFF on standard error, beside the exception that says the same.
+logging.getLogger("PIL").addHandler(logging.NullHandler())
+
+# What Pillow raises over damaged headers, whose values have any type.
+DAMAGED = (OSError, ValueError, SyntaxError, TypeError, AttributeError, LookupError, EOFError,
+           ArithmeticError, RuntimeError, struct.error)  # fmt: skip
+# EXIF orientation to (degrees clockwise that a viewer turns, mirrored left to right before that)
+_ORIENTATIONS = {
+    1: (0, False), 2: (0, True), 3: (180, False), 4: (180, True),
+    5: (270, True), 6: (90, False), 7: (90, True), 8: (270, False),
+}  # fmt: skip
+# Bytes of a pixel, by Pillow's mode: as the decoder gives it, and in the planes made of that.
+_BYTES = {"1": (1, 3), "L": (1, 1.5), "LA": (2, 2.5), "P": (1, 4), "PA": (4, 4), "RGB": (3, 3),
+          "RGBA": (4, 4), "CMYK": (4, 4), "I;16": (2, 3), "I;16B": (2, 3), "I": (4, 4),
+          "F": (4, 4)}  # fmt: skip
+
+
+def read_header(path: Path, limits: Limits) -> tuple[int, bool, dict[str, Any]]:
+    """Orientation, EXIF and colour profile of a picture whose size is within the limits.
+
+    Returns (degrees clockwise that a viewer turns it, mirrored before that, extras as Pillow takes
+    them). Nothing is decoded. Raises InputError.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of damaged EXIF, and of sizes that are checked below
+        try:
+            with Image.open(path) as image:
+                width, height = image.size
+                taken = _taken(image)
+                extras = {}
+                if image.info.get("icc_profile") and image.mode not in ("CMYK", "L"):
+                    extras["icc_profile"] = image.info["icc_profile"]
+                exif = image.getexif()
+                if exif and image.format != "TIFF":  # whose tags describe how it is stored
+                    with suppress(*DAMAGED):  # what cannot be written again is left out
+                        extras["exif"] = exif.tobytes()
+                orientation = exif.get(0x0112, 1)
+        except Image.DecompressionBombError as error:
+            raise InputError(
+                f"{path}: a frame may have {limits.max_pixels} pixels, this one has far more"
+            ) from error
+        except DAMAGED as error:
+            raise InputError(f"{path}: must be a whole picture: its header is damaged") from error
+    limits.check_size(path, width, height)
+    limits.check_bytes(path, width, height, taken)
+    turn = _ORIENTATIONS.get(orientation) if isinstance(orientation, int) else None
+    return *(turn or (0, False)), extras
+
+
+def _taken(image: Image.Image) -> float:
+    """Bytes of a pixel once decoded; half of what decoding needs at its worst, if that is more."""
+    deep = 2 if ";16" in str([tile[3] for tile in image.tile[:1]]) and "I" not in image.mode else 1
+    if image.format in ("JPEG", "MPO"):
+        sides = [(across, down) for _, across, down, *_ in image.layer]  # type: ignore[attr-defined]
+        most = max(across for across, _ in sides) * max(down for _, down in sides)
+        samples = float(sum(across * down for across, down in sides) / most)
+        planes = max(samples, 1.5)  # grey gets even chroma
+        coefficients = 2 * samples if image.info.get("progressive") else 0
+        return max(planes, (planes + coefficients) / 2)
+    if image.format == "WEBP":
+        return 1.5 if _is_plain_webp(image) else 4.0
+    if image.format == "BMP" and len(image.mode) == 1:  # which have a palette
+        return 4.0
+    decoded, planes = _BYTES.get(image.mode, (4, 4))
+    return deep * max(planes, (decoded + planes) / 2)
+
+
+def _is_plain_webp(image: Image.Image) -> bool:
+    """Lossy and without alpha: all others are decoded as four bytes a pixel."""
+    with open(image.filename, "rb") as file:  # type: ignore[attr-defined]
+        return file.read(16)[12:] == b"VP8 "

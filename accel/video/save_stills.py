@@ -1,0 +1,319 @@
+"""Still pictures and folders of them, written through the interface of videos."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import struct
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+from PIL import Image
+
+from accel.core import ConfigError
+from accel.video.frame import Frame
+from accel.video.info import VideoInfo
+from accel.video.read import VideoReader
+from accel.video.scope import KeptIfWell
+from accel.video.sniff import reason
+from accel.video.stills import LARGE_PX, FolderReader, ImageReader, give_back
+from accel.video.write import Finish, partial_name
+
+_STRIP, _MARGIN = 256, 16  # rows that are converted at a time, and those around them
+_UP = 2  # PNG's filter: the difference from the row above
+_TURNS = {  # clockwise; Pillow counts the other way round
+    90: Image.Transpose.ROTATE_270,
+    180: Image.Transpose.ROTATE_180,
+    270: Image.Transpose.ROTATE_90,
+}
+
+
+class ImageWriter(KeptIfWell):
+    """Writes one picture: PNG, WebP, BMP and TIFF without loss, JPEG at quality 95 with the input's
+    chroma sampling. EXIF, orientation and colour profile are kept where the format has them.
+
+    Raises ConfigError for a place that cannot be written, and for a second frame.
+    """
+
+    encoder = "picture"
+
+    def __init__(
+        self,
+        path: Path,
+        like: VideoReader | ImageReader | FolderReader,
+        *,
+        quality: int = 95,
+        finish: Finish | None = None,
+    ) -> None:
+        self.path = Path(path)
+        self._finish = finish
+        self.notes: list[str] = []
+        self.frames = 0
+        self._like = like
+        self._quality = quality
+        self._partial = partial_name(self.path, like.path)
+        self._is_finished = False
+
+    def write(self, frame: Frame) -> None:
+        if self.frames:
+            self.abort()
+            raise ConfigError(
+                f"{self.path}: a {self.path.suffix} file holds one picture, the input has more; "
+                "name a folder or a video file"
+            )
+        extras = self._like.extras if isinstance(self._like, ImageReader) else {}
+        try:
+            save_picture(frame, self._partial, extras, self._like.info, quality=self._quality)
+        except OSError as error:
+            self.abort()
+            raise ConfigError(f"{self.path}: cannot be written: {reason(error)}") from error
+        self.frames += 1
+
+    def close(self) -> None:
+        if self.frames and not self._is_finished:
+            if self._finish is not None:
+                try:
+                    self._finish(self._partial)
+                except BaseException:
+                    self.abort()
+                    raise
+            os.replace(self._partial, self.path)
+            self._is_finished = True
+
+    def abort(self) -> None:
+        self._partial.unlink(missing_ok=True)
+
+
+class FolderWriter(KeptIfWell):
+    """Writes each frame as a picture into a folder that appears when all of them are there.
+
+    The names are the input folder's; frames of a video become 000000.png and so on.
+    Raises ConfigError when the folder is there already and not empty, or cannot be made.
+    """
+
+    encoder = "pictures"
+
+    def __init__(
+        self,
+        path: Path,
+        like: VideoReader | ImageReader | FolderReader,
+        *,
+        finish: Finish | None = None,
+    ) -> None:
+        self.path = Path(path)
+        self._finish = finish
+        self.notes: list[str] = []
+        self.frames = 0
+        self._like = like
+        if self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
+            raise ConfigError(f"{path}: the output folder must be new or empty")
+        parent = self.path.absolute().parent
+        if not parent.is_dir() or not os.access(parent, os.W_OK):
+            raise ConfigError(f"{path}: the folder it lies in must exist and be writable")
+        self._partial = partial_name(parent / f"{self.path.name}.folder", like.path)
+        try:
+            self._partial.mkdir()
+        except OSError as error:
+            raise ConfigError(f"{path}: cannot be made: {reason(error)}") from error
+
+    def write(self, frame: Frame) -> None:
+        extras: dict[str, Any] = {}
+        name = picture_name(self._like, frame.index)
+        like: VideoReader | ImageReader | FolderReader = self._like
+        if isinstance(like, FolderReader):
+            like = like.open(frame.index)
+        if isinstance(like, ImageReader):
+            extras = like.extras
+        try:
+            save_picture(frame, self._partial / name, extras, like.info)
+        except OSError as error:
+            self.abort()
+            raise ConfigError(f"{self.path}: cannot be written: {reason(error)}") from error
+        self.frames += 1
+
+    def close(self) -> None:
+        if self._partial.exists():
+            if self._finish is not None:
+                try:
+                    self._finish(self._partial)
+                except BaseException:
+                    self.abort()
+                    raise
+            if self.path.exists():
+                self.path.rmdir()  # it was empty
+            os.replace(self._partial, self.path)
+
+    def abort(self) -> None:
+        shutil.rmtree(self._partial, ignore_errors=True)
+
+
+def picture_name(reader: VideoReader | ImageReader | FolderReader, index: int) -> str:
+    """What a frame is called in a folder: as in the folder it came from, or 000000.png."""
+    return reader.names[index] if isinstance(reader, FolderReader) else f"{index:06}.png"
+
+
+def save_picture(
+    frame: Frame, path: Path, extras: dict[str, Any], info: VideoInfo, *, quality: int = 95
+) -> None:
+    """Write a frame as a picture in the format that the suffix of `path` names.
+
+    extras: `exif` and `icc_profile` bytes, as Pillow takes them. Where EXIF is there the
+    orientation in it stays true of the unturned picture; else the picture is turned here.
+    """
+    suffix = path.suffix.lower()
+    picture = frame.picture
+    if picture.width * picture.height >= LARGE_PX:
+        give_back()
+    if suffix == ".bmp":
+        extras = {}
+    has_orientation = "exif" in extras
+    if frame.layout.bits > 8 and suffix == ".png" and picture.format.name.startswith("gbr"):
+        _write_deep_png(picture, path, extras.get("exif", b""))
+        return
+    turn = (0, False) if has_orientation else (info.rotation, info.mirrored)
+    if suffix in (".jpg", ".jpeg"):
+        image, sampling = _jpeg_image(frame, turn)
+        is_large = image.width * image.height >= LARGE_PX
+        # Codes made for the picture cost its coefficients, twice the memory of its samples.
+        options: dict[str, Any] = {
+            "quality": quality, "subsampling": sampling, "optimize": not is_large,
+        }  # fmt: skip
+    else:
+        image = _rgb_image(frame, turn)
+        options = {}
+        if suffix == ".webp":
+            is_lossless = info.pixel_format.startswith("gbr")
+            options = {"lossless": is_lossless, "quality": 80 if is_lossless else quality}
+    image.save(path, **options, **extras)
+
+
+class _Canvas:
+    """A picture put together from strips of rows, each of them turned as the whole is to be.
+
+    Turned as a whole, a large picture would be there twice.
+    """
+
+    def __init__(self, mode: str, picture: av.VideoFrame, turn: tuple[int, bool]) -> None:
+        self._rotation, self._is_mirrored = turn
+        self._height = picture.height
+        size = (picture.width, picture.height)
+        self.image = Image.new(mode, size[::-1] if self._rotation in (90, 270) else size)
+
+    def put(self, strip: Image.Image, top: int) -> None:
+        bottom = top + strip.height
+        if self._is_mirrored:
+            strip = strip.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+        if self._rotation:
+            strip = strip.transpose(_TURNS[self._rotation])
+        after = self._height - bottom
+        place = {0: (0, top), 90: (after, 0), 180: (0, after), 270: (top, 0)}
+        self.image.paste(strip, place[self._rotation])
+
+
+def _jpeg_image(frame: Frame, turn: tuple[int, bool]) -> tuple[Image.Image, int]:
+    """Return an image and Pillow's number for its chroma sampling.
+
+    Full-range BT.601 planes, as JPEG has them, reach the encoder without a detour over RGB: chroma
+    is repeated here and averaged back to the very same samples there.
+    """
+    picture = frame.picture
+    samplings = {"yuvj444p": 0, "yuvj422p": 1, "yuvj420p": 2}
+    if picture.format.name not in samplings or picture.colorspace not in (2, 5, 6):
+        image = _rgb_image(frame, turn)
+        return image if image.mode == "RGB" else image.convert("RGB"), 0
+    canvas = _Canvas("YCbCr", picture, turn)
+    for top in range(0, picture.height, _STRIP):
+        canvas.put(_ycc_rows(frame, top, min(top + _STRIP, picture.height)), top)
+    return canvas.image, samplings[picture.format.name]
+
+
+def _ycc_rows(frame: Frame, top: int, bottom: int) -> Image.Image:
+    """Rows from `top`, which is even, with chroma repeated for every pixel."""
+    planes, layout = frame.planes, frame.layout
+    luma = planes.c0[top:bottom].numpy()
+    bands = [Image.fromarray(np.ascontiguousarray(luma))]
+    for chroma in planes[1:3]:
+        rows = chroma[top >> layout.shift_y : -(-bottom >> layout.shift_y)].numpy()
+        full = rows.repeat(1 << layout.shift_y, 0).repeat(1 << layout.shift_x, 1)
+        bands.append(Image.fromarray(np.ascontiguousarray(full[: len(luma), : luma.shape[1]])))
+    return Image.merge("YCbCr", bands)
+
+
+def _rgb_image(frame: Frame, turn: tuple[int, bool]) -> Image.Image:
+    picture = frame.picture
+    name = picture.format.name
+    has_alpha = name.startswith(("gbrap", "yuva"))
+    matrix = None
+    if picture.colorspace == 2 and not name.startswith("gbr"):
+        is_sd = picture.height <= 576 and picture.width <= 1024
+        matrix = "ITU601" if is_sd else "ITU709"
+    if name.startswith("yuva4") and picture.width % 2:  # swscale leaves out the last column
+        range_, space = picture.color_range, picture.colorspace
+        picture = picture.reformat(format="yuva444p")
+        picture.color_range, picture.colorspace = range_, space
+    form, channels = ("rgba", 4) if has_alpha else ("rgb24", 3)
+    canvas = _Canvas("RGBA" if has_alpha else "RGB", picture, turn)
+    for rows, strip, shown in _strips(picture, frame.layout.shift_y):
+        rgb = strip.reformat(format=form, src_colorspace=matrix)
+        values = np.frombuffer(rgb.planes[0], np.uint8).reshape(-1, rgb.planes[0].line_size)
+        values = np.ascontiguousarray(values[shown, : rgb.width * channels])
+        canvas.put(Image.fromarray(values.reshape(-1, rgb.width, channels)), rows.start)
+    return canvas.image
+
+
+def _strips(picture: av.VideoFrame, shift_y: int) -> Iterator[tuple[slice, av.VideoFrame, slice]]:
+    """A large picture in parts of a few rows, so that it is not there once more as RGB.
+
+    Of each: which rows, a picture of them and of _MARGIN more above and below (for the filter that
+    enlarges chroma), and where they are in it. A picture that is not large comes whole. Of an odd
+    height, chroma lies a hundredth of a row elsewhere in strips: swscale goes by what it is given.
+    """
+    height = picture.height
+    if picture.width * height < LARGE_PX:
+        yield slice(0, height), picture, slice(0, height)
+        return
+    for top in range(0, height, _STRIP):
+        bottom = min(top + _STRIP, height)
+        first, last = max(top - _MARGIN, 0), min(bottom + _MARGIN, height)
+        part = av.VideoFrame(picture.width, last - first, picture.format.name)
+        part.colorspace, part.color_range = picture.colorspace, picture.color_range
+        for source, target in zip(picture.planes, part.planes):
+            shift = shift_y if source.height < height else 0
+            from_, into = (
+                np.frombuffer(plane, np.uint8).reshape(-1, plane.line_size)
+                for plane in (source, target)
+            )
+            width = min(source.line_size, target.line_size)
+            into[:, :width] = from_[first >> shift :][: target.height, :width]
+        yield slice(top, bottom), part, slice(top - first, bottom - first)
+
+
+def _write_deep_png(picture: av.VideoFrame, path: Path, exif: bytes) -> None:
+    """Pillow has no RGB of 16 bits, and FFmpeg's encoder wants all of it at once, twice."""
+    form, kind, step = ("rgba64be", 6, 8) if picture.format.name.startswith("gbra") else (
+        "rgb48be", 2, 6)  # fmt: skip
+    with open(path, "wb") as file:
+        file.write(b"\x89PNG\r\n\x1a\n")
+        file.write(_chunk(b"IHDR", struct.pack(">2I5B", picture.width, picture.height, 16, kind,
+                                               0, 0, 0)))  # fmt: skip
+        if exif:
+            file.write(_chunk(b"eXIf", exif.removeprefix(b"Exif\0\0")))
+        packer = zlib.compressobj()
+        above = np.zeros((1, picture.width * step), np.uint8)
+        for _, strip, shown in _strips(picture, 0):
+            deep = strip.reformat(format=form).planes[0]
+            values = np.frombuffer(deep, np.uint8).reshape(-1, deep.line_size)
+            values = values[shown, : picture.width * step]
+            rows = np.full((len(values), 1 + values.shape[1]), _UP, np.uint8)
+            rows[:, 1:] = values - np.concatenate([above, values[:-1]])
+            above = values[-1:].copy()
+            file.write(_chunk(b"IDAT", packer.compress(rows.tobytes())))
+        file.write(_chunk(b"IDAT", packer.flush()) + _chunk(b"IEND", b""))
+
+
+def _chunk(kind: bytes, data: bytes) -> bytes:
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
