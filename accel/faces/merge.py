@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from accel.core import Cancel
 from accel.faces.align import Array
 from accel.faces.face_types import crop_matrix
 from accel.faces.merge_effects import motion_blur, sharpen
@@ -71,9 +72,6 @@ class Stages:
         made: Made = self._made[name][1]
         return made
 
-    def clear(self) -> None:
-        self._made.clear()
-
 
 def merge_face(
     picture: Pixels,  # [H, W, 3] the face's part of the frame
@@ -86,14 +84,18 @@ def merge_face(
     seed: int = 0,
     variant: str = "dfl",
     stages: Stages | None = None,
+    cancel: Cancel | None = None,
 ) -> Merged:
     """Merge one face.
 
     motion: of the face, for `motion_blur`. seed, variant: of the colour transfer, see there.
     stages: of earlier calls, whose steps are not made again where settings did not touch them.
-    Raises ConfigError for a mask that needs an XSeg network whose masks are not there.
+    Raises ConfigError for a mask that needs an XSeg network whose masks are not there; Cancelled.
     """
-    work = _Work(picture, place, prediction, settings, motion, seed, variant, stages or Stages())
+    work = _Work(
+        picture, place, prediction, settings, motion, seed, variant, stages or Stages(),
+        cancel or Cancel(),
+    )  # fmt: skip
     mask = work.mask()
     if settings.mode == "original":
         return Merged(picture, mask, np.zeros(mask.shape, np.bool_))
@@ -122,10 +124,11 @@ class _Work:
         seed: int,
         variant: str,
         stages: Stages,
+        cancel: Cancel,
     ) -> None:
         self.picture, self.place, self.prediction = picture, place, prediction
         self.settings, self.motion, self.seed, self.variant = settings, motion, seed, variant
-        self.once = stages.once
+        self.stages, self.cancel = stages, cancel
         self.height, self.width = picture.shape[:2]
         self.px = prediction.px
         self.size = self.px * FINER if settings.super_resolution else self.px
@@ -135,6 +138,10 @@ class _Work:
         self.is_raw = settings.mode.startswith("raw")
         self.shape_key = settings.mask, settings.erode, settings.blur, self.size, self.is_raw
         self.mask_key = *self.shape_key, self.zoom
+
+    def once(self, name: str, key: object, make: Callable[[], Made]) -> Made:
+        self.cancel.check()
+        return self.stages.once(name, key, make)
 
     # --- the mask ---------------------------------------------------------------------------
 

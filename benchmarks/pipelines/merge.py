@@ -128,7 +128,7 @@ def measure(live: LiveMerger, before: MergeSettings, key: str) -> list[float]:
     times = []
     for _ in range(ROUNDS):
         live.session.change(1, before)
-        live.forget_steps()
+        live.frames.forget_steps()
         live.picture()
         live.press([(key, False)])
         start = time.thread_time()
@@ -144,7 +144,7 @@ def measure_shown(
     times, drafts = [], 0
     for _ in range(ROUNDS):
         live.session.change(1, before)
-        live.forget_steps()
+        live.frames.forget_steps()
         live.picture()
         browser.value("document.body.dataset.latency = ''")
         browser.press(key)

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from accel.core import ConfigError
+from accel.core import Cancel, ConfigError
 from accel.faces.merge import Stages, merge_face, zoomed
 from accel.faces.merge_effects import bicubic_degrade, degrade_colors, denoise, median
 from accel.faces.merge_mask import Pixels, Prediction
@@ -41,11 +41,11 @@ class Kept:
         self._background: tuple[tuple[int, int], Planes] | None = None
         self._stages: dict[int, tuple[Box, Stages]] = {}
 
-    def background(self, planes: Planes, settings: MergeSettings) -> Planes:
+    def background(self, planes: Planes, settings: MergeSettings, cancel: Cancel) -> Planes:
         """The frame as `denoise` and `bicubic` leave it."""
         key = (settings.denoise, settings.bicubic)
         if self._background is None or self._background[0] != key:
-            picture = self._denoised(planes, settings.denoise)
+            picture = self._denoised(planes, settings.denoise, cancel)
             if settings.bicubic:
                 picture = bicubic_degrade(picture, settings.bicubic)
             made = rgb_to_planes(torch.from_numpy(picture), planes.layout)
@@ -58,7 +58,7 @@ class Kept:
             self._stages[face] = box, Stages()
         return self._stages[face][1]
 
-    def _denoised(self, planes: Planes, power: int) -> np.ndarray:
+    def _denoised(self, planes: Planes, power: int, cancel: Cancel) -> np.ndarray:
         """Whole passes of the filter, which many powers have in common, are made once."""
         passes = max(power // 10 - 9, 0)  # those that begin at 100 or more
         if not self._passes:
@@ -66,6 +66,7 @@ class Kept:
         nearest = max(done for done in self._passes if done <= passes)
         whole = self._passes[nearest]
         for done in range(nearest, passes):
+            cancel.check()
             whole = median(whole)
             if (done + 1) % KEPT_PASSES == 0 or done + 1 == passes:
                 self._passes[done + 1] = whole
@@ -125,22 +126,24 @@ def merge_frame(
     seed: int = 0,
     variant: str = "dfl",
     kept: Kept | None = None,
+    cancel: Cancel | None = None,
 ) -> MergedFrame:
     """Merge all faces of a frame, later ones over earlier ones.
 
     seed: of what chance decides; each track adds its number to it. variant: of colour transfers.
     kept: of earlier calls with the same frame, whose work is not done again.
+    Raises Cancelled, between two steps.
     """
     mask = np.zeros((planes.height, planes.width), np.float32)
     if not faces.places:
         return MergedFrame(mask, [])
     if settings.mode == "raw-predict":
         return MergedFrame(mask, [p.face for p in predictions])
-    kept = kept or Kept()
+    kept, cancel = kept or Kept(), cancel or Cancel()
     source = planes
     if settings.roughens_background:
         source = planes.clone()
-        _copy(kept.background(source, settings), planes)
+        _copy(kept.background(source, settings, cancel), planes)
     zoom = zoomed(settings.face_scale)
     done: list[Box] = []
     for i, (place, prediction) in enumerate(zip(faces.places, predictions)):
@@ -154,7 +157,7 @@ def merge_frame(
             read_box(source, box), place.moved(x0, y0), prediction, settings,
             background=None if source is planes else read_box(planes, box),
             motion=faces.motions[i], seed=seed + faces.tracks[i], variant=variant,
-            stages=kept.stages(i, box) if is_alone else None,
+            stages=kept.stages(i, box) if is_alone else None, cancel=cancel,
         )  # fmt: skip
         if merged.changed.any():
             write_box(planes, box, merged.picture, merged.changed)
@@ -162,6 +165,7 @@ def merge_frame(
         np.maximum(into, merged.mask, out=into)
         done.append(box)
     if settings.color_degrade and settings.changes_background:
+        cancel.check()
         few = degrade_colors(planes_to_rgb(planes).numpy(), settings.color_degrade)
         _copy(rgb_to_planes(torch.from_numpy(few), planes.layout), planes)
     return MergedFrame(mask, [])

@@ -1,7 +1,7 @@
 """The interactive merger without its window: keys go in, pictures come out.
 
-What the networks say of a frame is kept, so that a change of settings costs the arithmetic alone.
-Settings are saved a moment after each change; who closes the window loses nothing.
+What the networks say of a frame is kept, and what each step gave: a change of settings costs the
+steps it touches. Settings are saved a moment after each change: closing the window loses nothing.
 """
 
 from __future__ import annotations
@@ -9,75 +9,35 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
-import numpy.typing as npt
 
 from accel.core import Cancel, Cancelled, ConfigError, InputError, Progress
-from accel.faces.merge_mask import Prediction
 from accel.faces.merge_settings import MODES, MergeSettings
 from accel.kernels import planes_to_rgb
 from accel.kernels._native import limit_threads
-from accel.kernels.planes import Planes
 from accel.pipelines.dfl.made import remember
 from accel.pipelines.dfl.merge import MergeJob, run_merge
-from accel.pipelines.dfl.merge_faces import FrameFaces
-from accel.pipelines.dfl.merge_frame import (
-    Kept,
-    complete_predictions,
-    merge_frame,
-    predict_faces,
-    raw_picture,
+from accel.pipelines.dfl.merge_draft import (
+    DRAFT,
+    EXACT,
+    ROUGH,
+    SOON_S,
+    Pace,
+    kind_of,
+    shrunk_settings,
 )
 from accel.pipelines.dfl.merge_keys import changed, rows
-from accel.pipelines.dfl.merge_model import Predictor
+from accel.pipelines.dfl.merge_looked import Looked, LookedFrames, Rgb
 from accel.pipelines.dfl.merge_session import MergeSession, load_session
 
-FRAMES_KEPT = 6  # with what the networks said of them
 JPEG_QUALITY = 90
 ZOOMS = (320, 480, 640, 960, 1280, 1920, 3840)  # widths of the preview, in pixels
-CHECKER_PX = 12
 SAVE_AFTER_S = 0.2
-LONG_COLORS = ("sot-m", "mix-m")
-LONG_S = 0.15  # who waits longer for a picture is shown a draft first
-
-Rgb = npt.NDArray[np.uint8]
-
-
-class Looked:
-    """A frame that was looked at, and what is known of it."""
-
-    def __init__(self, planes: Planes) -> None:
-        self.planes = planes
-        self.predictions: list[Prediction] | None = None
-        self.kept = Kept()
-        self.merging, self.asking = threading.Lock(), threading.Lock()
-
-    def has(self, settings: MergeSettings) -> bool:
-        """Whether the networks said all that a merge with these settings needs."""
-        if self.predictions is None:
-            return False
-        return all(
-            not (settings.super_resolution and one.enhanced is None)
-            and not (settings.needs_xseg and one.xseg_prd is None)
-            for one in self.predictions
-        )
-
-    def ask(self, faces: FrameFaces, predictor: Predictor, settings: MergeSettings) -> None:
-        """Let the networks say what a merge with these settings needs; who asks last waits."""
-        if self.has(settings):
-            return
-        with self.asking:
-            if self.predictions is None:
-                self.predictions = predict_faces(self.planes, faces, predictor, settings)
-            complete_predictions(self.predictions, self.planes, faces, predictor, settings)
 
 
 class LiveMerger:
@@ -95,11 +55,10 @@ class LiveMerger:
         self.note = ""
         self.finished: dict[str, Any] | None = None
         self.is_closing = False
-        self._looked: OrderedDict[int, Looked] = OrderedDict()
-        self._seconds: dict[tuple[object, ...], float] = {}  # that kinds of pictures took last
-        self._making: dict[int, Future[Looked]] = {}
+        self.frames = LookedFrames(job)
+        self._pace = Pace()
+        self._newer = Cancel()  # set when what is being made is asked for no longer
         self._lock = threading.RLock()  # of all of the above
-        self._ahead = ThreadPoolExecutor(1, "accel-ahead")
         self._saver = _Saver(self._save_now)
         self._merging: _Merging | None = None
 
@@ -123,6 +82,8 @@ class LiveMerger:
         A key that means nothing is passed over.
         """
         with self._lock:
+            self._newer.set()
+            self._newer = Cancel()
             for key, is_shifted in keys:
                 self._press(key, is_shifted)
 
@@ -197,127 +158,65 @@ class LiveMerger:
     def picture(self, *, hurried: bool = False) -> tuple[bytes, dict[str, Any]]:
         """The frame that is looked at, merged, as JPEG; and the state that it shows.
 
-        hurried: rather a draft soon than the exact picture late; the state tells which it is.
+        hurried: rather a draft soon than the exact picture late; the state tells which it is, and
+        how wide it is to be shown. Raises Cancelled when keys are pressed meanwhile.
         """
         started = time.perf_counter()
         with self._lock:
             number, settings = self.number, self.session.settings(self.number)
-            zoom, is_checkered = self.zoom, self.is_checkered
-        # Short work is done by one thread: threads that wait for each other on a busy machine take
-        # longer than one alone.
-        is_long = settings.super_resolution or settings.changes_background
-        is_long = is_long or settings.color in LONG_COLORS
-        limit_threads(self.threads if is_long else 1)
-        is_draft = False
+            zoom, is_checkered, newer = self.zoom, self.is_checkered, self._newer
+        level, scale = EXACT, 1.0
         try:
-            draft = self._draft(number, settings) if hurried else None
-            is_draft = draft is not None
-            rgb = self.merged(number, settings, is_checkered) if draft is None else draft
+            looked = self.frames.look(number)
+            level = self._level(looked, settings) if hurried else EXACT
+            rgb, scale = self._shown(looked, settings, level, is_checkered, newer)
         except (ConfigError, InputError) as error:
             rgb = np.zeros((9, 16, 3), np.uint8)
             self.note = str(error)
         jpeg = encoded(rgb, zoom)
-        seconds = time.perf_counter() - started
-        if not is_draft:
-            self._seconds[_kind(settings)] = seconds
-        state = self.state() | {"ms": round(seconds * 1e3, 1), "draft": is_draft}
-        self._look_ahead(number)
+        state = self.state() | {
+            "ms": round((time.perf_counter() - started) * 1e3, 1),
+            "draft": level != EXACT,
+            "width": min(zoom, round(rgb.shape[1] / scale)),
+        }
+        if self._merging is None or not self._merging.is_running:
+            self.frames.look_ahead(number)
         return jpeg, state
 
     def merged(self, number: int, settings: MergeSettings, is_checkered: bool = False) -> Rgb:
         """A frame merged, [H, W, 3]; just as a run without a window merges it."""
-        looked, faces = self._look(number), self.job.table.by_frame[number]
-        looked.ask(faces, self.job.predictor, settings)
-        return self._merge(looked, faces, settings, is_checkered)
+        return self._shown(self.frames.look(number), settings, EXACT, is_checkered, Cancel())[0]
 
-    def _merge(
-        self, looked: Looked, faces: FrameFaces, settings: MergeSettings, is_checkered: bool
-    ) -> Rgb:
-        assert looked.predictions is not None
-        with looked.merging:
-            planes = looked.planes.clone()
-            made = merge_frame(
-                planes, faces, looked.predictions, settings, seed=self.session.seed,
-                variant=self.session.color_variant, kept=looked.kept,
-            )  # fmt: skip
-        if made.crops:
-            return raw_picture(made.crops)
-        rgb: Rgb = planes_to_rgb(planes).numpy()
-        return on_checkerboard(rgb, made.mask) if is_checkered else rgb
+    def _shown(
+        self, looked: Looked, settings: MergeSettings, level: int, is_checkered: bool, newer: Cancel
+    ) -> tuple[Rgb, float]:
+        """A picture, and how large it is as a part of the frame."""
+        if level == EXACT:
+            looked.ask(self.job.predictor, settings)
+        one, wanted = at_level(looked, settings, level)
+        if one.predictions is None:
+            return planes_to_rgb(one.planes).numpy(), one.scale  # as it was filmed
+        kind = kind_of(wanted, one.last, one.faces)
+        # Short work is done by one thread: threads that wait for each other on a busy machine take
+        # longer than one alone.
+        limit_threads(1 if self._pace.expected(level, kind) <= SOON_S else self.threads)
+        started = time.perf_counter()
+        rgb = one.merged(
+            wanted, seed=self.session.seed, variant=self.session.color_variant,
+            is_checkered=is_checkered, cancel=newer,
+        )  # fmt: skip
+        self._pace.note(level, kind, time.perf_counter() - started)
+        return rgb, one.scale
 
-    def _draft(self, number: int, settings: MergeSettings) -> Rgb | None:
-        """Something to look at while the exact picture takes long; None if that is there soon."""
-        looked, faces = self._look(number), self.job.table.by_frame[number]
-        if looked.predictions is None:
-            return planes_to_rgb(looked.planes).numpy()  # the frame as it was filmed
-        if looked.has(settings) and self._seconds.get(_kind(settings), 0.0) < LONG_S:
-            return None
-        quick = replace(settings, super_resolution=0)
-        if settings.super_resolution == 0 and settings.color in LONG_COLORS:
-            quick = replace(settings, color="rct")
-        if quick == settings or not looked.has(quick):
-            return None
-        return self._merge(looked, faces, quick, False)
-
-    def _look(self, number: int) -> Looked:
-        """What is known of a frame; several that ask at once share the work."""
-        with self._lock:
-            if number in self._looked:
-                self._looked.move_to_end(number)
-                return self._looked[number]
-            future = self._making.get(number)
-            if future is None:
-                mine: Future[Looked] = Future()
-                self._making[number] = mine
-        if future is not None:
-            return future.result()
-        try:
-            frame = self.job.source.read(self.job.source.names[number])
-            looked = Looked(frame.planes.clone())
-            mine.set_result(looked)
-        except BaseException as error:
-            mine.set_exception(error)
-            raise
-        finally:
-            with self._lock:
-                del self._making[number]
-        with self._lock:
-            self._looked[number] = looked
-            while len(self._looked) > FRAMES_KEPT:
-                self._looked.popitem(last=False)
-        return looked
-
-    def _look_ahead(self, number: int) -> None:
-        """Make ready what is likely asked for next: the neighbours, and super-resolution."""
-        if self._merging is not None and self._merging.is_running:
-            return
-        self.forget_steps(lambda n: abs(n - number) > 1)
-        for near in (number, number + 1, number - 1):
-            if 0 <= near < len(self.session.names):
-                self._ahead.submit(self._make_ready, near)
-
-    def forget_steps(self, of: Callable[[int], bool] = lambda number: True) -> None:
-        """Let go of what merging frames took, which is as large as many frames."""
-        with self._lock:
-            for number, looked in self._looked.items():
-                if of(number):
-                    looked.kept = Kept()
-
-    def _make_ready(self, number: int) -> None:
-        if abs(number - self.number) > 1 or self.is_closing:
-            return
-        limit_threads(1)
-        settings = self.session.settings(number)
-        if number == self.number and not settings.super_resolution:
-            settings = replace(settings, super_resolution=1)
-        try:
-            looked = self._look(number)
-            looked.ask(self.job.table.by_frame[number], self.job.predictor, settings)
-            if settings.roughens_background and number != self.number:
-                with looked.merging:
-                    looked.kept.background(looked.planes, settings)
-        except (ConfigError, InputError) as error:
-            self.note = str(error)  # whoever goes there is told again
+    def _level(self, looked: Looked, settings: MergeSettings) -> int:
+        """The best picture that is there soon, as far as earlier ones tell."""
+        if not looked.has(settings):
+            return ROUGH
+        for level in (EXACT, DRAFT):
+            one, wanted = at_level(looked, settings, level)
+            if self._pace.expected(level, kind_of(wanted, one.last, one.faces)) <= SOON_S:
+                return level
+        return ROUGH
 
     # --- state ----------------------------------------------------------------------------------
 
@@ -373,7 +272,7 @@ class LiveMerger:
         if self._merging is not None:
             self._merging.cancel.set()
         self.wait()
-        self._ahead.shutdown(cancel_futures=True)
+        self.frames.close()
         self._saver.close()
 
 
@@ -456,12 +355,12 @@ def open_live(job: MergeJob) -> LiveMerger:
     return live
 
 
-def _kind(settings: MergeSettings) -> tuple[object, ...]:
-    """Settings that decide how long a picture takes."""
-    return (
-        settings.mode, settings.color, bool(settings.super_resolution), bool(settings.denoise),
-        bool(settings.bicubic), bool(settings.color_degrade),
-    )  # fmt: skip
+def at_level(looked: Looked, settings: MergeSettings, level: int) -> tuple[Looked, MergeSettings]:
+    """The frame, whole or shrunk, and the settings that it is merged with."""
+    if level == EXACT:
+        return looked, settings
+    small = looked.small()
+    return small, shrunk_settings(settings, small.scale, is_rough=level == ROUGH)
 
 
 def session_path(job: MergeJob) -> Path:
@@ -478,11 +377,3 @@ def encoded(rgb: Rgb, width: int) -> bytes:
     if not good:
         raise ConfigError(f"preview: a picture of {rgb.shape} could not be encoded")
     return data.tobytes()
-
-
-def on_checkerboard(rgb: Rgb, mask: npt.NDArray[np.float32]) -> Rgb:
-    """The picture where the mask is, a checkerboard where it is not."""
-    rows_of, columns_of = (np.arange(n) // CHECKER_PX for n in mask.shape)
-    light = ((rows_of[:, None] + columns_of) % 2).astype(np.float32) * 64 + 128
-    shown = light[..., None] + mask[..., None] * (rgb - light[..., None])
-    return np.asarray(shown + 0.5, np.uint8)

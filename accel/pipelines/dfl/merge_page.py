@@ -16,7 +16,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from accel.core import ConfigError, parse_json
+from accel.core import Cancelled, ConfigError, parse_json
 from accel.pipelines.dfl.merge import MergeConfig, MergeJob
 from accel.pipelines.dfl.merge_keys import HELP
 from accel.pipelines.dfl.merge_live import LiveMerger, open_live
@@ -148,7 +148,11 @@ def _handler(page: MergePage) -> type[BaseHTTPRequestHandler]:
             return keys if len(keys) == len(found) else None
 
         def _frame(self, *, hurried: bool = False) -> None:
-            jpeg, state = page.live.picture(hurried=hurried)
+            try:
+                jpeg, state = page.live.picture(hurried=hurried)
+            except Cancelled:
+                self.send_error(409, "keys were pressed meanwhile")
+                return
             self._answer(jpeg, "image/jpeg", {"X-State": json.dumps(state)})
 
         def _state(self) -> None:

@@ -11,7 +11,7 @@ import pytest
 import torch
 from onnx import TensorProto, helper, numpy_helper
 
-from accel.core import ConfigError, InputError
+from accel.core import Cancel, ConfigError, InputError
 from accel.faces import merge_effects
 from accel.faces.face_types import FaceType, crop_matrix
 from accel.faces.merge import merge_face, scaled, zoomed
@@ -283,7 +283,7 @@ def test_denoise_repeats_a_median_and_kept_passes_change_nothing():
     codes = (FRAME * 255).astype(np.uint8)
     keeper, planes = Kept(), planes_of(gbr_layout())
     for power in (130, 127, 40):
-        made = keeper.background(planes, MergeSettings(denoise=power))
+        made = keeper.background(planes, MergeSettings(denoise=power), Cancel())
         kept = planes_to_rgb(made).numpy()
         assert np.array_equal(kept, denoise(codes, power))
         # Rounding to 8 bits in between is all that tells it from floating point.

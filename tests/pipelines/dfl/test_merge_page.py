@@ -8,12 +8,14 @@ import json
 import shutil
 import threading
 from contextlib import ExitStack, closing
+from unittest.mock import Mock
 
 import cv2
 import numpy as np
 import pytest
 
-from accel.core import ConfigError
+from accel.core import Cancelled, ConfigError
+from accel.faces.merge import Stages
 from accel.faces.merge_settings import COLORS, MASKS, MODES, SHARPENS, MergeSettings
 from accel.pipelines.dfl import merge_live
 from accel.pipelines.dfl.merge import MergeConfig, MergeJob, merge_faces
@@ -22,7 +24,7 @@ from accel.pipelines.dfl.merge_live import LiveMerger, open_live, session_path
 from accel.pipelines.dfl.merge_page import MergePage, merge_interactively
 from accel.pipelines.dfl.workspace import Workspace
 from tests.pipelines.dfl.chromium import PROGRAM, Chromium
-from tests.pipelines.dfl.merge_clip import FRAMES, drawn, make_workspace, pictures
+from tests.pipelines.dfl.merge_clip import FRAMES, HEIGHT, WIDTH, drawn, make_workspace, pictures
 
 BROWSER = pytest.mark.skipif(PROGRAM is None, reason="chromium is not installed")
 SHOWN = MergeConfig(settings=MergeSettings(mask="dst"))
@@ -194,6 +196,65 @@ def test_a_frame_that_cannot_be_read_is_said_and_others_go_on(opened, workspace)
     pressed(live, ".")
     jpeg, _ = live.picture()
     assert cv2.imdecode(np.frombuffer(jpeg, np.uint8), 1).shape == drawn(3).shape
+
+
+def test_a_draft_is_half_as_large_and_shown_as_wide(opened, monkeypatch):
+    live = opened()
+    live.picture()
+    monkeypatch.setattr(merge_live, "SOON_S", 0.0)
+    jpeg, state = live.picture(hurried=True)
+    assert state["draft"]
+    assert cv2.imdecode(np.frombuffer(jpeg, np.uint8), 1).shape == (HEIGHT // 2, WIDTH // 2, 3)
+    assert state["width"] == WIDTH
+    jpeg, state = live.picture()
+    assert not state["draft"]
+    assert cv2.imdecode(np.frombuffer(jpeg, np.uint8), 1).shape == (HEIGHT, WIDTH, 3)
+
+
+def test_a_frame_of_which_nothing_is_known_is_shown_as_it_was_filmed(opened):
+    live = opened()
+    _, state = live.picture(hurried=True)
+    assert state["draft"]
+    assert live.picture()[1]["draft"] is False
+
+
+def test_after_a_picture_that_was_there_soon_no_draft_is_made(opened, monkeypatch):
+    monkeypatch.setattr(merge_live, "SOON_S", 10.0)
+    live = opened()
+    live.picture()
+    for key, is_new in (("w", True), ("w", False), ("e", True), ("e", False), ("w", False)):
+        pressed(live, key)
+        assert live.picture(hurried=True)[1]["draft"] is is_new, key
+        live.picture()
+
+
+def test_a_key_ends_the_picture_that_nobody_asks_for_any_longer(opened, monkeypatch):
+    live = opened()
+    pressed(live, "3")
+    steps = []
+
+    def press_at_the_clone(stages, name, key, make):
+        steps.append(name)
+        if name == "clone":
+            pressed(live, "w")
+        return once(stages, name, key, make)
+
+    once = Stages.once
+    monkeypatch.setattr(Stages, "once", press_at_the_clone)
+    with pytest.raises(Cancelled):
+        live.picture()
+    assert steps[-1] == "clone"
+    monkeypatch.undo()
+    jpeg, state = live.picture()
+    assert not state["draft"]
+    fresh = opened().merged(0, settings(live))
+    assert np.array_equal(live.merged(0, settings(live)), fresh)
+    assert jpeg == merge_live.encoded(fresh, live.zoom)
+
+
+def test_a_picture_that_was_given_up_is_no_answer(page, monkeypatch):
+    monkeypatch.setattr(page.live, "picture", Mock(side_effect=Cancelled("cancelled")))
+    assert ask(page, path=f"/{page.token}/frame")[0] == 409
 
 
 def test_the_mask_can_be_seen(opened):
@@ -393,11 +454,13 @@ def test_every_key_of_the_keyboard_arrives(page, browser, shift):
 def test_a_draft_comes_first_where_the_exact_picture_takes_long(page, browser, monkeypatch):
     person, live = Person(browser, page.url), page.live
     person.press("3")
+    drafts = int(browser.value("document.body.dataset.drafts"))
     expected = live.merged(0, settings(live).with_changes({"super_resolution": 5}))
-    monkeypatch.setattr(merge_live, "LONG_S", 0.0)  # all takes long
+    monkeypatch.setattr(merge_live, "SOON_S", 0.0)  # all takes long
     person.press("t", True)
-    assert int(browser.value("document.body.dataset.drafts")) == 1
+    assert int(browser.value("document.body.dataset.drafts")) == drafts + 1
     assert browser.value("document.getElementById('draft').hidden") is True
+    assert browser.value("document.getElementById('frame').width") == expected.shape[1]
     seen = np.array(person.sees().split(","), np.uint8).reshape(*expected.shape[:2], 4)
     jpeg = cv2.imdecode(np.frombuffer(merge_live.encoded(expected, 960), np.uint8), 1)
     assert np.abs(seen[..., :3].astype(int) - jpeg[..., ::-1]).max() <= 6  # two JPEG decoders
