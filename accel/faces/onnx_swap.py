@@ -18,7 +18,15 @@ import torch
 from accel.core import ConfigError, InputError, choose_device
 from accel.faces.align import Array, transform
 from accel.faces.crops import picture_planes, rgb_crops
-from accel.faces.swap import SWAPPERS, Job, Patch, SourceFace, SwapperSpec
+from accel.faces.swap import (
+    SWAPPERS,
+    Job,
+    Patch,
+    SourceFace,
+    Sources,
+    SwapperSpec,
+    source_faces,
+)
 from accel.faces.templates import TEMPLATES, template_matrix
 from accel.kernels.crop import crop
 from accel.weights.onnx import Network, last_initializer, open_onnx
@@ -42,7 +50,7 @@ class OnnxSwapper:
     def __init__(
         self,
         path: Path,
-        sources: Sequence[Sequence[SourceFace]],
+        sources: Sources,
         *,
         device: str = "cpu",
         recogniser: Path | None = None,
@@ -261,7 +269,7 @@ def _dfm_size(network: Network) -> int:
 def _latents(
     spec: SwapperSpec,
     path: Path,
-    sources: Sequence[Sequence[SourceFace]],
+    sources: Sources,
     open_file: _Opener,
     recogniser: Path | None,
     converter: Path | None,
@@ -270,7 +278,7 @@ def _latents(
     if spec.source == "none":
         return []
     if spec.source == "image":
-        return [_source_image(spec, pictures[0]) for pictures in sources]
+        return [_source_image(spec, pictures[0]) for pictures in source_faces(sources)]
     if recogniser is None:
         raise ConfigError(
             f"{path}: needs `recogniser`, the ONNX file of the ArcFace network it was trained with "
@@ -285,7 +293,7 @@ def _latents(
     convert = open_file(converter) if spec.converter and converter else None
     emap = _emap(path) if spec.source == "emap" else None
     latents = []
-    for pictures in sources:
+    for pictures in source_faces(sources):
         vectors = _embeddings(arcface, pictures)
         if convert is not None:
             vectors = convert(vectors)[0].reshape(len(pictures), -1)

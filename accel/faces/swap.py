@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -118,9 +118,12 @@ SWAPPERS: dict[str, SwapperSpec] = {
 }  # fmt: skip
 
 
+Sources = Sequence[Sequence[SourceFace]] | Callable[[], Sequence[Sequence[SourceFace]]]
+
+
 def open_swapper(
     name_or_path: str | Path,
-    sources: Sequence[Sequence[SourceFace]],  # for each identity its pictures
+    sources: Sources,
     *,
     device: str = "cpu",
     recogniser: Path | None = None,
@@ -128,6 +131,9 @@ def open_swapper(
     spec: str | None = None,
 ) -> Swapper:
     """Open a swapper: `mesh`, which needs no weights, or a network in one ONNX or DFM file.
+
+    sources: for each identity its pictures; or what makes them, which is called once the networks
+        are open, so that nothing is prepared for a file that cannot be used.
 
     recogniser: ONNX file of the identity network (ArcFace: 112 px, 512 numbers) that most networks
         want the source described by.
@@ -139,13 +145,13 @@ def open_swapper(
     """
     if spec is not None and spec not in SWAPPERS:
         raise ConfigError(f"a swapper's kind must be one of {', '.join(SWAPPERS)}, got {spec!r}")
-    if not sources or not all(sources):
-        raise ConfigError("a swapper needs at least one source picture for each identity")
+    if not callable(sources):
+        source_faces(sources)
     path = Path(name_or_path)
     if str(name_or_path) == "mesh":
         from accel.faces.mesh_swap import MeshSwapper
 
-        return MeshSwapper(sources, device=device)
+        return MeshSwapper(source_faces(sources), device=device)
     if path.suffix.lower() not in SUFFIXES:
         raise ConfigError(f"swapper must be mesh, FILE.onnx or FILE.dfm, got {str(name_or_path)!r}")
     if not path.is_file():
@@ -155,3 +161,11 @@ def open_swapper(
     return OnnxSwapper(
         path, sources, device=device, recogniser=recogniser, converter=converter, spec=spec
     )
+
+
+def source_faces(sources: Sources) -> Sequence[Sequence[SourceFace]]:
+    """The pictures of each identity, made now if they are not there yet; ConfigError for none."""
+    found = sources() if callable(sources) else sources
+    if not found or not all(found):
+        raise ConfigError("a swapper needs at least one source picture for each identity")
+    return found

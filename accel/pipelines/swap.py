@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, suppress
 from dataclasses import dataclass, replace
+from functools import cache
 from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
@@ -180,9 +181,9 @@ class _Run:
         marker = Marker(self.config.provenance, task="face_swap", sources=self.config.sources)
         with open_film(self.input, self.device) as reader, ThreadPoolExecutor(1) as aside:
             self.output_marks = MarkedOutput(marker, reader, self.output)
-            earlier = aside.submit(self._earlier_mark, reader)
             models = FaceModels(device=str(self.device))
-            reference = self._prepare(models)
+            earlier = cache(lambda: aside.submit(self._earlier_mark, reader))
+            reference = self._prepare(models, earlier)
             self.selection = Selection(self.config.select, reference, self.config.max_distance)
             if self.config.preview:
                 self.sheet = ContactSheet(reader.info.frames, reader.info.rotation)
@@ -191,7 +192,7 @@ class _Run:
             )
             self.gate = self.gate or ContentGate(rotation=reader.info.rotation)
             self._tell(marker)
-            self.output_marks.start(earlier.result())
+            self.output_marks.start(earlier().result())
             self.seconds["prepare"] = time.perf_counter() - started
             try:
                 with light_collector():
@@ -286,9 +287,18 @@ class _Run:
             if not path.absolute().parent.is_dir():
                 raise ConfigError(f"{path}: its folder must exist")
 
-    def _prepare(self, models: FaceModels) -> np.ndarray | None:
-        """Read the sources and open the swapper; return the embedding to look for, if any."""
-        sources = [[load_source(path, models=models) for path in self.config.sources]]
+    def _prepare(self, models: FaceModels, look_aside: Callable[[], object]) -> np.ndarray | None:
+        """Open the swapper, read the sources; return the embedding to look for, if any.
+
+        look_aside: begins what runs beside the reading. Both come after the networks' files have
+        proved good: a stranger's may not cost more than its own check.
+        """
+
+        @cache
+        def sources() -> list[list[SourceFace]]:
+            look_aside()
+            return [[load_source(path, models=models) for path in self.config.sources]]
+
         if self.swapper is None:
             self.swapper = open_swapper(
                 self.config.swapper,
@@ -298,6 +308,7 @@ class _Run:
                 converter=self.config.converter,
                 spec=self.config.kind,
             )
+        sources()  # some networks ask for none, which is no reason to accept what shows no face
         reference = None
         if self.config.select == "reference" and self.config.reference:
             reference = load_source(self.config.reference, models=models).embedding

@@ -450,3 +450,14 @@ def test_a_missing_file_and_missing_sources_are_refused(tmp_path):
 
 def test_every_row_of_the_registry_is_tested_here():
     assert set(SWAPPERS) == {*FAMILIES, "dfm"}
+
+
+def test_sources_are_not_prepared_for_a_network_that_is_none(tmp_path):
+    """A stranger's file must not cost the seconds that finding faces takes."""
+
+    def sources():
+        raise AssertionError("nobody asked for them")
+
+    (tmp_path / "a.onnx").write_bytes(b"none")
+    with pytest.raises(InputError, match="must be an ONNX model"):
+        open_swapper(tmp_path / "a.onnx", sources)
