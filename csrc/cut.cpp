@@ -6,8 +6,9 @@
 #include <vector>
 
 #include "binding.h"
+#include "jpeg.h"
 
-#define ACCEL_VECTOR_CODE "cut_rows.h"
+#define ACCEL_VECTOR_CODE "jpeg_rows.h"
 #include "simd.h"
 
 namespace accel {
@@ -32,24 +33,36 @@ CutPlane plane_at(const ConstArray& array, const std::vector<double>& back, doub
   return p;
 }
 
-void cut(ConstArray c0, ConstArray c1, ConstArray c2, const std::vector<double>& luma,
-         const std::vector<double>& chroma, const std::vector<double>& color,
-         const std::vector<double>& outside, int step, Array out) {
-  if (color.size() != 12 || outside.size() != 3 || step < 1 || step > 2 || out.ndim() != 3 ||
-      out.shape(0) != out.shape(1) || out.shape(2) != 3 || out.shape(0) >= (1 << 15))
-    throw std::invalid_argument("cut: sizes of color, outside or out");
+CutJob job_of(const ConstArray& c0, const ConstArray& c1, const ConstArray& c2,
+              const std::vector<double>& luma, const std::vector<double>& chroma,
+              const std::vector<double>& color, const std::vector<double>& outside, int size,
+              int step) {
+  if (color.size() != 12 || outside.size() != 3 || step < 1 || step > 2 || size < 1 ||
+      size >= (1 << 15))
+    throw std::invalid_argument("cut: sizes of color, outside or the picture");
   CutJob job;
   job.planes[0] = plane_at(c0, luma, outside[0]);
   job.planes[1] = plane_at(c1, chroma, outside[1]);
   job.planes[2] = plane_at(c2, chroma, outside[2]);
   for (int i = 0; i < 12; ++i) job.color[i] = float(color[i]);
-  job.size = int(out.shape(0)), job.step = step;
+  job.size = size, job.step = step;
+  job.bytes = nullptr, job.floats = nullptr;
+  return job;
+}
+
+void cut(ConstArray c0, ConstArray c1, ConstArray c2, const std::vector<double>& luma,
+         const std::vector<double>& chroma, const std::vector<double>& color,
+         const std::vector<double>& outside, int step, Array out) {
+  if (out.ndim() != 3 || out.shape(0) != out.shape(1) || out.shape(2) != 3 ||
+      out.shape(0) >= (1 << 15))
+    throw std::invalid_argument("cut: sizes of out");
+  const int size = int(out.shape(0));
+  CutJob job = job_of(c0, c1, c2, luma, chroma, color, outside, size, step);
   const bool floats = out.dtype() == nb::dtype<float>();
   if (!floats && out.dtype() != nb::dtype<uint8_t>())
     throw std::invalid_argument("cut: out must be uint8 or float32");
   job.bytes = floats ? nullptr : static_cast<uint8_t*>(out.data());
   job.floats = floats ? static_cast<float*>(out.data()) : nullptr;
-  const int size = job.size;
   nb::gil_scoped_release unlocked;
 #pragma omp parallel if (int64_t(size) * size > kWorthThreads)
   {
@@ -60,10 +73,60 @@ void cut(ConstArray c0, ConstArray c1, ConstArray c2, const std::vector<double>&
   }
 }
 
+// The bytes of a JPEG, 16 rows after the other: no picture lies in memory in between.
+void encode(const CutJob& job, int quality, std::vector<uint8_t>& kept, size_t& length) {
+  const int size = job.size, groups = (size + kMcu - 1) / kMcu, wide = (groups + 1) / 2 * 2 * kMcu;
+  const JpegScales scales(quality);
+  const JpegCodes codes[] = {JpegCodes(kLumaDc), JpegCodes(kLumaAc), JpegCodes(kChromaDc),
+                             JpegCodes(kChromaAc)};
+  JpegWriter writer(kept);
+  jpeg_header(writer, size, scales.steps);
+  const int luma = wide / 8, chroma = wide / 16, blocks = 2 * (luma + chroma);
+  const Floats scratch(int64_t(size + 1) * 6), picture(int64_t(wide) * 24);
+  std::vector<int16_t> levels(size_t(blocks) * 64);
+  std::vector<uint64_t> masks(blocks);
+  float* rows = picture.data;
+  const JpegStrip strip = {wide, {rows, rows + kMcu * wide, rows + (kMcu + 4) * wide}};
+  int last[3] = {0, 0, 0};
+  for (int y = 0; y < size; y += kMcu) {
+    ACCEL_WIDEST(jpeg_cut(job, y, strip, scratch.data));
+    ACCEL_WIDEST(jpeg_strip(strip, scales.inverse, levels.data(), masks.data()));
+    for (int i = 0; i < groups; ++i) {
+      writer.make_room();
+      const int at[] = {
+          2 * i, 2 * i + 1, luma + 2 * i, luma + 2 * i + 1, 2 * luma + i, 2 * luma + chroma + i};
+      for (int k = 0; k < 6; ++k) {
+        const int plane = k < 4 ? 0 : k - 3;
+        writer.block(&levels[64 * at[k]], masks[at[k]], last[plane], codes[plane ? 2 : 0],
+                     codes[plane ? 3 : 1]);
+      }
+    }
+  }
+  writer.finish();
+  length = writer.size();
+}
+
+nb::bytes cut_jpeg(ConstArray c0, ConstArray c1, ConstArray c2, const std::vector<double>& luma,
+                   const std::vector<double>& chroma, const std::vector<double>& color,
+                   const std::vector<double>& outside, int size, int step, int quality) {
+  if (quality < 1 || quality > 100) throw std::invalid_argument("cut_jpeg: quality");
+  const CutJob job = job_of(c0, c1, c2, luma, chroma, color, outside, size, step);
+  std::vector<uint8_t> kept;
+  size_t length = 0;
+  {
+    nb::gil_scoped_release unlocked;
+    kept.resize(size_t(size) * size / 4);
+    encode(job, quality, kept, length);
+  }
+  return nb::bytes(kept.data(), length);
+}
+
 }  // namespace
 }  // namespace accel
 
 ACCEL_BIND(cut) {
   m.def("cut", &accel::cut, "c0"_a, "c1"_a, "c2"_a, "luma"_a, "chroma"_a, "color"_a, "outside"_a,
         "step"_a, "out"_a);
+  m.def("cut_jpeg", &accel::cut_jpeg, "c0"_a, "c1"_a, "c2"_a, "luma"_a, "chroma"_a, "color"_a,
+        "outside"_a, "size"_a, "step"_a, "quality"_a);
 }

@@ -1,4 +1,4 @@
-"""Aligned faces out of a frame's planes as eight-bit pictures, on the CPU, averaged by OpenCV.
+"""Aligned faces out of a frame's planes as pictures, on the CPU, averaged by OpenCV.
 
 Each plane is sampled by itself, then the colours are converted in the crop: what it costs does not
 grow with the frame. Where a crop shrinks the frame the planes are averaged first, as far as the
@@ -8,6 +8,7 @@ area under a pixel of the crop asks.
 from __future__ import annotations
 
 import math
+from functools import lru_cache
 from typing import Any
 
 import cv2
@@ -17,8 +18,8 @@ import torch
 
 from accel.faces.align import AnyArray, Array
 from accel.kernels.crop import crop
-from accel.kernels.cut import cut
-from accel.kernels.planes import Planes
+from accel.kernels.cut import can_cut_jpeg, cut, cut_jpeg
+from accel.kernels.planes import PlaneLayout, Planes
 
 Bytes = npt.NDArray[np.uint8]
 Pixels = npt.NDArray[np.float32]
@@ -30,21 +31,35 @@ def cut_faces(
     planes: Planes,
     matrices: AnyArray,  # [N, 2, 3] frame to crop
     size: int,
-    *,
-    full_chroma: bool = True,
 ) -> Bytes:  # [N, size, size, 3] BGR
-    """Cut N square pictures, bilinear where they enlarge; what lies outside the frame is black.
-
-    full_chroma: off samples colour once for 2 x 2 pixels, for pictures that go into a 4:2:0 JPEG.
-    """
+    """Cut N square pictures, bilinear where they enlarge; what lies outside the frame is black."""
     wanted = np.asarray(matrices, np.float64)
     if planes.c0.device.type != "cpu" or planes.layout.bits > 8:
         m = torch.from_numpy(np.ascontiguousarray(wanted, np.float32)).to(planes.c0.device)
         deep = crop(planes, m, size, scale=255.0, layout="NHWC", bgr=True, border="zero")
         return np.asarray(deep.add_(0.5).to(torch.uint8).cpu().numpy())
     color = np.array(planes.layout.to_rgb).reshape(3, 4)[::-1]  # rows blue, green, red
-    step = 1 if full_chroma else 2
-    return _stacked([_cut(planes, m, size, color, step=step) for m in wanted])
+    return _stacked([cut(*_sources(planes, m, size), size, color, _black(planes)) for m in wanted])
+
+
+def cut_jpegs(
+    planes: Planes,
+    matrices: AnyArray,  # [N, 2, 3] frame to crop
+    size: int,
+    *,
+    quality: int,  # 1..100
+) -> list[bytes]:
+    """Cut N pictures as `cut_faces` does and encode each as a JPEG of 4:2:0."""
+    wanted = np.asarray(matrices, np.float64)
+    if planes.c0.device.type != "cpu" or planes.layout.bits > 8 or not can_cut_jpeg():
+        return [_jpeg(picture, quality) for picture in cut_faces(planes, wanted, size)]
+    color, step = _jfif(planes.layout), _chroma_step(planes.layout)
+    return [
+        cut_jpeg(
+            *_sources(planes, m, size), size, color, _black(planes), quality=quality, step=step
+        )
+        for m in wanted
+    ]
 
 
 def cut_floats(
@@ -52,10 +67,19 @@ def cut_floats(
     matrices: AnyArray,  # [N, 2, 3] frame to crop
     size: int,
 ) -> Pixels:  # [N, size, size, 3] RGB 0..1
-    """Cut N square pictures as networks take them: colour at half the resolution."""
+    """Cut N square pictures as networks take them: chroma at half the resolution."""
     color = np.array(planes.layout.to_rgb).reshape(3, 4)
-    wanted = np.asarray(matrices, np.float64)
-    return _stacked([_cut(planes, m, size, color, step=2, as_float=True) for m in wanted])
+    step = _chroma_step(planes.layout)
+    # A network is content with whole squares of samples; a picture to keep is not.
+    return _stacked(
+        [
+            cut(
+                *_sources(planes, m, size, blur=False), size, color, _black(planes),
+                step=step, as_float=True,
+            )
+            for m in np.asarray(matrices, np.float64)
+        ]
+    )  # fmt: skip
 
 
 def _stacked(pictures: list[torch.Tensor]) -> npt.NDArray[Any]:
@@ -63,31 +87,50 @@ def _stacked(pictures: list[torch.Tensor]) -> npt.NDArray[Any]:
     return both.numpy()
 
 
-def _cut(
+def _jpeg(picture: Bytes, quality: int) -> bytes:
+    good, data = cv2.imencode(".jpg", picture, [cv2.IMWRITE_JPEG_QUALITY, quality])
+    if not good:
+        raise RuntimeError(f"cut_jpegs: OpenCV could not encode a picture of {picture.shape}")
+    return data.tobytes()
+
+
+def _black(planes: Planes) -> tuple[float, ...]:
+    return planes.layout.from_rgb[3::4]
+
+
+def _chroma_step(layout: PlaneLayout) -> int:
+    """Pixels along an axis that share a sample of chroma, where colour may be at half the
+    resolution: planes of red, green and blue have none."""
+    return 2 if abs(_jfif(layout)[1, 0]) < 1e-6 else 1
+
+
+@lru_cache(maxsize=64)
+def _jfif(layout: PlaneLayout) -> Array:  # [3, 4]
+    """Codes to the Y', Cb and Cr of a JPEG, all less 128. Source: ITU-T T.871, section 7."""
+    red, green, blue = 255 * np.array(layout.to_rgb).reshape(3, 4)
+    luma = 0.299 * red + 0.587 * green + 0.114 * blue
+    return np.stack([luma - [0, 0, 0, 128], (blue - luma) / 1.772, (red - luma) / 1.402])
+
+
+def _sources(
     planes: Planes,
-    matrix: Array,  # [2, 3]
+    matrix: Array,  # [2, 3] frame to crop
     size: int,
-    color: Array,  # [3, 4]
     *,
-    step: int = 1,
-    as_float: bool = False,
-) -> torch.Tensor:  # [size, size, 3]
-    layout = planes.layout
-    black = layout.from_rgb[3::4]
-    own = matrix
+    blur: bool = True,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, Array, Array]:
+    """The three planes that a crop is sampled from, and the matrices of luma and chroma."""
+    layout, own = planes.layout, matrix
     if layout.shift_x or layout.shift_y:
         # Chroma sample q lies at site + q 2^shift of the frame.
         own = matrix.copy()
         own[:, 2] += matrix[:, 0] * layout.site_x + matrix[:, 1] * layout.site_y
         own[:, 0] *= 1 << layout.shift_x
         own[:, 1] *= 1 << layout.shift_y
-    # A network is content with whole squares of samples; a picture to keep is not.
-    luma, to_luma = _averaged(planes.c0, matrix, size, blur=not as_float)
-    blue, to_chroma = _averaged(planes.c1, own, size, blur=not as_float)
-    red, _ = _averaged(planes.c2, own, size, blur=not as_float)
-    return cut(
-        luma, blue, red, to_luma, to_chroma, size, color, black, step=step, as_float=as_float
-    )
+    luma, to_luma = _averaged(planes.c0, matrix, size, blur=blur)
+    blue, to_chroma = _averaged(planes.c1, own, size, blur=blur)
+    red, _ = _averaged(planes.c2, own, size, blur=blur)
+    return luma, blue, red, to_luma, to_chroma
 
 
 def _averaged(

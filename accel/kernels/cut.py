@@ -37,6 +37,55 @@ def cut(
 
     Raises TypeError for other planes, ValueError for sizes and matrices that cannot be.
     """
+    _check(c0, c1, c2, size, step)
+    back = [_back("luma", luma, 1), _back("chroma", chroma, step)]
+    return torch.ops.accel.cut(
+        c0, c1, c2, *back, size, [float(v) for v in np.asarray(color).ravel()],
+        [float(v) for v in outside], step, as_float,
+    )  # fmt: skip
+
+
+def cut_jpeg(
+    c0: Tensor,
+    c1: Tensor,
+    c2: Tensor,
+    luma: np.ndarray,
+    chroma: np.ndarray,
+    size: int,
+    color: np.ndarray,  # [3, 4]: Y' - 128, Cb - 128, Cr - 128 of JFIF from three codes and 1
+    outside: Sequence[float],
+    *,
+    quality: int = 90,  # 1..100, as libjpeg counts it
+    step: int = 1,
+) -> bytes:
+    """Cut as `cut` does and write a JPEG, 4:2:0, with nothing in memory in between.
+
+    What is cut is not rounded before it is transformed. Baseline, with the tables of annex K of
+    ITU-T T.81. step: 2 where c1 and c2 are chroma, 1 where they are colours.
+
+    Raises TypeError for other planes, ValueError for sizes, matrices and qualities that cannot be,
+    RuntimeError without native code.
+    """
+    _check(c0, c1, c2, size, step)
+    if not 1 <= quality <= 100:
+        raise ValueError(f"cut_jpeg: quality must lie in 1..100, got {quality}")
+    if _native.module is None:
+        raise RuntimeError(f"cut_jpeg: {_native.reason}")
+    rows = [p if p.stride(1) == 1 else p.contiguous() for p in (c0, c1, c2)]
+    made: bytes = _native.module.cut_jpeg(
+        *rows, _back("luma", luma, 1), _back("chroma", chroma, step),
+        [float(v) for v in np.asarray(color).ravel()], [float(v) for v in outside],
+        size, step, quality,
+    )  # fmt: skip
+    return made
+
+
+def can_cut_jpeg() -> bool:
+    """Whether there is native code for `cut_jpeg`."""
+    return _native.module is not None
+
+
+def _check(c0: Tensor, c1: Tensor, c2: Tensor, size: int, step: int) -> None:
     if not all(p.dtype == torch.uint8 and p.ndim == 2 and p.numel() for p in (c0, c1, c2)):
         raise TypeError(
             "cut: planes must be [H, W] uint8 with samples, got "
@@ -48,11 +97,6 @@ def cut(
         raise ValueError(
             f"cut: c1 and c2 must have one size, got {list(c1.shape)} and {list(c2.shape)}"
         )
-    back = [_back("luma", luma, 1), _back("chroma", chroma, step)]
-    return torch.ops.accel.cut(
-        c0, c1, c2, *back, size, [float(v) for v in np.asarray(color).ravel()],
-        [float(v) for v in outside], step, as_float,
-    )  # fmt: skip
 
 
 def _back(name: str, matrix: np.ndarray, step: int) -> list[float]:

@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 import torch
 
+from accel.faces import cut as cut_module
 from accel.faces.crops import picture_planes
-from accel.faces.cut import cut_faces
+from accel.faces.cut import cut_faces, cut_floats, cut_jpegs
 from accel.kernels.crop import crop
 from tests.faces.film import planes_of
 
@@ -81,3 +82,27 @@ def test_ten_bits_are_cut_too():
     matrix = turned(1.2)
     deep, plain = (cut_faces(planes_of(rgb, bits), [matrix], 96)[0] for bits in (10, 8))
     assert psnr(deep, plain) > 40
+
+
+@pytest.mark.parametrize("kind", ["yuv", "rgb", "ten bits", "not native"])
+@pytest.mark.parametrize("scale", [1.6, 0.4])
+def test_jpegs_show_what_is_cut(kind, scale, monkeypatch):
+    rgb = cv2.GaussianBlur(smooth_picture(), (0, 0), 4)
+    if kind == "not native":
+        monkeypatch.setattr(cut_module, "can_cut_jpeg", lambda: False)
+    planes = picture_planes(rgb) if kind == "rgb" else planes_of(rgb, 10 if kind[0] == "t" else 8)
+    matrices = [turned(scale), turned(scale, 0.1)]
+    pictures = cut_faces(planes, matrices, 120)
+    jpegs = cut_jpegs(planes, matrices, 120, quality=95)
+    for picture, jpeg in zip(pictures, jpegs):
+        decoded = cv2.imdecode(np.frombuffer(jpeg, np.uint8), cv2.IMREAD_COLOR)
+        assert psnr(decoded, picture) > 38
+
+
+def test_red_and_blue_of_a_picture_are_as_sharp_as_green():
+    """Planes of colours were once sampled at half the resolution, as chroma is."""
+    fine = np.zeros((64, 64, 3), np.uint8)
+    fine[:, ::2] = 255
+    still = turned(1.0, 0.0, (0, 0))
+    seen = cut_floats(picture_planes(fine), [still], 64)[0]
+    np.testing.assert_allclose(seen, fine / 255, atol=1e-5)

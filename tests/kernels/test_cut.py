@@ -6,11 +6,13 @@ import os
 import subprocess
 import sys
 
+import cv2
 import numpy as np
 import pytest
 import torch
 
-from accel.kernels.cut import cut, op
+from accel.kernels import _native
+from accel.kernels.cut import cut, cut_jpeg, op
 from tests.kernels.check import check_kernel
 
 COLOR = np.array([[0.004, 0.001, -0.002, 0.1], [0.003, -0.001, 0.001, 0.2], [0.005, 0, 0.001, 0]])
@@ -118,19 +120,23 @@ def test_colour_of_a_square_is_that_of_its_middle():
 
 @pytest.mark.parametrize("lanes", [4, 8])
 def test_narrower_processors_give_the_same_picture(lanes, tmp_path):
-    code = (
-        "import sys, torch; from tests.kernels.test_cut import *\n"
-        "torch.save([cut(*planes(), *c, 67, COLOR, [1, 2, 3], step=s)"
-        " for c in CASES.values() for s in (1, 2)], sys.argv[1])"
-    )
+    code = "import sys; from tests.kernels.test_cut import *; torch.save(pictures(), sys.argv[1])"
     path = tmp_path / "pictures.pt"
     environment = dict(os.environ, ACCEL_LANES=str(lanes))
     subprocess.run([sys.executable, "-c", code, str(path)], env=environment, check=True)
-    there = torch.load(path)
-    here = [
-        cut(*planes(), *c, 67, COLOR, [1, 2, 3], step=s) for c in CASES.values() for s in (1, 2)
-    ]
-    assert all(torch.equal(a, b) for a, b in zip(there, here))
+    assert all(torch.equal(a, b) for a, b in zip(torch.load(path), pictures()))
+
+
+def pictures():
+    """All cases, as pixels and as bytes of JPEGs."""
+    found = []
+    for case in CASES.values():
+        for step in (1, 2):
+            found.append(cut(*planes(), *case, 67, COLOR, [1, 2, 3], step=step))
+            if _native.module is not None:
+                data = cut_jpeg(*planes(), *case, 67, JFIF, [1, 2, 3], step=step)
+                found.append(torch.frombuffer(bytearray(data), dtype=torch.uint8))
+    return found
 
 
 @pytest.mark.parametrize(
@@ -154,6 +160,82 @@ def test_refuses(change, message):
 def test_refuses_deep_planes():
     with pytest.raises(TypeError, match="planes must be"):
         cut(*[p.to(torch.int16) for p in planes()], *CASES["enlarged"], 8, COLOR, [0, 0, 0])
+
+
+# Codes of luma and chroma of full range are what a JPEG keeps.
+JFIF = np.array([[1, 0, 0, -128], [0, 1, 0, -128], [0, 0, 1, -128]], np.float64)
+JFIF_TO_BGR = np.array([[1, 1.772, 0, -226.816], [1, -0.344136, -0.714136, 135.458816],
+                        [1, 0, 1.402, -179.456]]) / 255  # fmt: skip
+native = pytest.mark.skipif(_native.module is None, reason="needs the native module")
+
+
+def _decoded(data):
+    return cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR).astype(float)
+
+
+def _psnr(one, other):
+    return 10 * np.log10(255**2 / max(((one - other) ** 2).mean(), 1e-9))
+
+
+@native
+@pytest.mark.parametrize("size", [1, 7, 16, 17, 33, 250, 256])
+@pytest.mark.parametrize("quality", [5, 75, 90, 100])
+def test_a_jpeg_shows_what_is_cut_as_well_as_opencvs(size, quality):
+    smooth = [
+        torch.from_numpy(cv2.GaussianBlur(p.numpy(), (0, 0), s))
+        for p, s in zip(planes(), (2, 1, 1))
+    ]
+    luma, chroma = turned(1.3 * size / 90, 5, -2, -3)
+    picture = cut(*smooth, luma, chroma, size, JFIF_TO_BGR, [0, 128, 128], step=2).numpy()
+    ours = cut_jpeg(*smooth, luma, chroma, size, JFIF, [0, 128, 128], quality=quality, step=2)
+    theirs = cv2.imencode(".jpg", picture, [cv2.IMWRITE_JPEG_QUALITY, quality])[1].tobytes()
+    assert _decoded(ours).shape == (size, size, 3)
+    assert _psnr(_decoded(ours), picture) > _psnr(_decoded(theirs), picture) - 0.6
+    assert len(ours) < 1.08 * len(theirs)
+
+
+@native
+@pytest.mark.parametrize("quality", [1, 50, 100])
+@pytest.mark.parametrize("kind", ["noise", "squares", "flat", "fine stripes", "one corner"])
+def test_a_jpeg_of_unusual_pictures(kind, quality):
+    size = 80
+    at = np.arange(size)
+    luma = {
+        "noise": np.random.default_rng(0).integers(0, 256, (size, size)),
+        "squares": ((at[:, None] // 8 + at // 8) % 2) * 255,
+        "flat": np.full((size, size), 255),
+        "fine stripes": np.broadcast_to(at % 2 * 255, (size, size)),  # long runs of zeros
+        "one corner": np.pad([[255]], (0, size - 1)),
+    }[kind].astype(np.uint8)  # fmt: skip
+    grey = np.full((size // 2, size // 2), 128, np.uint8)
+    sources = [torch.from_numpy(p) for p in (luma, grey, grey)]
+    data = cut_jpeg(*sources, *turned(1.0), size, JFIF, [0, 128, 128], quality=quality, step=2)
+    picture = np.repeat(luma[..., None], 3, 2)
+    theirs = cv2.imencode(".jpg", picture, [cv2.IMWRITE_JPEG_QUALITY, quality])[1].tobytes()
+    assert np.abs(_decoded(data) - _decoded(theirs)).mean() < 0.5
+    assert abs(len(data) - len(theirs)) <= 0.02 * len(theirs) + 2
+
+
+@native
+def test_a_jpeg_of_planes_of_colours_keeps_their_detail():
+    rng = np.random.default_rng(2)
+    bgr = cv2.GaussianBlur(rng.integers(0, 256, (96, 96, 3)).astype(np.uint8), (0, 0), 1.5)
+    blue, green, red = (torch.from_numpy(np.ascontiguousarray(bgr[..., i])) for i in range(3))
+    weights = np.array([[0.587, 0.114, 0.299], [-0.331264, 0.5, -0.168736],
+                        [-0.418688, -0.081312, 0.5]])  # fmt: skip
+    color = np.c_[weights, [-128, 0, 0]]
+    still = turned(1.0)[0]
+    data = cut_jpeg(green, blue, red, still, still, 96, color, [0, 0, 0], quality=95)
+    theirs = cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, 95])[1].tobytes()
+    assert _psnr(_decoded(data), bgr) > _psnr(_decoded(theirs), bgr) - 0.1
+    assert _psnr(_decoded(data), _decoded(theirs)) > 40
+
+
+@native
+@pytest.mark.parametrize("quality", [0, 101])
+def test_refuses_a_quality_that_there_is_not(quality):
+    with pytest.raises(ValueError, match=r"quality must lie in 1\.\.100"):
+        cut_jpeg(*planes(), *CASES["enlarged"], 8, JFIF, [0, 0, 0], quality=quality)
 
 
 def test_registration():

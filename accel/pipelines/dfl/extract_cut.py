@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from accel.faces import mesh
 from accel.faces.align import AnyArray, Array, transform
-from accel.faces.cut import cut_faces
+from accel.faces.cut import cut_jpegs
 from accel.faces.face import Face
 from accel.faces.face_types import FaceType, crop_corners, crop_matrix
 from accel.faces.faceset import FaceRecord, with_face
@@ -113,10 +113,8 @@ def write_faces(cut: Cut, folder: Path, config: ExtractConfig) -> None:
     if not cut.kept:
         return
     matrices = np.array([record.matrix for record in cut.kept], np.float64)
-    # 4:2:0, as films and DeepFaceLab's faces are.
-    pictures = cut_faces(cut.planes, matrices, config.side_px, full_chroma=False)
-    for name, record, picture in zip(cut.files, cut.kept, pictures):
-        jpeg = encode_picture(picture, ".jpg", quality=config.jpeg_quality, full_chroma=False)
+    jpegs = cut_jpegs(cut.planes, matrices, config.side_px, quality=config.jpeg_quality)
+    for name, record, jpeg in zip(cut.files, cut.kept, jpegs):
         write_whole(folder / name, with_face(jpeg, record, name))
 
 

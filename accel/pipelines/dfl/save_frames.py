@@ -216,19 +216,13 @@ def bgr_of(planes: Planes) -> npt.NDArray[np.uint8]:  # [H, W, 3]
     return np.asarray(cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR), np.uint8)
 
 
-def encode_picture(
-    picture: npt.NDArray[np.uint8], suffix: str, *, quality: int = 95, full_chroma: bool = True
-) -> bytes:
-    """PNG or JPEG bytes of a picture, [H, W, 3] BGR or [H, W] grey.
-
-    full_chroma: colour of a JPEG at full resolution, 4:4:4; else 4:2:0.
-    """
+def encode_picture(picture: npt.NDArray[np.uint8], suffix: str, *, quality: int = 95) -> bytes:
+    """PNG bytes of a picture, [H, W, 3] BGR or [H, W] grey, or those of a JPEG of 4:4:4."""
     if suffix == ".png":
         options = [cv2.IMWRITE_PNG_COMPRESSION, PNG_LEVEL]
     else:
         options = [cv2.IMWRITE_JPEG_QUALITY, quality]
-        if full_chroma:
-            options += [cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444]
+        options += [cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444]
     good, data = cv2.imencode(suffix, picture, options)
     if not good:
         raise ConfigError(f"{suffix}: OpenCV could not encode a picture of {picture.shape}")
