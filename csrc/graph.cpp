@@ -27,8 +27,8 @@ using Given = nb::ndarray<nb::ro, nb::c_contig, nb::device::cpu>;
 // slot, first float, images, height, width, channels, floats between pixels
 using Operand = std::array<int64_t, 7>;
 using Span = std::array<int64_t, 3>;  // slot, first element, elements
-// height, width, strides down and across, padding at the top and left
-using WindowSizes = std::array<int64_t, 6>;
+// height, width, strides down and across, padding at the top and left, dilations down and across
+using WindowSizes = std::array<int64_t, 8>;
 
 constexpr int64_t kMost = int64_t(1) << 40;  // of any product of sizes
 constexpr double kWorthThread = 1e6;         // multiply-adds; below, waking a thread costs more
@@ -106,6 +106,15 @@ struct Resize {
   Span r0, r1, c0, c1;
   std::optional<Span> row_part, column_part;
 };
+struct Fold {
+  Operand x, y;
+  Window window;
+  Finish last;
+};
+struct Lines {
+  Operand x, y;  // one pixel for each line, its numbers being channels
+  int kind;
+};
 struct Copy {  // of up to six dimensions
   int64_t from_slot, from, to_slot, to;
   std::vector<int64_t> sizes, from_steps, to_steps;
@@ -114,7 +123,8 @@ struct Fill {
   Operand y;
   float value;
 };
-using Step = std::variant<Product, Depthwise, Pool, Combine, Norm, Mean, Resize, Copy, Fill>;
+using Step =
+    std::variant<Product, Depthwise, Pool, Combine, Norm, Mean, Resize, Fold, Lines, Copy, Fill>;
 
 class Program {
  public:
@@ -164,6 +174,7 @@ class Program {
   void pool(Operand x, Operand y, WindowSizes window, bool largest, bool count_zeros) {
     check(x, false), check(y, true);
     require(x[2] == y[2] && x[5] == y[5], "x and y must have as many images and channels");
+    require(window[6] == 1 && window[7] == 1, "a pool is not dilated");
     steps_.push_back(Pool{x, y, made(window), largest, count_zeros});
   }
   void combine(int kind, Operand a, std::optional<Operand> b, Operand y, const Finish& last) {
@@ -211,6 +222,22 @@ class Program {
     require(row_part.has_value() == column_part.has_value(), "parts must be of rows and columns");
     if (row_part) floats(*row_part, y[3]), floats(*column_part, y[4]);
     steps_.push_back(Resize{x, y, r0, r1, c0, c1, row_part, column_part});
+  }
+  void fold(Operand x, Operand y, WindowSizes window, const Finish& last) {
+    check(x, false), check(y, true);
+    const int64_t taps = times(window[0], window[1]);
+    require(x[2] == y[2] && x[5] == times(taps, y[5]) && taps <= kMostTaps,
+            "x must have a value for each tap and channel of y");
+    check(last, y, y[5]);
+    steps_.push_back(Fold{x, y, made(window), last});
+  }
+  void lines(Operand x, Operand y, int kind) {
+    check(x, false), check(y, true);
+    require(kind >= kSoftmax && kind < kLineKinds, "no such operation");
+    for (int i = 2; i < 5; ++i) require(x[i] == y[i], "x and y must have as many lines");
+    require(x[5] > 0 && x[6] == x[5] && y[6] == y[5], "lines must lie side by side");
+    require(y[5] == (kind <= kLogSoftmax ? x[5] : 1), "y must have a place for each result");
+    steps_.push_back(Lines{x, y, kind});
   }
   void copy(int64_t from_slot, int64_t from, std::vector<int64_t> from_steps, int64_t to_slot,
             int64_t to, std::vector<int64_t> to_steps, std::vector<int64_t> sizes) {
@@ -310,11 +337,12 @@ class Program {
     require((*f.residual)[5] <= y[5], "a residual must not have more channels than y");
   }
   static Window made(const WindowSizes& w) {
-    for (int i = 0; i < 4; ++i)
+    for (int i : {0, 1, 2, 3, 6, 7})
       require(w[i] >= 1 && w[i] < (1 << 20), "windows and strides must be at least 1");
-    require(w[4] >= 0 && w[4] < w[0] && w[5] >= 0 && w[5] < w[1],
-            "padding must be less than the window");
-    return {w[0], w[1], w[2], w[3], w[4], w[5]};
+    for (int i : {0, 1})
+      require(w[4 + i] >= 0 && w[4 + i] <= (w[i] - 1) * w[6 + i],
+              "padding must be less than the window");
+    return {w[0], w[1], w[2], w[3], w[4], w[5], w[6], w[7]};
   }
 
   // ---- running ----
@@ -407,8 +435,28 @@ class Program {
              for (int64_t i = first; i < first + count; ++i) ACCEL_WIDEST(resize(s, i));
            });
   }
+  void execute(const Fold& p) const {
+    const FoldStep s{picture(p.x), picture(p.y), p.window, ending(p.last)};
+    shared(s.y.pixels(), 64, 1.0 * s.x.pixels() * s.x.channels,
+           [&](int64_t first, int64_t count) { ACCEL_WIDEST(fold(s, first, count)); });
+  }
+  void execute(const Lines& p) const {
+    const Picture x = picture(p.x);
+    const LineStep s{x.data, base_[p.y[0]] + p.y[1], x.channels, p.kind};
+    shared(x.pixels(), 16, 8.0 * x.pixels() * x.channels, [&](int64_t first, int64_t count) {
+      for (int64_t i = first; i < first + count; ++i) ACCEL_WIDEST(line(s, i));
+    });
+  }
   void execute(const Copy& p) const {
-    copy_dimension(p, 0, base_[p.from_slot] + p.from, base_[p.to_slot] + p.to);
+    const float* from = base_[p.from_slot] + p.from;
+    float* to = base_[p.to_slot] + p.to;
+    if (p.sizes.size() == 1) return copy_dimension(p, 0, from, to);
+    double floats = 1;
+    for (int64_t size : p.sizes) floats *= double(size);
+    shared(p.sizes[0], 16, 2 * floats, [&](int64_t first, int64_t count) {
+      for (int64_t i = first; i < first + count; ++i)
+        copy_dimension(p, 1, from + i * p.from_steps[0], to + i * p.to_steps[0]);
+    });
   }
   static void copy_dimension(const Copy& p, size_t i, const float* from, float* to) {
     const int64_t size = p.sizes[i], a = p.from_steps[i], b = p.to_steps[i];
@@ -453,6 +501,8 @@ ACCEL_BIND(graph) {
       .def("mean", &Program::mean, "x"_a, "y"_a)
       .def("resize", &Program::resize, "x"_a, "y"_a, "r0"_a, "r1"_a, "c0"_a, "c1"_a,
            "row_part"_a.none(), "column_part"_a.none())
+      .def("fold", &Program::fold, "x"_a, "y"_a, "window"_a, "last"_a)
+      .def("lines", &Program::lines, "x"_a, "y"_a, "kind"_a)
       .def("copy", &Program::copy, "from_slot"_a, "from_at"_a, "from_steps"_a, "to_slot"_a,
            "to_at"_a, "to_steps"_a, "sizes"_a)
       .def("fill", &Program::fill, "y"_a, "value"_a)

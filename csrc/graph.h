@@ -23,7 +23,18 @@ enum Activation : int {
   kHardSigmoid,  // alpha * x + beta within 0..1
   kSigmoid,
   kTanh,
-  kSilu,
+  kSwish,  // x * sigmoid(alpha * x)
+  kGelu,
+  kGeluTanh,  // by tanh rather than erf
+  kElu,       // alpha
+  kSoftplus,
+  kMish,
+  kSqrt,
+  kAbs,
+  kExp,
+  kLog,
+  kErf,
+  kReciprocal,
   kActivations
 };
 
@@ -38,6 +49,7 @@ struct Ending {
 
 struct Window {                                    // of a convolution or a pool
   int64_t height, width, down, across, top, left;  // size, strides, padding
+  int64_t apart_down, apart_across;                // between taps: 1 where not dilated
 };
 
 enum Source : int { kDirect, kGathered, kDepthwise };
@@ -76,6 +88,8 @@ enum Binary : int {
   kSubtractFrom,  // b - a
   kDivideInto,
   kKeep,  // a alone: there is no b
+  kMaximum,
+  kMinimum,
   kBinaries
 };
 
@@ -104,6 +118,35 @@ struct ResizeStep {
 
 struct MeanStep {
   Picture x, y;  // y has one pixel for each image
+};
+
+// A transposed convolution's second half. Each pixel of x is what its value adds to a window of y:
+// [window][channels of y].
+struct FoldStep {
+  Picture x, y;
+  Window window;
+  Ending last;
+};
+constexpr int64_t kMostTaps = 256;
+
+enum LineKind : int {
+  kSoftmax,
+  kLogSoftmax,
+  kSum,
+  kMean,
+  kLargest,
+  kSmallest,
+  kSquares,  // their sum
+  kLength,   // the root of that
+  kLineKinds
+};
+
+// Lines of `size` numbers side by side: to as many of them, or to one number each.
+struct LineStep {
+  const float* x;
+  float* y;
+  int64_t size;
+  int kind;
 };
 
 }  // namespace accel

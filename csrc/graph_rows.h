@@ -41,6 +41,51 @@ ACCEL_INLINE Vec within(Vec v, float low, float high) {
   return v > top ? top : v;
 }
 
+// ln(1 + e^x), by the larger part and what is left.
+ACCEL_INLINE Vec softplus(Vec v) {
+  float part[kLanes];
+  store(part, v);
+  for (int i = 0; i < kLanes; ++i)
+    part[i] =
+        __builtin_log1pf(__builtin_expf(-__builtin_fabsf(part[i]))) + (part[i] > 0 ? part[i] : 0.f);
+  return load(part);
+}
+
+// What is seldom asked for: out of line, so that it does not swell every loop.
+__attribute__((noinline)) inline void activate_seldom(float* at, int kind, float alpha) {
+  const Vec v = load(at);
+  switch (kind) {
+    case kGelu:
+      return store(at, v * 0.5f * (1.f + erf(v * 0x1.6a09e6p-1f)));
+    case kGeluTanh: {
+      const Vec inner = 0x1.988454p-1f * (v + 0.044715f * v * v * v);
+      return store(at, v * (1.f - 1.f / (exp(inner + inner) + 1.f)));
+    }
+    case kElu:
+      return store(at, v > zeros() ? v : (exp(smaller(zeros(), v)) - 1.f) * alpha);
+    case kSoftplus:
+      return store(at, softplus(v));
+    case kMish: {
+      const Vec inner = softplus(v);
+      return store(at, v * (1.f - 2.f / (exp(inner + inner) + 1.f)));
+    }
+    case kAbs:
+      return store(at, v < zeros() ? -v : v);
+    case kExp:
+      return store(at, exp(v));
+    case kErf:
+      return store(at, erf(v));
+    case kReciprocal:
+      return store(at, 1.f / v);
+    case kSqrt:
+      for (int i = 0; i < kLanes; ++i) at[i] = __builtin_sqrtf(at[i]);
+      return;
+    case kLog:
+      for (int i = 0; i < kLanes; ++i) at[i] = __builtin_logf(at[i]);
+      return;
+  }
+}
+
 ACCEL_INLINE Vec activate(Vec v, const Ending& e, int64_t channel) {
   const Vec zero = zeros();
   switch (e.activation) {
@@ -60,10 +105,16 @@ ACCEL_INLINE Vec activate(Vec v, const Ending& e, int64_t channel) {
       return 1.f / (exp(-v) + 1.f);
     case kTanh:
       return 1.f - 2.f / (exp(v + v) + 1.f);
-    case kSilu:
-      return silu(v);
-    default:
+    case kSwish:
+      return v * reciprocal(exp(-v * e.alpha) + 1.f);
+    case kNone:
       return v;
+    default: {
+      float some[kLanes];
+      store(some, v);
+      activate_seldom(some, e.activation, e.alpha);
+      return load(some);
+    }
   }
 }
 
@@ -230,11 +281,29 @@ inline void forward(At& at, const Picture& p) {
   }
 }
 
+inline void gather_dilated(const ProductStep& s, int64_t pixel, int64_t count, float* to) {
+  const Picture& x = s.x;
+  const Window& w = s.window;
+  At at = place(pixel, s.y);
+  for (; count; --count, forward(at, s.y))
+    for (int64_t r = 0; r < w.height; ++r)
+      for (int64_t c = 0; c < w.width; ++c, to += x.channels) {
+        const int64_t row = at.y * w.down - w.top + r * w.apart_down;
+        const int64_t column = at.x * w.across - w.left + c * w.apart_across;
+        if (row < 0 || row >= x.height || column < 0 || column >= x.width)
+          zero_run(to, x.channels);
+        else
+          copy_run(x.data + ((at.image * x.height + row) * x.width + column) * x.step, to,
+                   x.channels);
+      }
+}
+
 // The windows of `count` pixels of y, row by row, zeros outside.
 inline void gather(const ProductStep& s, int64_t pixel, int64_t count, float* to) {
   const Picture& x = s.x;
   const Window& w = s.window;
   const bool dense = x.step == x.channels;
+  if (w.apart_down != 1 || w.apart_across != 1) return gather_dilated(s, pixel, count, to);
   At at = place(pixel, s.y);
   for (; count; --count, forward(at, s.y)) {
     const int64_t top = at.y * w.down - w.top, left = at.x * w.across - w.left;
@@ -388,6 +457,8 @@ inline void depthwise_run(const Picture& x, const Window& w, const float* taps, 
       ACCEL_INNER(5, 1);
     else if (w.width == 5 && w.across == 2)
       ACCEL_INNER(5, 2);
+    else if (w.width == 7 && w.across == 1)
+      ACCEL_INNER(7, 1);
     else
       edges(s.inner, s.inner_end);
 #undef ACCEL_INNER
@@ -395,10 +466,35 @@ inline void depthwise_run(const Picture& x, const Window& w, const float* taps, 
   }
 }
 
+// One pixel of a dilated window.
+inline void depthwise_dilated(const Picture& x, const Window& w, const float* taps,
+                              const Ending& last, const At& at, int64_t pixel, float* out) {
+  const int64_t padded = (x.channels + kLanes - 1) / kLanes * kLanes;
+  for (int64_t channel = 0; channel < x.channels; channel += kLanes) {
+    const int64_t n = x.channels - channel;
+    Vec sum = last.bias ? load(last.bias + channel) : zeros();
+    for (int64_t r = 0; r < w.height; ++r)
+      for (int64_t c = 0; c < w.width; ++c) {
+        const int64_t row = at.y * w.down - w.top + r * w.apart_down;
+        const int64_t column = at.x * w.across - w.left + c * w.apart_across;
+        if (row < 0 || row >= x.height || column < 0 || column >= x.width) continue;
+        const float* from = x.data + ((at.image * x.height + row) * x.width + column) * x.step;
+        sum = fma(get(from + channel, n), load(taps + (r * w.width + c) * padded + channel), sum);
+      }
+    end_sum(last, sum, out + channel, pixel, channel, n);
+  }
+}
+
 // `count` pixels of a grid like y's from `pixel` on.
 inline void depthwise(const Picture& x, const Picture& y, const Window& w, const float* taps,
                       const Ending& last, int64_t pixel, int64_t count, float* out,
                       int64_t out_step) {
+  if (w.apart_down != 1 || w.apart_across != 1) {
+    At at = place(pixel, y);
+    for (; count; --count, ++pixel, out += out_step, forward(at, y))
+      depthwise_dilated(x, w, taps, last, at, pixel, out);
+    return;
+  }
   while (count) {
     const At at = place(pixel, y);
     const int64_t some = y.width - at.x < count ? y.width - at.x : count;
@@ -417,7 +513,8 @@ inline int64_t product_chunk(const ProductStep& s) {
 // Whether a window's lines are read where they lie. They are short then: to gather them would take
 // as long as the product.
 inline bool reads_in_place(const ProductStep& s) {
-  return s.x.step == s.x.channels && s.window.width * s.x.channels <= 64 && s.y.width >= 16;
+  return s.x.step == s.x.channels && s.window.width * s.x.channels <= 64 && s.y.width >= 16 &&
+         s.window.apart_down == 1 && s.window.apart_across == 1;
 }
 
 // Pixels [at.x, at.x + count) of one row of y.
@@ -509,6 +606,10 @@ ACCEL_INLINE Vec combine(int kind, Vec a, Vec b) {
       return b - a;
     case kDivideInto:
       return b / a;
+    case kMaximum:
+      return (a > b) | (a != a) ? a : b;
+    case kMinimum:
+      return (a < b) | (a != a) ? a : b;
     default:  // kKeep
       return a;
   }
@@ -591,6 +692,102 @@ inline void norm(const NormStep& s, int64_t image, int64_t c) {
       end(e, fma(get(x + p * s.x.step + i * kLanes, some) - mean[i], scale[i], shift[i]),
           s.y.data + (image * size + p) * s.y.step + at, image * size + p, at, some);
     }
+}
+
+// Pixels [pixel, pixel + count) of y: every tap whose place in x is whole and inside.
+inline void fold(const FoldStep& s, int64_t pixel, int64_t count) {
+  const Picture &x = s.x, &y = s.y;
+  const Window& w = s.window;
+  At at = place(pixel, y);
+  for (; count; --count, ++pixel, forward(at, y)) {
+    const float* from[kMostTaps];
+    int taps = 0;
+    for (int64_t i = 0; i < w.height; ++i) {
+      const int64_t down = at.y + w.top - i * w.apart_down, row = down / w.down;
+      if (down < 0 || down % w.down || row >= x.height) continue;
+      for (int64_t j = 0; j < w.width; ++j) {
+        const int64_t across = at.x + w.left - j * w.apart_across, column = across / w.across;
+        if (across < 0 || across % w.across || column >= x.width) continue;
+        from[taps++] = x.data + ((at.image * x.height + row) * x.width + column) * x.step +
+                       (i * w.width + j) * y.channels;
+      }
+    }
+    for (int64_t c = 0; c < y.channels; c += kLanes) {
+      const int64_t n = y.channels - c;
+      Vec v = zeros();
+      for (int k = 0; k < taps; ++k) v += get(from[k] + c, n);
+      end(s.last, v, y.data + pixel * y.step + c, pixel, c, n);
+    }
+  }
+}
+
+// Numbers of a line from `at` on, `fill` behind its end.
+ACCEL_INLINE Vec line_part(const float* x, int64_t n, float fill) {
+  if (n >= kLanes) return load(x);
+  float part[kLanes];
+  for (int i = 0; i < kLanes; ++i) part[i] = i < n ? x[i] : fill;
+  return load(part);
+}
+
+template <typename F>
+ACCEL_INLINE Vec along(const float* x, int64_t size, float fill, Vec start, const F& f) {
+  for (int64_t i = 0; i < size; i += kLanes) start = f(start, line_part(x + i, size - i, fill));
+  return start;
+}
+
+inline float largest_of_line(const float* x, int64_t size, float sign) {
+  const auto larger_one = [&](Vec a, Vec b) {
+    const Vec v = b * sign;
+    return (v > a) | (v != v) ? v : a;
+  };
+  const float least = -__builtin_inff();
+  float part[kLanes], most = least;
+  store(part, along(x, size, least * sign, spread(least), larger_one));
+  for (float v : part) most = v > most || v != v ? v : most;
+  return most * sign;
+}
+
+inline void line(const LineStep& s, int64_t i) {
+  const int64_t size = s.size;
+  const float* x = s.x + i * size;
+  const auto total = [&](bool squares) {
+    return sum(
+        along(x, size, 0.f, zeros(), [&](Vec a, Vec b) { return squares ? fma(b, b, a) : a + b; }));
+  };
+  switch (s.kind) {
+    case kSum:
+      s.y[i] = total(false);
+      return;
+    case kMean:
+      s.y[i] = total(false) / float(size);
+      return;
+    case kSquares:
+      s.y[i] = total(true);
+      return;
+    case kLength:
+      s.y[i] = __builtin_sqrtf(total(true));
+      return;
+    case kLargest:
+      s.y[i] = largest_of_line(x, size, 1);
+      return;
+    case kSmallest:
+      s.y[i] = largest_of_line(x, size, -1);
+      return;
+  }
+  float* y = s.y + i * size;
+  const float most = largest_of_line(x, size, 1);
+  Vec sums = zeros();
+  for (int64_t at = 0; at < size; at += kLanes) {
+    const int64_t n = size - at;
+    const Vec v = exp(line_part(x + at, n, -__builtin_inff()) - most);
+    sums += v;
+    if (s.kind == kSoftmax) put(y + at, v, n);
+  }
+  const float all = sum(sums), shift = most + __builtin_logf(all);
+  for (int64_t at = 0; at < size; at += kLanes) {
+    const int64_t n = size - at;
+    put(y + at, s.kind == kSoftmax ? get(y + at, n) / all : get(x + at, n) - shift, n);
+  }
 }
 
 // Row `row` of y, counted through the images.

@@ -160,7 +160,7 @@ def test_joined_values_are_written_where_they_are_joined():
 def test_an_operator_without_a_kernel_is_computed_in_between():
     nodes = [
         helper.make_node("Conv", ["x", "w"], ["c"], pads=[1, 1, 1, 1]),
-        helper.make_node("Elu", ["c"], ["e"]),
+        helper.make_node("Sinh", ["c"], ["e"]),
         helper.make_node("ArgMax", ["e"], ["i"], axis=1),
         helper.make_node("Conv", ["e", "w"], ["y"], pads=[1, 1, 1, 1]),
     ]
@@ -223,7 +223,7 @@ class TestProgramRefuses:
         program, slot, none = self.made()
         x, y = [slot, 0, 1, 1, 1, 4, 4], [slot, 0, 1, 1, 1, 17, 17]
         with pytest.raises(ValueError, match="weights is too small"):
-            program.product(x, y, 0, [1, 1, 1, 1, 0, 0], 4, [slot, 0, 64], None, none, none)
+            program.product(x, y, 0, [1, 1, 1, 1, 0, 0, 1, 1], 4, [slot, 0, 64], None, none, none)
         table = program.hold(torch.tensor([0, 1], dtype=torch.int32))
         span = [table, 0, 2]
         a, b = [slot, 0, 1, 2, 2, 4, 4], [slot, 16, 1, 2, 2, 4, 4]

@@ -95,7 +95,7 @@ class Node:
     arguments: of the call; places among them are looked up when all of them lie somewhere.
     """
 
-    kind: str
+    kind: str  # "call" is a kernel of ours, "python" an operator of torch
     reads: list[Place]
     writes: list[Place]
     arguments: dict[str, Any] = field(default_factory=dict)

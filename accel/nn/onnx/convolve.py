@@ -77,7 +77,7 @@ def convolve_transposed(
         raise Unsupported(f"ConvTranspose of {dims} dimensions")
     strides, dilations = a.get("strides", [1] * dims), a.get("dilations", [1] * dims)
     extra = a.get("output_padding", [0] * dims)
-    pads = _cut_off(a, x, weight, strides, dilations, extra)
+    pads = cut_off(a, x, weight, strides, dilations, extra)
     out = TRANSPOSED[dims](x, weight, bias, strides, 0, extra, a.get("group", 1), dilations)  # type: ignore[operator]
     for i in range(dims):
         length = out.shape[2 + i] - pads[i] - pads[dims + i]
@@ -85,7 +85,7 @@ def convolve_transposed(
     return out.contiguous()
 
 
-def _cut_off(
+def cut_off(
     a: Attributes,
     x: Tensor,
     weight: Tensor,

@@ -6,6 +6,7 @@ at all is run by Plan, operator by operator.
 
 from __future__ import annotations
 
+import math
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -51,7 +52,7 @@ class Runner:
     def is_native(self, feeds: Feeds | None) -> bool:
         """Whether inputs like these are run by the native program alone."""
         program = None if feeds is None else self.program(feeds)
-        return program is not None and all(node.python is None for node in program.nodes)
+        return program is not None and all(node.kind != "python" for node in program.nodes)
 
     def takes(self, feeds: Feeds | None) -> bool:
         """Whether inputs like these are run by a program, operators of torch perhaps in between."""
@@ -142,9 +143,9 @@ class Program:
         """A call of the convolution for larger work, whose operands lie where they lie."""
         a = node.arguments
         x, y, residual = a["x"], a["y"], a["residual"]
-        flops = 2 * y.floats * a["weight"][0].numel()
+        weight, bias = a["weight"], a["bias"]
+        flops = 2 * y.floats * math.prod(weight.shape[1:])
         most = max(1, int(flops / FLOPS_A_THREAD))
-        weight, bias = a["weight"].contiguous(), a["bias"]
         bias = None if bias is None else bias.contiguous()
         fixed: list[Tensor | None] = []
 
@@ -156,8 +157,9 @@ class Program:
                 p is None or p.buffer.slot in self._tensors for p in (x, residual, y)
             ):
                 fixed.extend(pictures)
+            kernel = view(weight) if isinstance(weight, Place) else weight
             native.conv2d(
-                pictures[0], weight, bias, pictures[1], pictures[2],
+                pictures[0], kernel, bias, pictures[1], pictures[2],
                 a["stride"], a["pad"], a["slope"], True, min(most, threads),
             )  # fmt: skip
 

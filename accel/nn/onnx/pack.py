@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -13,6 +13,7 @@ class Packed:
 
     def __init__(self, lanes: int):
         self.lanes = lanes
+        self._zero = torch.zeros(1)
         # With the tensor itself, so that its id stays its own.
         self._made: dict[tuple[int, str], tuple[Tensor, Tensor]] = {}
 
@@ -25,6 +26,32 @@ class Packed:
     def product(self, weight: Tensor) -> Tensor:
         """[O, C, kh, kw], or [O, K] -> [vectors of O][kh, kw, C][lanes]"""
         return self.get(weight, "product", lambda: _panels(_rows(weight), self.lanes))
+
+    def rows(self, weight: Tensor) -> Tensor:
+        """[K, O] -> [O, K]"""
+        return self.get(weight, "rows", lambda: weight.T.contiguous())
+
+    def of_groups(self, weight: Tensor, first: int, count: int, outputs: int) -> Tensor:
+        """[O, C, kh, kw] of `count` groups from `first` on: [count outputs, count C, kh, kw], zeros
+        between different groups."""
+
+        def make() -> Tensor:
+            inputs = weight.shape[1]
+            block = weight.new_zeros(count * outputs, count * inputs, *weight.shape[2:])
+            for i in range(count):
+                rows = slice(i * outputs, (i + 1) * outputs)
+                block[rows, i * inputs : (i + 1) * inputs] = weight[first * outputs :][rows]
+            return block
+
+        return self.get(weight, f"groups {first} {count}", make)
+
+    def spread_out(self, weight: Tensor) -> Tensor:
+        """[C, O, kh, kw] of a transposed convolution -> [kh kw O, C, 1, 1]"""
+
+        def make() -> Tensor:
+            return weight.permute(2, 3, 1, 0).reshape(-1, weight.shape[0], 1, 1).contiguous()
+
+        return self.get(weight, "spread out", make)
 
     def product_turned(self, weight: Tensor) -> Tensor:
         """[K, O] -> [vectors of O][K][lanes]"""
@@ -47,6 +74,31 @@ class Packed:
             return torch.nn.functional.pad(flat, (0, -len(flat) % self.lanes)).contiguous()
 
         return self.get(values, "vector", make)
+
+    def full(self, vector: Tensor | None, size: int, rest: float) -> Tensor:
+        """A vector of `size` numbers: `rest` where none is given."""
+        if vector is None:
+            return torch.full((size,), rest)
+        return vector.reshape(-1).expand(size).contiguous()
+
+    def zero(self) -> Tensor:
+        return self._zero
+
+    def affine(self, vectors: Sequence[Tensor], epsilon: float) -> tuple[Tensor, Tensor]:
+        """Of a batch norm's scale, shift, mean and variance: what to multiply by, and to add."""
+        scale, shift, mean, variance = (v.double() for v in vectors)
+
+        these = f"{epsilon} {[id(v) for v in vectors]}"
+
+        def factor() -> Tensor:
+            return (scale / (variance + epsilon).sqrt()).float().contiguous()
+
+        def rest() -> Tensor:
+            return (shift - mean * scale / (variance + epsilon).sqrt()).float().contiguous()
+
+        return self.get(vectors[0], f"factor {these}", factor), self.get(
+            vectors[1], f"rest {these}", rest
+        )
 
 
 def _rows(weight: Tensor) -> Tensor:

@@ -145,11 +145,11 @@ def pad(
     for d in range(x.ndim):
         if amounts[d] or amounts[x.ndim + d]:
             index = torch.arange(-amounts[d], x.shape[d] + amounts[x.ndim + d])
-            x = x.index_select(d, _beyond(mode, index, x.shape[d]))
+            x = x.index_select(d, beyond(mode, index, x.shape[d]))
     return x
 
 
-def _beyond(mode: str, index: Tensor, size: int) -> Tensor:
+def beyond(mode: str, index: Tensor, size: int) -> Tensor:
     """Which numbers stand for those outside 0..size - 1."""
     if mode == "edge":
         return index.clamp(0, size - 1)

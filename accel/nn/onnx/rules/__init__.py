@@ -3,7 +3,7 @@
 A rule says that it cannot take a step (NotNative) before it changes anything.
 """
 
-from accel.nn.onnx.rules import moves, pixels, pointwise, products  # register their rules
+from accel.nn.onnx.rules import kernels, moves, pixels, pointwise, products  # register their rules
 from accel.nn.onnx.rules.register import RULES
 
-__all__ = ["RULES", "moves", "pixels", "pointwise", "products"]
+__all__ = ["RULES", "kernels", "moves", "pixels", "pointwise", "products"]

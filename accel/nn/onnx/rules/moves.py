@@ -61,6 +61,8 @@ def squeeze(low: Lowering, step: Step) -> None:
 
 
 def _reshaped(low: Lowering, step: Step, shape: Sequence[int]) -> None:
+    if tuple(shape) == low.shape(low.value(step.inputs[0])):
+        return identity(low, step)
     x = low.plain(low.place(step.inputs[0]))
     low.values[step.outputs[0]] = x.alias(tuple(shape))
 
@@ -103,7 +105,6 @@ def _moves(low: Lowering, name: str, x: Place, y: Place, start: int) -> bool:
     return True
 
 
-@rule("Pad")
 def pad(low: Lowering, step: Step) -> None:
     a = step.attributes
     shape = low.shape(low.value(step.inputs[0]))
@@ -191,3 +192,72 @@ def split(low: Lowering, step: Step) -> None:
         y = low.new(made, x.last)
         low.copy(x, y, x.steps(), y.steps(), made, x_at=start)
         low.values[name] = y
+
+
+@rule("Gather")
+def pick(low: Lowering, step: Step) -> None:
+    """One index, or neighbours, of a dimension."""
+    shape = low.shape(low.value(step.inputs[0]))
+    index = low.constant(step.inputs[1])
+    if not shape or not index.numel() or math.prod(shape) == 0:
+        raise NotNative("nothing to pick")
+    axis = step.attributes.get("axis", 0) % len(shape)
+    wanted = [i + shape[axis] if i < 0 else i for i in integers(index) or []]
+    first = wanted[0]
+    if wanted != list(range(first, first + len(wanted))) or not 0 <= first < shape[axis]:
+        raise NotNative("scattered")
+    if wanted[-1] >= shape[axis] or index.ndim > 1:
+        raise NotNative("beyond the end")
+    x = _by_channel(low, step.inputs[0])
+    cut_to = [*shape[:axis], len(wanted), *shape[axis + 1 :]]
+    made = cut_to if index.ndim else [*shape[:axis], *shape[axis + 1 :]]
+    at = first * x.steps()[axis]
+    if (not x.last and math.prod(shape[:axis]) == 1) or (x.last and axis == 1 and index.ndim):
+        low.values[step.outputs[0]] = x.alias(made, at=x.at + at)
+    else:
+        y = low.new(made, False)
+        full = y.alias(cut_to)
+        low.copy(x, y, x.steps(), full.steps(), cut_to, x_at=at)
+        low.values[step.outputs[0]] = y
+
+
+@rule("DepthToSpace")
+def depth_to_space(low: Lowering, step: Step) -> None:
+    n, c, h, w = low.shape(low.value(step.inputs[0]))
+    b = step.attributes["blocksize"]
+    depth, left = divmod(c, b * b)
+    if left or not depth * h * w * n:
+        raise NotNative("uneven")
+    x = low.last(step.inputs[0])
+    y = low.new((n, depth, h * b, w * b), True)
+    by_depth = step.attributes.get("mode", "DCR") == "CRD"
+    image, channel, row, column = x.steps()
+    part = channel if by_depth else depth * channel
+    x_steps = [image, row, column, b * part, part, b * b * channel if by_depth else channel]
+    image, channel, row, column = y.steps()
+    y_steps = [image, b * row, b * column, row, column, channel]
+    low.copy(x, y, x_steps, y_steps, [n, h, w, b, b, depth])
+    low.values[step.outputs[0]] = y
+
+
+@rule("Expand")
+def expand(low: Lowering, step: Step) -> None:
+    shape = low.shape(low.value(step.inputs[0]))
+    wanted = integers(low.constant(step.inputs[1])) or []
+    made = tuple(torch.broadcast_shapes(shape, tuple(wanted)))
+    low.values[step.outputs[0]] = repeated(low, low.place(step.inputs[0]), made)
+
+
+def repeated(low: Lowering, x: Place, made: Sequence[int]) -> Place:
+    """A value repeated along dimensions of one, or along new ones."""
+    if x.shape == tuple(made):
+        return x
+    if len(made) > 6 or math.prod(made) == 0:
+        raise NotNative("too many dimensions, or nothing")
+    x = low.plain(x)
+    full = (1,) * (len(made) - len(x.shape)) + x.shape
+    steps = x.alias(full).steps()
+    steps = [0 if size == 1 else step for size, step in zip(full, steps)]
+    y = low.new(made, False)
+    low.copy(x, y, steps, y.steps(), made)
+    return y

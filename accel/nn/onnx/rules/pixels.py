@@ -14,7 +14,9 @@ from accel.nn.onnx.lower import Lowering, NotNative, Pending
 from accel.nn.onnx.ops import integers
 from accel.nn.onnx.plan import Step
 from accel.nn.onnx.resize import axes_of, rounding_of
-from accel.nn.onnx.rules.register import rule
+from accel.nn.onnx.rules.moves import pad
+from accel.nn.onnx.rules.register import LINES, rule, window_of
+from accel.nn.onnx.shapes import beyond
 
 
 @rule("MaxPool", "AveragePool")
@@ -37,7 +39,7 @@ def pool(low: Lowering, step: Step) -> None:
     if not largest and size == [1, 1] and not any(pads) and list(shape[2:]) == list(kernel):
         return _mean(low, step, x)
     y = low.new((*shape[:2], *size), True)
-    window = [*kernel, *strides, pads[0], pads[1]]
+    window = window_of(kernel, strides, pads)
     counted = bool(a.get("count_include_pad", 0))
     arguments = {"x": x, "y": y, "window": window, "largest": largest, "count_zeros": counted}
     low.add(Node("pool", [x], [y], arguments))
@@ -50,22 +52,53 @@ def _mean(low: Lowering, step: Step, x: Place) -> None:
     low.values[step.outputs[0]] = y
 
 
-@rule("GlobalAveragePool", "ReduceMean")
-def mean(low: Lowering, step: Step) -> None:
+@rule("GlobalAveragePool")
+def global_mean(low: Lowering, step: Step) -> None:
     shape = low.shape(low.value(step.inputs[0]))
     if len(shape) != 4 or not shape[2] * shape[3]:
         raise NotNative("not of pictures")
-    keep = True
-    if step.kind == "ReduceMean":
-        axes = integers(low.optional_constant(step, 1)) or step.attributes.get("axes") or []
-        if sorted(d % 4 for d in axes) != [2, 3]:
-            raise NotNative("a mean over other than pixels")
-        keep = bool(step.attributes.get("keepdims", 1))
     _mean(low, step, low.last(step.inputs[0]))
-    if not keep:
-        made = low.values[step.outputs[0]]
-        assert isinstance(made, Place)
-        low.values[step.outputs[0]] = made.alias(shape[:2], last=False, step=0)
+
+
+@rule(*(kind for kind in LINES if kind.startswith("Reduce")))
+def reduce(low: Lowering, step: Step) -> None:
+    shape = low.shape(low.value(step.inputs[0]))
+    axes = integers(low.optional_constant(step, 1)) or step.attributes.get("axes") or []
+    axes, rank = sorted(d % max(len(shape), 1) for d in axes), len(shape)
+    if not axes or axes != list(range(axes[0], rank)) or math.prod(shape) == 0:
+        raise NotNative("over other than the last dimensions")
+    keep = bool(step.attributes.get("keepdims", 1))
+    made = (*shape[: axes[0]], *([1] * len(axes) if keep else []))
+    x = low.place(step.inputs[0])
+    if axes == [2, 3] and step.kind == "ReduceMean" and (x.last or shape[1] >= 8):
+        _mean(low, step, low.last(step.inputs[0]))
+        if not keep:
+            found = low.values[step.outputs[0]]
+            assert isinstance(found, Place)
+            low.values[step.outputs[0]] = found.alias(shape[:2], last=False, step=0)
+        return
+    x = low.plain(x)
+    y = low.new(made, False)
+    lines(low, x.alias((math.prod(shape[: axes[0]]), math.prod(shape[axes[0] :]))), y, step.kind)
+    low.values[step.outputs[0]] = y
+
+
+def lines(low: Lowering, x: Place, y: Place, kind: str) -> None:
+    """The lines of x, [lines, size], to lines or numbers of y."""
+    flat = y.alias((x.shape[0], y.floats // max(x.shape[0], 1)))
+    low.add(Node("lines", [x], [y], {"x": x, "y": flat, "kind": LINES[kind]}, x))
+
+
+@rule("Softmax", "LogSoftmax")
+def softmax(low: Lowering, step: Step) -> None:
+    shape, a = low.shape(low.value(step.inputs[0])), step.attributes
+    axis = a.get("axis", -1 if a["opset"] >= 13 else 1) % max(len(shape), 1)
+    if math.prod(shape) == 0 or (a["opset"] >= 13 and axis != len(shape) - 1):
+        raise NotNative("along other than the last dimension")
+    x = low.plain(low.place(step.inputs[0]))
+    y = low.new(shape, False)
+    lines(low, x.alias((math.prod(shape[:axis]), math.prod(shape[axis:]))), y, step.kind)
+    low.values[step.outputs[0]] = y
 
 
 @rule("InstanceNormalization", "accel.instance_norm")
@@ -145,4 +178,28 @@ def resize(low: Lowering, step: Step) -> None:
     arguments |= dict(zip(("r0", "r1", "c0", "c1"), tables))
     arguments |= dict(zip(("row_part", "column_part"), parts))
     low.add(Node("resize", [x], [y], arguments))
+    low.values[step.outputs[0]] = y
+
+
+@rule("Pad")
+def mirrored(low: Lowering, step: Step) -> None:
+    """A padding of pixels by pixels: a change of size that takes the nearest."""
+    a, shape = step.attributes, low.shape(low.value(step.inputs[0]))
+    if a.get("mode", "constant") == "constant":
+        return pad(low, step)
+    amounts = integers(low.optional_constant(step, 1)) or a.get("pads")
+    if len(shape) != 4 or math.prod(shape) == 0 or amounts is None or len(step.inputs) > 3:
+        raise NotNative("not of pictures")
+    if len(amounts) != 8 or any(amounts[:2] + amounts[4:6]) or min(amounts) < 0:
+        raise NotNative("of other than pixels")
+    made, tables = list(shape), []
+    for d in (2, 3):
+        index = torch.arange(-amounts[d], shape[d] + amounts[4 + d])
+        tables += [beyond(a["mode"], index, shape[d]).int()] * 2
+        made[d] = len(index)
+    x = low.last(step.inputs[0])
+    y = low.new(made, True)
+    about = dict(zip(("r0", "r1", "c0", "c1"), tables))
+    parts = {"row_part": None, "column_part": None}
+    low.add(Node("resize", [x], [y], {"x": x, "y": y, **about, **parts}))
     low.values[step.outputs[0]] = y

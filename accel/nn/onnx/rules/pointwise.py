@@ -11,25 +11,46 @@ from torch import Tensor
 from accel.nn.onnx.arena import Node, Place, touched
 from accel.nn.onnx.lower import Ending, Lowering, NotNative, Pending
 from accel.nn.onnx.plan import Step
+from accel.nn.onnx.rules.moves import repeated
 from accel.nn.onnx.rules.register import (
+    ABS,
     ADD,
     CLIP,
     DIVIDE,
     DIVIDE_INTO,
+    ELU,
+    ERF,
+    EXP,
+    GELU,
+    GELU_TANH,
     HARD_SIGMOID,
     HARD_SWISH,
     KEEP,
     LEAKY,
+    LOG,
+    MAXIMUM,
+    MINIMUM,
+    MISH,
     MULTIPLY,
     NONE,
     PRELU,
+    RECIPROCAL,
     RELU,
     SIGMOID,
+    SOFTPLUS,
+    SQRT,
     SUBTRACT,
     SUBTRACT_FROM,
+    SWISH,
     TANH,
     rule,
 )
+
+SIMPLE = {
+    "Relu": RELU, "Sigmoid": SIGMOID, "Tanh": TANH, "HardSwish": HARD_SWISH, "Softplus": SOFTPLUS,
+    "Mish": MISH, "Sqrt": SQRT, "Abs": ABS, "Exp": EXP, "Log": LOG, "Erf": ERF,
+    "Reciprocal": RECIPROCAL,
+}  # fmt: skip
 
 
 def _activation(low: Lowering, step: Step) -> Ending:
@@ -56,11 +77,16 @@ def _activation(low: Lowering, step: Step) -> Ending:
         if not per_channel:
             raise NotNative("slopes of pixels")
         return Ending(activation=PRELU, slope=slope)
-    simple = {"Relu": RELU, "Sigmoid": SIGMOID, "Tanh": TANH, "HardSwish": HARD_SWISH}
-    return Ending(activation=simple[step.kind])
+    if step.kind == "Gelu":
+        return Ending(activation=GELU_TANH if a.get("approximate") == "tanh" else GELU)
+    if step.kind == "Elu":
+        return Ending(activation=ELU, alpha=a.get("alpha", 1.0))
+    if step.kind == "accel.swish":
+        return Ending(activation=SWISH, alpha=a["alpha"])
+    return Ending(activation=SIMPLE[step.kind])
 
 
-@rule("Relu", "LeakyRelu", "PRelu", "Clip", "Sigmoid", "Tanh", "HardSwish", "HardSigmoid")
+@rule("LeakyRelu", "PRelu", "Clip", "HardSigmoid", "Gelu", "Elu", "accel.swish", *SIMPLE)
 def activate(low: Lowering, step: Step) -> None:
     wanted = _activation(low, step)
     before = low.pending(step.inputs[0])
@@ -147,6 +173,52 @@ def divide(low: Lowering, step: Step) -> None:
     _binary(low, step, DIVIDE, DIVIDE_INTO)
 
 
+@rule("Max", "Min")
+def extreme(low: Lowering, step: Step) -> None:
+    if len(step.inputs) != 2:
+        raise NotNative("not of two")
+    kind = MAXIMUM if step.kind == "Max" else MINIMUM
+    _binary(low, step, kind, kind)
+
+
+@rule("Pow")
+def power(low: Lowering, step: Step) -> None:
+    exponent = low.constant(step.inputs[1])
+    if exponent.numel() != 1 or exponent.ndim > len(low.shape(low.value(step.inputs[0]))):
+        raise NotNative("many powers")
+    x = low.place(step.inputs[0])
+    if float(exponent) == 2:
+        _combine(low, step.outputs[0], MULTIPLY, x, x)
+    elif float(exponent) in (0.5, -1.0):
+        kind = SQRT if float(exponent) == 0.5 else RECIPROCAL
+        _combine(low, step.outputs[0], KEEP, x, None, Ending(activation=kind))
+    else:
+        raise NotNative("another power")
+
+
+@rule("Neg")
+def negate(low: Lowering, step: Step) -> None:
+    x = low.place(step.inputs[0])
+    zero = low.packed.zero()
+    _combine(low, step.outputs[0], SUBTRACT_FROM, x, low.hold(zero).alias((1, 1)))
+
+
+@rule("BatchNormalization")
+def batch_norm(low: Lowering, step: Step) -> None:
+    """That no convolution could take in: times a number for each channel, and another added."""
+    shape, a = low.shape(low.value(step.inputs[0])), step.attributes
+    if a.get("training_mode", 0) or not a.get("spatial", 1) or len(step.outputs) > 1:
+        raise NotNative("in training")
+    if len(shape) not in (2, 4):
+        raise NotNative("of other than pictures")
+    vectors = [low.constant(name) for name in step.inputs[1:5]]
+    epsilon = a.get("epsilon", 1e-5)
+    scale, shift = low.packed.affine(vectors, epsilon)
+    x = low.last(step.inputs[0]) if len(shape) == 4 else low.place(step.inputs[0])
+    b = low.hold(scale).alias((1, shape[1], 1, 1), last=True, step=shape[1])
+    _combine(low, step.outputs[0], MULTIPLY, x, b, Ending(bias=shift))
+
+
 def _binary(low: Lowering, step: Step, kind: int, turned: int) -> None:
     first, second = step.inputs
     shapes = [low.shape(low.value(n)) for n in (first, second)]
@@ -154,15 +226,15 @@ def _binary(low: Lowering, step: Step, kind: int, turned: int) -> None:
     if shapes[0] != whole:
         first, second, kind = second, first, turned
         shapes.reverse()
-    if shapes[0] != whole:
-        raise NotNative("both sides are repeated")
     for name in (first, second):
         value = low.value(name)
         if getattr(value, "dtype", torch.float32) != torch.float32:
             raise NotNative("needs float32")
     same = shapes[0] == shapes[1]
     of_channels = len(whole) == 4 and _of_channels(shapes[1], whole)
-    a = low.place(first)
+    a = repeated(low, low.place(first), whole)
+    if shapes[0] != whole:
+        return _combine(low, step.outputs[0], kind, a, repeated(low, low.place(second), whole))
     if same:
         b = low.place(second)
         if a.last or b.last:
@@ -174,13 +246,30 @@ def _binary(low: Lowering, step: Step, kind: int, turned: int) -> None:
         flat = low.plain(low.place(second))
         images = whole[0] if len(shapes[1]) == 4 and shapes[1][0] == whole[0] else 1
         b = flat.alias((images, whole[1], 1, 1), last=True, step=whole[1])
-    elif not a.last and shapes[1] == (whole[-1],):
+    elif not a.last and whole[-1:] == (math.prod(shapes[1]),) and shapes[1][-1] == whole[-1]:
         b = low.plain(low.place(second)).alias((1, whole[-1]))
+    elif _of_pixels(shapes[1], whole):
+        a = low.last(first)
+        b = low.plain(low.place(second)).alias((whole[0], 1, *whole[2:]), last=True, step=1)
+    elif not a.last and _of_lines(shapes[1], whole):
+        a = low.plain(a)
+        b = low.plain(low.place(second)).alias((math.prod(whole[:-1]), 1))
     else:
-        raise NotNative("repeated along other dimensions")
+        a = low.plain(a)
+        b = repeated(low, low.place(second), whole)
     _combine(low, step.outputs[0], kind, a, b)
 
 
 def _of_channels(shape: tuple[int, ...], whole: tuple[int, ...]) -> bool:
     full = (1,) * (4 - len(shape)) + tuple(shape)
     return full[1] == whole[1] and full[2:] == (1, 1) and full[0] in (1, whole[0])
+
+
+def _of_pixels(shape: tuple[int, ...], whole: tuple[int, ...]) -> bool:
+    """Whether there is a number for each pixel."""
+    return len(whole) == 4 and shape == (whole[0], 1, *whole[2:]) and whole[1] > 1
+
+
+def _of_lines(shape: tuple[int, ...], whole: tuple[int, ...]) -> bool:
+    """Whether there is a number for each line."""
+    return shape == (*whole[:-1], 1)

@@ -2,33 +2,40 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from accel.kernels import _native
-from accel.nn.onnx.arena import Node, Place
-from accel.nn.onnx.convolve import padding
+from accel.nn.onnx.arena import Node, Place, touched
+from accel.nn.onnx.convolve import cut_off, padding
 from accel.nn.onnx.lower import Ending, Lowering, NotNative, Pending
 from accel.nn.onnx.plan import Step
 from accel.nn.onnx.rules.register import (
     DEPTHWISE,
     DIRECT,
     GATHERED,
+    KEEP,
     LEAKY,
     NONE,
     RELU,
     reads_of,
     rule,
+    window_of,
 )
 
 native: Any = _native.module
+MOST_TAPS = 256  # of csrc/graph.h
 
 
 @rule("Conv", "accel.conv")
 def conv(low: Lowering, step: Step) -> None:
+    if not isinstance(low.value(step.inputs[1]), Tensor):
+        return _by_computed_weights(low, step)
     weight = low.constant(step.inputs[1])
     bias = low.optional_constant(step, 2)
     shape = low.shape(low.value(step.inputs[0]))
@@ -40,13 +47,12 @@ def conv(low: Lowering, step: Step) -> None:
     groups = a.get("group", 1)
     pads = padding(a, torch.empty(shape, device="meta"), kernel, 2)
     depthwise = groups > 1 and groups == shape[1] == outputs
-    if set(dilations) != {1} or (groups > 1 and not depthwise) or weight.numel() == 0:
-        raise NotNative("dilated, or in groups")
-    if weight.shape[1] * groups != shape[1] or any(
-        not 0 <= pads[i] < kernel[i % 2] for i in range(4)
-    ):
+    reach = [(k - 1) * d + 1 for k, d in zip(kernel, dilations)]
+    if weight.shape[1] * groups != shape[1] or outputs % groups or weight.numel() == 0:
+        raise NotNative("weights that do not fit")
+    if any(not 0 <= pads[i] < reach[i % 2] for i in range(4)):
         raise NotNative("a padding wider than the kernel")
-    size = [(shape[2 + i] + pads[i] + pads[2 + i] - kernel[i]) // strides[i] + 1 for i in range(2)]
+    size = [(shape[2 + i] + pads[i] + pads[2 + i] - reach[i]) // strides[i] + 1 for i in range(2)]
     if min(size) < 1:
         raise NotNative("a kernel larger than the picture")
     residual = low.last(step.inputs[3]) if len(step.inputs) > 3 and step.inputs[3] else None
@@ -58,16 +64,19 @@ def conv(low: Lowering, step: Step) -> None:
         weight = low.packed.get(
             weight, "tap", lambda: weight[:, :, pads[0] :, pads[1] :][..., :1, :1].contiguous()
         )
-        kernel, pads = [1, 1], [0, 0, 0, 0]
-    window = [*kernel, *strides, pads[0], pads[1]]
+        kernel, pads, dilations = [1, 1], [0, 0, 0, 0], [1, 1]
+    window = window_of(kernel, strides, pads, dilations)
     ending = Ending(bias=bias, residual=residual)
     slope = a.get("slope", 1.0)
     if slope != 1:
         ending.activation, ending.alpha = (RELU, 0.0) if slope == 0 else (LEAKY, slope)
     if depthwise:
         pending = _depthwise(low, step, weight, window, made, ending)
+    elif groups > 1:
+        pending = _grouped(low, step, weight, groups, window, made, ending)
     else:
-        pending = _product(low, step, weight, window, made, ending, len(set(pads)) == 1)
+        even = len(set(pads)) == 1 and set(dilations) == {1}
+        pending = _product(low, step, weight, window, made, ending, even)
     low.values[step.outputs[0]] = pending
 
 
@@ -98,7 +107,7 @@ def _product(
 ) -> Pending:  # fmt: skip
     point = (
         window[:2] == [1, 1]
-        and window[4:] == [0, 0]
+        and window[4:6] == [0, 0]
         and made[2:] == low.shape(low.value(step.inputs[0]))[2:]
     )
     before = low.pending(step.inputs[0]) if point else None
@@ -130,18 +139,8 @@ def _product(
     def emit(pending: Pending) -> None:
         e = pending.ending
         assert e is not None
-        if wide and e.activation in (NONE, RELU, LEAKY) and _like(e.residual, made):
-            slope = e.alpha if e.activation == LEAKY else float(e.activation == NONE)
-            low.add(
-                Node(
-                    "conv2d", [x, *reads_of(e)], [pending.y],
-                    {
-                        "x": x, "y": pending.y, "weight": weight, "bias": e.bias, "slope": slope,
-                        "residual": e.residual, "stride": window[2], "pad": window[4],
-                    },
-                    over=e.residual,
-                )
-            )  # fmt: skip
+        if wide and _like(e.residual, made):
+            _by_conv2d(low, x, pending.y, weight.contiguous(), window, e)
             return
         packed = low.packed.product(weight)
         low.add(
@@ -152,6 +151,164 @@ def _product(
         )  # fmt: skip
 
     return Pending(low.new(made, True), emit, low.stays, ending)
+
+
+def _by_conv2d(
+    low: Lowering, x: Place, y: Place, weight: Tensor | Place, window: Sequence[int], e: Ending
+) -> None:
+    """Let conv2d do it; an activation that it has not is applied to what it made."""
+    has = e.activation in (NONE, RELU, LEAKY)
+    slope = e.alpha if e.activation == LEAKY else float(e.activation != RELU)
+    operands = touched([x, weight if isinstance(weight, Place) else None, e.residual])
+    low.add(
+        Node(
+            "conv2d", operands, [y],
+            {
+                "x": x, "y": y, "weight": weight, "bias": e.bias, "slope": slope,
+                "residual": e.residual, "stride": window[2], "pad": window[4],
+            },
+            over=e.residual,
+        )
+    )  # fmt: skip
+    if not has:
+        rest = Ending(slope=e.slope, activation=e.activation, alpha=e.alpha, beta=e.beta)
+        low.add(Node("combine", [y], [y], {"kind": KEEP, "a": y, "b": None, "y": y, "last": rest}))
+
+
+def _by_computed_weights(low: Lowering, step: Step) -> None:
+    """A convolution whose weights a run computes, as those of modulated ones are."""
+    a = step.attributes
+    shape, (outputs, inputs, *kernel) = (low.shape(low.value(n)) for n in step.inputs[:2])
+    bias = low.optional_constant(step, 2)
+    strides, dilations = a.get("strides", [1, 1]), a.get("dilations", [1, 1])
+    pads = padding(a, torch.empty(shape, device="meta"), kernel, 2)
+    if len(shape) != 4 or len(kernel) != 2 or a.get("group", 1) != 1 or set(dilations) != {1}:
+        raise NotNative("dilated, or in groups")
+    if len(set(pads)) > 1 or strides[0] != strides[1] or pads[0] >= min(kernel):
+        raise NotNative("uneven")
+    size = [(shape[2 + i] + 2 * pads[0] - kernel[i]) // strides[0] + 1 for i in range(2)]
+    if inputs != shape[1] or min(size, default=0) < 1 or len(step.inputs) > 3:
+        raise NotNative("sizes that do not fit")
+    slope = a.get("slope", 1.0)
+    ending = Ending(bias=bias)
+    if slope != 1:
+        ending.activation, ending.alpha = (RELU, 0.0) if slope == 0 else (LEAKY, slope)
+    weight = low.plain(low.place(step.inputs[1]))
+    x, y = _dense(low, low.last(step.inputs[0])), low.new((shape[0], outputs, *size), True)
+    window = window_of(kernel, strides, pads)
+
+    def emit(pending: Pending) -> None:
+        e = pending.ending
+        assert e is not None
+        if not _like(e.residual, y.shape):
+            assert e.residual is not None
+            e.residual = _dense(low, e.residual)
+        _by_conv2d(low, x, y, weight, window, e)
+
+    low.values[step.outputs[0]] = Pending(y, emit, low.stays, ending)
+
+
+def _dense(low: Lowering, place: Place) -> Place:
+    if place.dense:
+        return place
+    y = low.new(place.shape, True)
+    low.copy(place, y, place.steps(), y.steps(), place.shape)
+    return y
+
+
+def _grouped(
+    low: Lowering, step: Step, weight: Tensor, groups: int, window: list[int],
+    made: tuple[int, ...], ending: Ending,
+) -> Pending:  # fmt: skip
+    """A product for each group, or for some at a time that fill a vector."""
+    x = low.last(step.inputs[0])
+    inputs, outputs = weight.shape[1], weight.shape[0] // groups
+    together = max(m for m in range(1, groups + 1) if groups % m == 0 and (m - 1) * outputs < 16)
+
+    def emit(pending: Pending) -> None:
+        for first in range(0, groups, together):
+            block = low.packed.of_groups(weight, first, together, outputs)
+            part = _channels(x, first * inputs, together * inputs)
+            y = _channels(pending.y, first * outputs, together * outputs)
+            assert part is not None
+            assert y is not None
+            assert pending.ending is not None
+            e = _ending_part(pending.ending, first * outputs, together * outputs)
+            arguments = {
+                "x": part, "y": y, "window": window, "depth": block[0].numel(), "taps": None,
+                "first": Ending(), "source": GATHERED, "weights": low.packed.product(block),
+                "last": e,
+            }  # fmt: skip
+            low.add(Node("product", [part, *reads_of(e)], [y], arguments))
+
+    return Pending(low.new(made, True), emit, low.stays, ending)
+
+
+def _channels(x: Place, first: int, count: int) -> Place | None:
+    count = min(count, x.shape[1] - first)
+    if count < 1:
+        return None
+    return x.alias((x.shape[0], count, *x.shape[2:]), at=x.at + first)
+
+
+def _ending_part(e: Ending, first: int, count: int) -> Ending:
+    """Of the channels from `first` on."""
+
+    def cut(vector: Tensor | None) -> Tensor | None:
+        return None if vector is None else vector.reshape(-1)[first : first + count]
+
+    residual = None if e.residual is None else _channels(e.residual, first, count)
+    return replace(e, bias=cut(e.bias), slope=cut(e.slope), residual=residual)
+
+
+@rule("ConvTranspose")
+def conv_transposed(low: Lowering, step: Step) -> None:
+    """What each pixel adds to a window of the result, by one product; then those are summed."""
+    a, shape = step.attributes, low.shape(low.value(step.inputs[0]))
+    weight, bias = low.constant(step.inputs[1]), low.optional_constant(step, 2)
+    if weight.ndim != 4 or len(shape) != 4 or weight.shape[0] != shape[1] or a.get("group", 1) > 1:
+        raise NotNative("not of pictures, or in groups")
+    outputs, kernel = weight.shape[1], list(weight.shape[2:])
+    strides, dilations = a.get("strides", [1, 1]), a.get("dilations", [1, 1])
+    extra, meta = a.get("output_padding", [0, 0]), torch.empty(shape, device="meta")
+    pads = cut_off(a, meta, weight, strides, dilations, extra)
+    reach = [(k - 1) * d + 1 for k, d in zip(kernel, dilations)]
+    size = [
+        (shape[2 + i] - 1) * strides[i] + reach[i] + extra[i] - pads[i] - pads[2 + i]
+        for i in range(2)
+    ]
+    if min(size) < 1 or any(not 0 <= pads[i] < reach[i] for i in range(2)) or not weight.numel():
+        raise NotNative("a padding wider than the kernel")
+    if math.prod(kernel) > MOST_TAPS or math.prod(shape) == 0:
+        raise NotNative("a large kernel")
+    x = low.last(step.inputs[0])
+    spread = low.new((shape[0], math.prod(kernel) * outputs, *shape[2:]), True)
+    _point(low, x, spread, low.packed.spread_out(weight))
+    y, window = (
+        low.new((shape[0], outputs, *size), True),
+        window_of(kernel, strides, pads, dilations),
+    )
+
+    def emit(pending: Pending) -> None:
+        e = pending.ending
+        assert e is not None
+        arguments = {"x": spread, "y": y, "window": window, "last": e}
+        low.add(Node("fold", [spread, *reads_of(e)], [y], arguments))
+
+    low.values[step.outputs[0]] = Pending(y, emit, low.stays, Ending(bias=bias))
+
+
+def _point(low: Lowering, x: Place, y: Place, weight: Tensor) -> None:
+    """A 1x1 convolution."""
+    if x.dense and _is_wide(weight, y.shape):
+        _by_conv2d(low, x, y, weight, window_of([1, 1]), Ending())
+        return
+    arguments = {
+        "x": x, "y": y, "window": window_of([1, 1]), "depth": x.shape[1], "taps": None,
+        "first": Ending(), "source": DIRECT, "weights": low.packed.product(weight),
+        "last": Ending(),
+    }  # fmt: skip
+    low.add(Node("product", [x], [y], arguments))
 
 
 def _is_wide(weight: Tensor, made: tuple[int, ...]) -> bool:
@@ -184,11 +341,29 @@ def gemm(low: Lowering, step: Step) -> None:
 
 @rule("MatMul")
 def matmul(low: Lowering, step: Step) -> None:
+    if not isinstance(low.value(step.inputs[1]), Tensor):
+        return _batched(low, step)
     weight = low.constant(step.inputs[1])
     shape = low.shape(low.value(step.inputs[0]))
     if weight.ndim != 2 or len(shape) < 2:
-        raise NotNative("MatMul of other than a matrix")
+        return _batched(low, step)
     _matrix(low, step, weight, False, None, shape)
+
+
+def _batched(low: Lowering, step: Step) -> None:
+    """A product of two computed tensors."""
+    shapes = [low.shape(low.value(name)) for name in step.inputs]
+    if min(map(len, shapes)) < 2 or not math.prod(shapes[0]) * math.prod(shapes[1]):
+        raise NotNative("MatMul of vectors")
+    metas = [torch.empty(shape, device="meta") for shape in shapes]
+    a, b = (low.plain(low.place(name)) for name in step.inputs)
+    y = low.new(tuple(torch.matmul(*metas).shape), False)
+
+    def call(view: Callable[[Place], Tensor], boxes: dict[str, Tensor], threads: int) -> None:
+        torch.matmul(view(a), view(b), out=view(y))
+
+    low.add(Node("call", [a, b], [y], python=call))
+    low.values[step.outputs[0]] = y
 
 
 def _matrix(
@@ -208,7 +383,7 @@ def _matrix(
         raise NotNative("sizes that do not fit")
     y = low.new((*shape[:-1], outputs), False)
     arguments = {
-        "x": x, "window": [1, 1, 1, 1, 0, 0], "depth": depth, "source": DIRECT, "taps": None,
+        "x": x, "window": window_of([1, 1]), "depth": depth, "source": DIRECT, "taps": None,
         "weights": packed, "first": Ending(),
     }  # fmt: skip
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from accel.nn.onnx.arena import Place, touched
@@ -11,9 +11,14 @@ from accel.nn.onnx.plan import Step
 
 RULES: dict[str, Callable[[Lowering, Step], None]] = {}
 
-NONE, RELU, LEAKY, PRELU, CLIP, HARD_SWISH, HARD_SIGMOID, SIGMOID, TANH, SILU = range(10)
+NONE, RELU, LEAKY, PRELU, CLIP, HARD_SWISH, HARD_SIGMOID, SIGMOID, TANH, SWISH = range(10)
+GELU, GELU_TANH, ELU, SOFTPLUS, MISH, SQRT, ABS, EXP, LOG, ERF, RECIPROCAL = range(10, 21)
 DIRECT, GATHERED, DEPTHWISE = range(3)
-ADD, SUBTRACT, MULTIPLY, DIVIDE, SUBTRACT_FROM, DIVIDE_INTO, KEEP = range(7)
+ADD, SUBTRACT, MULTIPLY, DIVIDE, SUBTRACT_FROM, DIVIDE_INTO, KEEP, MAXIMUM, MINIMUM = range(9)
+LINES = {
+    "Softmax": 0, "LogSoftmax": 1, "ReduceSum": 2, "ReduceMean": 3, "ReduceMax": 4, "ReduceMin": 5,
+    "ReduceSumSquare": 6, "ReduceL2": 7,
+}  # fmt: skip
 
 
 def rule(*kinds: str) -> Callable[[Callable[[Lowering, Step], None]], Any]:
@@ -23,6 +28,15 @@ def rule(*kinds: str) -> Callable[[Callable[[Lowering, Step], None]], Any]:
         return run
 
     return register
+
+
+def window_of(
+    kernel: Sequence[int],
+    strides: Sequence[int] = (1, 1),
+    pads: Sequence[int] = (0, 0),
+    dilations: Sequence[int] = (1, 1),
+) -> list[int]:
+    return [*kernel, *strides, pads[0], pads[1], *dilations]
 
 
 def reads_of(ending: Ending | None) -> list[Place]:

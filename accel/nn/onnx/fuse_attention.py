@@ -1,0 +1,144 @@
+"""Attention that was written out as two products with a softmax between them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor
+
+from accel.nn.onnx.ops import Attributes, op
+from accel.nn.onnx.plan import Step
+from accel.nn.onnx.wiring import Constants, Wiring, other, replaced
+
+
+def attentions(steps: Sequence[Step], constants: Constants, outputs: Sequence[str]) -> list[Step]:
+    """softmax(q k + mask) v, with its factors and the turns of its operands taken in."""
+    graph, result = Wiring(steps, outputs), list(steps)
+    for soft in [s for s in steps if s.kind == "Softmax"]:
+        found = _written_out(soft, graph, constants)
+        if found is None:
+            continue
+        fused, parts = found
+        result = replaced(result, parts, fused)
+    return result
+
+
+def _written_out(soft: Step, graph: Wiring, constants: Constants) -> tuple[Step, list[Step]] | None:
+    last = graph.only_reader(soft.outputs[0], "MatMul")
+    a = soft.attributes
+    axis = a.get("axis", -1 if a["opset"] >= 13 else 1)
+    is_last = axis in (-1, 3) or (axis == 2 and a["opset"] >= 13)
+    if last is None or last.inputs[0] != soft.outputs[0] or not is_last:
+        return None
+    parts, score, mask, factor, divided = [soft, last], soft.inputs[0], "", "", False
+    added = graph.maker(score, "Add")
+    if added is not None:
+        sides = [n for n in added.inputs if graph.made.get(n) is not None and _scores(n, graph)]
+        if len(sides) != 1:
+            return None
+        score, mask = sides[0], other(added, sides[0])
+        parts.append(added)
+    for kind in ("Mul", "Div"):
+        scaled = graph.maker(score, kind)
+        if scaled is not None:
+            sides = [n for n in scaled.inputs if graph.maker(n, "MatMul") is not None]
+            if len(sides) != 1 or (kind == "Div" and scaled.inputs[0] != sides[0]):
+                return None
+            score, factor, divided = sides[0], other(scaled, sides[0]), kind == "Div"
+            parts.append(scaled)
+            break
+    product = graph.maker(score, "MatMul")
+    if product is None:
+        return None
+    parts.append(product)
+    operands = []
+    for name in (*product.inputs, last.inputs[1]):
+        operands.append(_operand(name, graph, parts, constants))
+    (q, q_factor, q_turn), (k, k_factor, k_turn), (v, v_factor, v_turn) = operands
+    if v_factor:
+        return None
+    out, turn = last.outputs, None
+    turned = graph.only_reader(out[0], "Transpose")
+    if turned is not None and "perm" in turned.attributes:
+        parts.append(turned)
+        out, turn = turned.outputs, list(turned.attributes["perm"])
+    attributes = {
+        "q": q_turn,
+        "k": k_turn,
+        "v": v_turn,
+        "out": turn,
+        "divided": divided,
+        "axis": axis,
+    }
+    inputs = [q, k, v, mask, q_factor, k_factor, factor]
+    return Step("accel.attention", attributes, inputs, out), parts
+
+
+def _scores(name: str, graph: Wiring) -> bool:
+    """Whether a value is a product, perhaps scaled."""
+    if graph.maker(name, "MatMul") is not None:
+        return True
+    scaled = graph.maker(name, "Mul") or graph.maker(name, "Div")
+    return scaled is not None and any(graph.maker(n, "MatMul") for n in scaled.inputs)
+
+
+def _operand(
+    name: str, graph: Wiring, parts: list[Step], constants: Constants
+) -> tuple[str, str, list[int] | None]:
+    """A value, the factor it is multiplied by, and how it is turned."""
+    factor, turn = "", None
+    scaled = graph.maker(name, "Mul")
+    if scaled is not None:
+        for i in (1, 0):  # a factor that comes from no input's values is a constant or a shape's
+            if _is_setting(scaled.inputs[i], graph, constants):
+                parts.append(scaled)
+                name, factor = scaled.inputs[1 - i], scaled.inputs[i]
+                break
+    turned = graph.maker(name, "Transpose")
+    if turned is not None and "perm" in turned.attributes:
+        parts.append(turned)
+        name, turn = turned.inputs[0], list(turned.attributes["perm"])
+    return name, factor, turn
+
+
+def _is_setting(name: str, graph: Wiring, constants: Constants) -> bool:
+    """Whether a value is a constant's or a shape's, by way of at most a few operators."""
+    for _ in range(8):
+        if name in constants:
+            return constants[name].numel() == 1
+        step = graph.made.get(name)
+        if step is None:
+            return False
+        if step.kind == "Shape":
+            return True
+        variable = [n for n in step.inputs if n and n not in constants]
+        if len(variable) != 1 or step.kind not in ("Sqrt", "Div", "Cast", "Slice", "Gather", "Mul"):
+            return False
+        name = variable[0]
+    return False
+
+
+@op("accel.attention")
+def attend(
+    a: Attributes,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    mask: Tensor | None,
+    q_factor: Tensor | None,
+    k_factor: Tensor | None,
+    factor: Tensor | None,
+) -> Tensor:
+    q, k, v = (t if turn is None else t.permute(turn) for t, turn in _turned(a, q, k, v))
+    q = q if q_factor is None else q * q_factor
+    k = k if k_factor is None else k * k_factor
+    score = q @ k
+    if factor is not None:
+        score = score / factor if a["divided"] else score * factor
+    score = score if mask is None else score + mask
+    out = score.softmax(a["axis"]) @ v
+    return out if a["out"] is None else out.permute(a["out"])
+
+
+def _turned(a: Attributes, *operands: Tensor) -> list[tuple[Tensor, list[int] | None]]:
+    return list(zip(operands, (a["q"], a["k"], a["v"])))

@@ -1,0 +1,209 @@
+"""Norms that were written out by means, squares and roots, found and made one step each."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from accel.kernels import group_norm_silu
+from accel.nn.onnx.ops import Attributes, integers, op
+from accel.nn.onnx.plan import Step
+from accel.nn.onnx.wiring import Constants, Wiring, other, replaced, scalar
+
+
+@op("accel.instance_norm")
+def instance_norm(
+    a: Attributes, x: Tensor, scale: Tensor | None = None, shift: Tensor | None = None
+) -> Tensor:
+    """Normalise each channel of each image; then, where given, times scale plus shift."""
+    channels = x.shape[1]
+
+    def affine(value: Tensor | None, rest: float) -> Tensor | None:
+        if value is None:
+            return x.new_full((channels,), rest)
+        return value.reshape(-1) if value.numel() == channels else None
+
+    weight, bias = affine(scale, 1.0), affine(shift, 0.0)
+    if weight is not None and bias is not None:
+        return group_norm_silu(x, channels, weight, bias, a["epsilon"], False)
+    ones, zeros = x.new_ones(channels), x.new_zeros(channels)
+    y = group_norm_silu(x, channels, ones, zeros, a["epsilon"], False)
+    y = y if scale is None else y * scale
+    return y if shift is None else y + shift
+
+
+def instance_norms(
+    steps: Sequence[Step], constants: Constants, outputs: Sequence[str]
+) -> list[Step]:
+    """Find instance norms that were written out: x less its mean, over the root of its variance."""
+    graph, result = Wiring(steps, outputs), list(steps)
+    for step in steps:
+        found = _written_out(step, graph, constants)
+        if found is None:
+            continue
+        parts, epsilon = found
+        kind, outs = "accel.instance_norm", parts[-1].outputs
+        fused = Step(kind, {"epsilon": epsilon}, [step.inputs[0]], outs)
+        result = replaced(result, parts, fused)
+    return result
+
+
+PIXELS, LAST = ([2, 3], [-2, -1]), ([-1],)  # axes of a mean
+
+
+def _written_out(
+    mean: Step, graph: Wiring, constants: Constants, over: Sequence[list[int]] = PIXELS
+) -> tuple[list[Step], float] | None:
+    """From the first ReduceMean: all the steps of the norm, and its epsilon."""
+    if not _is_mean(mean, constants, over):
+        return None
+    x = mean.inputs[0]
+    less = graph.only_reader(mean.outputs[0], "Sub")
+    if less is None or less.inputs != [x, mean.outputs[0]]:
+        return None
+    centred = less.outputs[0]
+    squares = [s for s in graph.read.get(centred, []) if _is_square(s, centred, constants)]
+    if not squares:
+        return None
+    square = squares[0]
+    again = graph.only_reader(square.outputs[0], "ReduceMean")
+    if again is None or not _is_mean(again, constants, over):
+        return None
+    plus = graph.only_reader(again.outputs[0], "Add")
+    root = graph.only_reader(plus.outputs[0], "Sqrt") if plus else None
+    if plus is None or root is None:
+        return None
+    epsilon = scalar(constants, other(plus, again.outputs[0]))
+    if epsilon is None:
+        return None
+    parts = [mean, less, square, again, plus, root]
+    rate = root.outputs[0]
+    turned = graph.only_reader(rate)
+    if turned and _is_reciprocal(turned, rate, constants):
+        parts.append(turned)
+        rate = turned.outputs[0]
+        last = graph.only_reader(rate, "Mul")
+        fits = last is not None and set(last.inputs) == {centred, rate}
+    else:
+        last = graph.only_reader(rate, "Div")
+        fits = last is not None and last.inputs == [centred, rate]
+    reads_of_centred = sum(s.inputs.count(centred) for s in [square, last] if s is not None)
+    if last is None or not fits or graph.count[centred] != reads_of_centred:
+        return None
+    return [*parts, last], epsilon
+
+
+def _is_mean(step: Step, constants: Constants, over: Sequence[list[int]]) -> bool:
+    if step.kind != "ReduceMean" or not step.attributes.get("keepdims", 1):
+        return False
+    axes = step.attributes.get("axes")
+    if len(step.inputs) > 1 and step.inputs[1] in constants:
+        axes = constants[step.inputs[1]].tolist()
+    return axes is not None and sorted(axes) in over
+
+
+def _is_square(step: Step, name: str, constants: Constants) -> bool:
+    if step.kind == "Mul":
+        return step.inputs == [name, name]
+    return step.kind == "Pow" and scalar(constants, step.inputs[1]) == 2
+
+
+def _is_reciprocal(step: Step, name: str, constants: Constants) -> bool:
+    if step.kind == "Reciprocal":
+        return True
+    is_one = step.kind == "Div" and scalar(constants, step.inputs[0]) == 1
+    return is_one and step.inputs[1] == name
+
+
+def scaled_norms(steps: Sequence[Step], constants: Constants, outputs: Sequence[str]) -> list[Step]:
+    """Take the scale and the shift that follow an instance norm into it (AdaIN)."""
+    graph, result = Wiring(steps, outputs), list(steps)
+    for step in [s for s in steps if s.kind == "accel.instance_norm"]:
+        for kind in ("Mul", "Add"):
+            follower = graph.only_reader(step.outputs[0], kind)
+            if follower is None or (kind == "Add" and len(step.inputs) == 1):
+                break
+            step.inputs = [*step.inputs, other(follower, step.outputs[0])]
+            step.outputs = follower.outputs
+            # It reads what the follower read, so it must stand where the follower stood.
+            result.remove(step)
+            result[next(i for i, s in enumerate(result) if s is follower)] = step
+    return result
+
+
+def layer_norms(steps: Sequence[Step], constants: Constants, outputs: Sequence[str]) -> list[Step]:
+    """Find norms of the last dimension that were written out, with a scale and a shift or not."""
+    graph, result = Wiring(steps, outputs), list(steps)
+    for step in steps:
+        found = _written_out(step, graph, constants, LAST)
+        if found is None:
+            continue
+        parts, epsilon = found
+        inputs = [step.inputs[0]]
+        for kind in ("Mul", "Add"):
+            after = graph.only_reader(parts[-1].outputs[0], kind)
+            vector = "" if after is None else other(after, parts[-1].outputs[0])
+            if after is None or vector not in constants or constants[vector].ndim > 1:
+                break
+            inputs.append(vector)
+            parts.append(after)
+        fused = Step("accel.layer_norm", {"epsilon": epsilon}, inputs, parts[-1].outputs)
+        result = replaced(result, parts, fused)
+    return result
+
+
+@op("accel.layer_norm")
+def layer_norm(
+    a: Attributes, x: Tensor, scale: Tensor | None = None, shift: Tensor | None = None
+) -> Tensor:
+    y = F.layer_norm(x, x.shape[-1:], None, None, a["epsilon"])
+    y = y if scale is None else y * scale
+    return y if shift is None else y + shift
+
+
+def group_norms(steps: Sequence[Step], constants: Constants, outputs: Sequence[str]) -> list[Step]:
+    """Find group norms: instance norms of a tensor whose groups were made its channels."""
+    graph, result = Wiring(steps, outputs), list(steps)
+    for norm in steps:
+        before = graph.maker(norm.inputs[0], "Reshape") if norm.inputs else None
+        after = graph.only_reader(norm.outputs[0], "Reshape")
+        if norm.kind != "InstanceNormalization" or before is None or after is None:
+            continue
+        grouped = constants.get(before.inputs[1])
+        ones, zeros = (constants.get(name) for name in norm.inputs[1:3])
+        if grouped is None or ones is None or zeros is None or before.attributes.get("allowzero"):
+            continue
+        is_plain = bool((ones == 1).all()) and not bool(zeros.any())
+        if grouped.numel() != 3 or int(grouped[0]) != 0 or int(grouped[2]) != -1 or not is_plain:
+            continue
+        parts, inputs = [before, norm, after], [before.inputs[0], after.inputs[1]]
+        for kind in ("Mul", "Add"):
+            follower = graph.only_reader(parts[-1].outputs[0], kind)
+            value = "" if follower is None else other(follower, parts[-1].outputs[0])
+            if follower is None or value not in constants or not _of_channels(constants[value]):
+                break
+            inputs.append(value)
+            parts.append(follower)
+        a = {"groups": int(grouped[1]), "epsilon": norm.attributes.get("epsilon", 1e-5)}
+        result = replaced(result, parts, Step("accel.group_norm", a, inputs, parts[-1].outputs))
+    return result
+
+
+def _of_channels(value: Tensor) -> bool:
+    return value.ndim in (3, 4) and value.shape[-3] == value.numel()
+
+
+@op("accel.group_norm")
+def group_norm(
+    a: Attributes,
+    x: Tensor,
+    shape: Tensor,  # of the result
+    scale: Tensor | None = None,
+    shift: Tensor | None = None,
+) -> Tensor:
+    y = F.group_norm(x, a["groups"], None, None, a["epsilon"])
+    y = y.reshape([x.shape[i] if s == 0 else s for i, s in enumerate(integers(shape) or [])])
+    y = y if scale is None else y * scale
+    return y if shift is None else y + shift
