@@ -14,7 +14,7 @@ from typing import Any
 
 from PIL import Image
 
-from accel.core import InputError
+from accel.core import InputError, open_file
 from accel.video.read import Limits
 
 # Pillow tells of damaged TIFF on standard error, beside the exception that says the same.
@@ -23,6 +23,7 @@ logging.getLogger("PIL").addHandler(logging.NullHandler())
 # What Pillow raises over damaged headers, whose values have any type.
 DAMAGED = (OSError, ValueError, SyntaxError, TypeError, AttributeError, LookupError, EOFError,
            ArithmeticError, RuntimeError, struct.error)  # fmt: skip
+LARGE_PX = 1 << 24  # from which on it pays to look for memory
 # EXIF orientation to (degrees clockwise that a viewer turns, mirrored left to right before that)
 _ORIENTATIONS = {
     1: (0, False), 2: (0, True), 3: (180, False), 4: (180, True),
@@ -44,12 +45,11 @@ def read_header(path: Path, limits: Limits) -> tuple[int, bool, dict[str, Any]]:
         warnings.simplefilter("ignore")  # of damaged EXIF, and of sizes that are checked below
         try:
             with Image.open(path) as image:
-                width, height = image.size
-                taken = _taken(image)
+                check_picture_size(path, image, limits)
                 extras = {}
                 if image.info.get("icc_profile") and image.mode not in ("CMYK", "L"):
                     extras["icc_profile"] = image.info["icc_profile"]
-                exif = image.getexif()
+                exif = _exif(image)
                 if exif and image.format != "TIFF":  # whose tags describe how it is stored
                     with suppress(*DAMAGED):  # what cannot be written again is left out
                         extras["exif"] = exif.tobytes()
@@ -58,15 +58,29 @@ def read_header(path: Path, limits: Limits) -> tuple[int, bool, dict[str, Any]]:
             raise InputError(
                 f"{path}: a frame may have {limits.max_pixels} pixels, this one has far more"
             ) from error
+        except InputError:
+            raise
         except DAMAGED as error:
             raise InputError(f"{path}: must be a whole picture: its header is damaged") from error
-    limits.check_size(path, width, height)
-    limits.check_bytes(path, width, height, taken)
     turn = _ORIENTATIONS.get(orientation) if isinstance(orientation, int) else None
     return *(turn or (0, False)), extras
 
 
-def _taken(image: Image.Image) -> float:
+def _exif(image: Image.Image) -> Image.Exif:
+    """Of a large PNG only what lies before its pixels: Pillow would decode them to look behind."""
+    if image.format == "PNG" and image.width * image.height >= LARGE_PX:
+        return Image.Image.getexif(image)
+    return image.getexif()
+
+
+def check_picture_size(path: Path, image: Image.Image, limits: Limits) -> None:
+    """Refuse a picture, opened and not decoded, that is too large or would take too much memory."""
+    width, height = image.size
+    limits.check_size(path, width, height)
+    limits.check_bytes(path, width, height, _taken(image, path))
+
+
+def _taken(image: Image.Image, path: Path) -> float:
     """Bytes of a pixel once decoded; half of what decoding needs at its worst, if that is more."""
     deep = 2 if ";16" in str([tile[3] for tile in image.tile[:1]]) and "I" not in image.mode else 1
     if image.format in ("JPEG", "MPO"):
@@ -77,14 +91,14 @@ def _taken(image: Image.Image) -> float:
         coefficients = 2 * samples if image.info.get("progressive") else 0
         return max(planes, (planes + coefficients) / 2)
     if image.format == "WEBP":
-        return 1.5 if _is_plain_webp(image) else 4.0
+        return 1.5 if _is_plain_webp(path) else 4.0
     if image.format == "BMP" and len(image.mode) == 1:  # which have a palette
         return 4.0
     decoded, planes = _BYTES.get(image.mode, (4, 4))
     return deep * max(planes, (decoded + planes) / 2)
 
 
-def _is_plain_webp(image: Image.Image) -> bool:
+def _is_plain_webp(path: Path) -> bool:
     """Lossy and without alpha: all others are decoded as four bytes a pixel."""
-    with open(image.filename, "rb") as file:  # type: ignore[attr-defined]
+    with open_file(path) as file:
         return file.read(16)[12:] == b"VP8 "

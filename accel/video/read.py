@@ -30,7 +30,7 @@ class Limits:
     """
 
     max_pixels: int = 8192 * 8192
-    max_picture_mb: int = 180
+    max_picture_mb: int = 144
     max_frames: int = 10_000_000
     max_duration_s: float = 48 * 3600.0
 

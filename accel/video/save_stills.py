@@ -17,10 +17,11 @@ from PIL import Image
 from accel.core import ConfigError
 from accel.video.frame import Frame
 from accel.video.info import VideoInfo
+from accel.video.picture_header import LARGE_PX
 from accel.video.read import VideoReader
 from accel.video.scope import KeptIfWell
 from accel.video.sniff import reason
-from accel.video.stills import LARGE_PX, FolderReader, ImageReader, give_back
+from accel.video.stills import FolderReader, ImageReader, give_back
 from accel.video.write import Finish, partial_name
 
 _STRIP, _MARGIN = 256, 16  # rows that are converted at a time, and those around them

@@ -15,12 +15,11 @@ import av
 from accel.core import InputError, open_file
 from accel.video.frame import Frame, planar
 from accel.video.info import ColorTags, VideoInfo, display_matrix
-from accel.video.picture_header import read_header
+from accel.video.picture_header import LARGE_PX, read_header
 from accel.video.read import DEFAULT_LIMITS, Limits
 from accel.video.scope import Closing
 from accel.video.sniff import PICTURE_SUFFIXES, reason, sniff
 
-LARGE_PX = 1 << 24  # from which on it pays to look for memory that nobody uses
 _CODECS = {"png_pipe": "png", "jpeg_pipe": "mjpeg", "bmp_pipe": "bmp", "tiff_pipe": "tiff",
            "webp_pipe": "webp"}  # fmt: skip
 _RATE = 25  # pictures have no time; a video made of them shows this many a second

@@ -1,9 +1,9 @@
 """Runs attacks one after the other and tells what each did: JSON, one a line.
 
-`python -m tests.hostile.battery FOLDER URL NAME...`. Everything is imported once; each attack then
-gets a copy of the process, because it may end it, and because its peak of memory and its sockets
-are watched. With CONFINED=1 in the environment each command is run with `--untrusted`, and what is
-told is of the child that does the work.
+`python -m tests.hostile.battery FOLDER URL NAME...`. What all commands share is imported once; each
+attack then gets a copy of the process, because it may end it, and because its peak of memory and
+its sockets are watched. With CONFINED=1 in the environment each command is run with `--untrusted`,
+and what is told is of the child that does the work.
 """
 
 from __future__ import annotations
@@ -13,12 +13,16 @@ import json
 import os
 import resource
 import signal
+import stat
 import sys
 import time
 from pathlib import Path
 
 SOCKETS: list[str] = []
 CONFINED = os.environ.get("CONFINED") == "1"
+SHARED = ("accel.pipelines.swap", "accel.pipelines.verify")
+# What only some commands load is not counted as time, and not as memory of the others.
+OWN = {"generate": ("accel.pipelines.generate.job",)}
 HANGS_S = 120  # by the clock; the machine may be busy with other things
 
 
@@ -52,9 +56,11 @@ def run(name: str, folder: Path, url: str) -> dict[str, object]:
     here.mkdir()
     portrait(here)
     words = ATTACKS[name].build(here, url)
+    load(OWN.get(words[0], ()))
     os.chdir(here)
     Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
     SOCKETS.clear()
+    before = listing(here)
     for end, number in (("out", 1), ("err", 2)):
         os.dup2(os.open(folder / f"{name}.{end}", os.O_RDWR | os.O_CREAT), number)
     theirs = content_of(here / "theirs")
@@ -73,7 +79,28 @@ def run(name: str, folder: Path, url: str) -> dict[str, object]:
         used_s, peak = child.ru_utime + child.ru_stime, child.ru_maxrss / 1024
     return {"status": status, "seconds": time.monotonic() - clock, "busy_s": used_s,
             "peak_mb": peak, "sockets": SOCKETS, "kept": theirs == content_of(here / "theirs"),
-            "left": sorted(p.name for p in here.rglob("*"))}  # fmt: skip
+            "words": words, **altered(before, listing(here))}  # fmt: skip
+
+
+def listing(folder: Path) -> dict[str, tuple[int, int]]:
+    """Size and time of change of all that lies below a folder; links are not followed."""
+    found = {}
+    for place, folders, files in os.walk(folder):
+        for one in (os.path.join(place, name) for name in folders + files):
+            told = os.lstat(one)
+            is_folder = stat.S_ISDIR(told.st_mode)  # whose time changes with what is put into it
+            found[os.path.relpath(one, folder)] = (told.st_size, told.st_mtime_ns) * (not is_folder)
+    return found
+
+
+def altered(before: dict[str, tuple[int, int]], after: dict[str, tuple[int, int]]) -> dict:
+    changed = [name for name in before if before[name] != after.get(name)]
+    return {"new": sorted(after.keys() - before.keys()), "changed": sorted(changed)}
+
+
+def load(modules: tuple[str, ...]) -> None:
+    for module in modules:
+        importlib.import_module(module)
 
 
 def content_of(place: Path) -> dict[str, bytes]:
@@ -105,12 +132,7 @@ def main() -> None:
     resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 30, 1 << 30))
     os.environ["ACCEL_HOME"] = str(folder / "home" / str(os.getpid()))
     sys.addaudithook(watch)
-    for module in (
-        "accel.pipelines.swap",
-        "accel.pipelines.generate.job",
-        "accel.pipelines.verify",
-    ):
-        importlib.import_module(module)
+    load(SHARED)
     for name in names:
         print(json.dumps(in_child(name, folder, url)), flush=True)
 

@@ -16,6 +16,7 @@ from accel.pipelines.generate import masks
 from accel.pipelines.generate.model import Model
 from accel.pipelines.generate.options import Options
 from accel.pipelines.generate.pictures import (
+    HALVED_PX,
     drawn_out,
     fitted,
     from_tensor,
@@ -60,7 +61,12 @@ def prepare(model: Model, options: Options, init: Any, mask: Any) -> Canvas:
             raise ConfigError(f"{model.path.name}: edits pictures, so init must be given")
         size = size_of(model, options, None)
         return Canvas(size, extra=inpaint_extra(model, size, None, None) if has_extra else None)
-    picture = read_picture(init)
+    picture = read_picture(init, whole=options.only_masked)
+    if options.only_masked and picture.width * picture.height > HALVED_PX:
+        raise ConfigError(
+            f"init must have {HALVED_PX} pixels at most where only_masked keeps its size, "
+            f"got {picture.width}x{picture.height}"
+        )
     white = None if mask is None else read_mask(mask)
     if any(options.outpaint):
         picture, white = outpainted(picture, white, options, unit_of(model))

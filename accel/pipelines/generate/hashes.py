@@ -9,8 +9,6 @@ import secrets
 from contextlib import suppress
 from pathlib import Path
 
-from accel.provenance.keys import config_folder
-
 CACHE = "hashes.json"
 PIECE = 1 << 22
 MODEL_DIGITS, LORA_DIGITS = 10, 12
@@ -35,6 +33,8 @@ def data_sha256(path: Path) -> str:
 def _remembered(path: Path, kind: str, begin: int) -> str:
     about = path.stat()
     key = f"{path.resolve()}|{kind}|{about.st_size}|{about.st_mtime_ns}"
+    from accel.provenance.keys import config_folder  # its cryptography is a library of its own
+
     place = config_folder() / CACHE
     known: dict[str, str] = {}
     with suppress(OSError, ValueError):  # no cache, or one that another program spoiled

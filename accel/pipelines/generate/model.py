@@ -26,7 +26,6 @@ from accel.nn.adapter import Adapter
 from accel.nn.control import ControlNet
 from accel.pipelines.generate.memory import Budget
 from accel.pipelines.generate.model_folders import ModelFolders
-from accel.pipelines.generate.options import OUTPUTS, Options
 from accel.pipelines.generate.prompts import TextEncoder, check_length
 from accel.sampling.schedules import NoiseSchedule
 from accel.text.prompt import schedule, split_and, take_tags
@@ -333,6 +332,7 @@ class Model:
         output: "image", or "latent" as it is before the decoder.
         Raises ConfigError for options that cannot be, Cancelled when `cancel` was set.
         """
+        from accel.pipelines.generate.options import OUTPUTS, Options
         from accel.pipelines.generate.run import run
 
         if output not in OUTPUTS:

@@ -16,21 +16,23 @@ from torch import Tensor
 
 from accel.core import ConfigError, InputError, open_file
 from accel.kernels import to_uint8
-from accel.video.picture_header import DAMAGED
+from accel.video.picture_header import DAMAGED, check_picture_size
 from accel.video.read import DEFAULT_LIMITS
 
-MAX_PIXELS = DEFAULT_LIMITS.max_pixels
+HALVED_PX = 1 << 25  # of a file from which on it is halved
+ORIENTATION = 0x0112  # of EXIF
 STRIP = 256  # rows that are blended at a time
 RESIZES = ("stretch", "crop", "fill")
 
 
-def read_picture(source: Any) -> Image.Image:  # RGB
+def read_picture(source: Any, *, whole: bool = False) -> Image.Image:  # RGB
     """A file, a Pillow picture, [3, H, W] in -1..1, or [H, W, 3] of uint8; one picture.
 
+    whole: in its own size, whatever that is, see `open_picture`.
     Raises InputError for a file that is no picture, ConfigError for what else cannot be one.
     """
     if isinstance(source, (str, Path)):
-        source = open_picture(Path(source))
+        source = open_picture(Path(source), whole=whole)
     elif isinstance(source, torch.Tensor):
         if not source.isfinite().all():
             raise ConfigError("picture must hold finite numbers, got NaN or infinity")
@@ -61,13 +63,28 @@ def read_mask(source: Any) -> Image.Image:  # L
     return flattened(source).convert("L")
 
 
-def open_picture(path: Path) -> Image.Image:
-    """A picture upright and decoded; InputError for any other file."""
+def open_picture(path: Path, *, whole: bool = False) -> Image.Image:
+    """A picture upright and decoded; InputError for any other file.
+
+    One of more than HALVED_PX comes with half its sides unless `whole` is asked for: nothing is
+    made in such sizes, and turning it as it is takes a gigabyte.
+    """
     with _header(path) as picture:
+        size = picture.size
+        halved = (size[0] // 2, size[1] // 2)
+        is_large = not whole and size[0] * size[1] > HALVED_PX
         try:
+            if is_large:
+                picture.draft(picture.mode, halved)  # which JPEG alone knows
             picture.load()
-            ImageOps.exif_transpose(picture, in_place=True)  # else a copy even of what lies right
-            return picture
+            upright: Image.Image = picture
+            if is_large and picture.size == size:
+                turn = Image.Exif()
+                turn[ORIENTATION] = picture.getexif().get(ORIENTATION, 1)
+                upright = flattened(picture).reduce(2)
+                upright.info["exif"] = turn.tobytes()
+            ImageOps.exif_transpose(upright, in_place=True)  # else a copy even of what lies right
+            return upright
         except DAMAGED as error:
             raise InputError(f"{path}: cannot be read as a picture: {error}") from error
 
@@ -88,11 +105,12 @@ def _header(path: Path) -> Iterator[Image.Image]:
             raise InputError(f"{path}: must be a picture") from error
         except DAMAGED as error:
             raise InputError(f"{path}: cannot be read as a picture: {error}") from error
-        if picture.width * picture.height > MAX_PIXELS:
-            raise InputError(
-                f"{path}: must have at most {MAX_PIXELS} pixels,"
-                f" got {picture.width}x{picture.height}"
-            )
+        try:
+            check_picture_size(path, picture, DEFAULT_LIMITS)
+        except InputError:
+            raise
+        except DAMAGED as error:
+            raise InputError(f"{path}: cannot be read as a picture: {error}") from error
         yield picture
 
 

@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 from accel.core import ConfigError, InputError
-from accel.pipelines.generate import masks, preview, upscale
+from accel.pipelines.generate import canvas, masks, pictures, preview, upscale
 from accel.pipelines.generate.options import Options
 from accel.pipelines.generate.pictures import fitted, read_mask, read_picture
 from accel.pipelines.generate.run import later
@@ -209,6 +209,30 @@ def test_transparent_pictures_lie_on_white(tmp_path):
     Image.new("RGBA", (4, 4), (255, 0, 0, 0)).save(path)
     assert np.asarray(read_picture(path)).min() == 255
     assert np.asarray(read_mask(np.eye(4, dtype=bool))).trace() == 4 * 255
+
+
+@pytest.mark.parametrize("orientation", [1, 6, 5])
+@pytest.mark.parametrize(("name", "mode"), [("a.jpg", "RGB"), ("a.jpg", "CMYK"), ("a.png", "P"),
+                                            ("a.png", "RGBA"), ("a.tif", "RGB")])  # fmt: skip
+def test_a_huge_file_is_halved_as_it_is_read(monkeypatch, tmp_path, orientation, name, mode):
+    monkeypatch.setattr(pictures, "HALVED_PX", 1000)
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    noise = np.random.default_rng(3).integers(0, 255, (5, 6, 3), np.uint8)
+    photo = Image.fromarray(noise).resize((240, 160), Image.Resampling.BICUBIC).convert(mode)
+    photo.save(tmp_path / name, exif=exif)
+    small, whole = read_picture(tmp_path / name), read_picture(tmp_path / name, whole=True)
+    assert whole.size == ((240, 160) if orientation == 1 else (160, 240))
+    assert small.size == (whole.width // 2, whole.height // 2)
+    wanted = np.asarray(whole.resize(small.size, Image.Resampling.BOX)).astype(int)
+    assert abs(np.asarray(small) - wanted).mean() < 2
+
+
+def test_a_huge_picture_keeps_no_size_of_its_own(nano, monkeypatch, tmp_path):
+    monkeypatch.setattr(canvas, "HALVED_PX", 1000)
+    Image.new("RGB", (64, 64)).save(tmp_path / "a.png")
+    with pytest.raises(ConfigError, match="init must have 1000 pixels at most"):
+        nano.sample("a", init=tmp_path / "a.png", mask=tmp_path / "a.png", only_masked=True)
 
 
 @pytest.mark.parametrize("factor", [2, 4])
