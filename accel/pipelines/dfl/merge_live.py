@@ -199,7 +199,8 @@ class LiveMerger:
         kind = kind_of(wanted, one.last, one.faces)
         # Short work is done by one thread: threads that wait for each other on a busy machine take
         # longer than one alone.
-        limit_threads(1 if self._pace.expected(level, kind) <= SOON_S else self.threads)
+        is_short = level != EXACT or self._pace.expected(level, kind) <= SOON_S
+        limit_threads(1 if is_short else self.threads)
         started = time.perf_counter()
         rgb = one.merged(
             wanted, seed=self.session.seed, variant=self.session.color_variant,

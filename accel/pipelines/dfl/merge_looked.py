@@ -175,7 +175,7 @@ class LookedFrames:
                     looked.forget_steps()
 
     def look_ahead(self, number: int) -> None:
-        """Make ready what is likely asked for next: the neighbours, and super-resolution."""
+        """Let networks say what is likely asked for next: of the neighbours, of other settings."""
         self._middle = number
         self.forget_steps(lambda n: abs(n - number) > 1)
         for near in (number, number + 1, number - 1):
@@ -197,9 +197,6 @@ class LookedFrames:
                 if predictor.xseg is not None:
                     looked.ask(predictor, replace(settings, mask=XSEG_MASK))
                 looked.small()
-            elif settings.roughens_background:
-                with looked.merging:
-                    looked.kept.background(looked.planes, settings, Cancel())
 
     def close(self) -> None:
         self._ahead.shutdown(cancel_futures=True)

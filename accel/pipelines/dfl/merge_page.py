@@ -167,7 +167,7 @@ def _handler(page: MergePage) -> type[BaseHTTPRequestHandler]:
                 "Referrer-Policy": "no-referrer",
                 "X-Content-Type-Options": "nosniff",
                 "X-Frame-Options": "DENY",
-                "Content-Security-Policy": "default-src 'none'; img-src blob:; connect-src 'self';"
+                "Content-Security-Policy": "default-src 'none'; connect-src 'self';"
                 f" script-src 'nonce-{page.nonce}'; style-src 'nonce-{page.nonce}'",
             }
             for name, value in (headers | (more or {})).items():

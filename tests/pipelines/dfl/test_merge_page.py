@@ -385,7 +385,7 @@ class Person:
         return self.browser.value(
             "(() => { const i = document.getElementById('frame');"
             " const c = document.createElement('canvas');"
-            " c.width = i.naturalWidth; c.height = i.naturalHeight;"
+            " c.width = i.width; c.height = i.height;"
             " const x = c.getContext('2d'); x.drawImage(i, 0, 0);"
             " return Array.from(x.getImageData(0, 0, c.width, c.height).data).join(); })()"
         )
@@ -460,7 +460,7 @@ def test_a_draft_comes_first_where_the_exact_picture_takes_long(page, browser, m
     person.press("t", True)
     assert int(browser.value("document.body.dataset.drafts")) == drafts + 1
     assert browser.value("document.getElementById('draft').hidden") is True
-    assert browser.value("document.getElementById('frame').width") == expected.shape[1]
+    assert browser.value("document.getElementById('frame').clientWidth") == expected.shape[1]
     seen = np.array(person.sees().split(","), np.uint8).reshape(*expected.shape[:2], 4)
     jpeg = cv2.imdecode(np.frombuffer(merge_live.encoded(expected, 960), np.uint8), 1)
     assert np.abs(seen[..., :3].astype(int) - jpeg[..., ::-1]).max() <= 6  # two JPEG decoders
