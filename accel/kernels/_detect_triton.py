@@ -146,7 +146,7 @@ AOT = [
     for most in (8, 32)  # by default; what the detector asks for
     if most == 8 or code == "fp32"
 ]
-AOT_SIMILARITY = [
+AOT += [
     {
         "name": "similarity",
         "kernel": _similarity_kernel,

@@ -149,21 +149,29 @@ def _variant(kernel, code: str, name: str, constexprs: dict) -> dict:
     }  # fmt: skip
 
 
-AOT_NORM = [
-    _variant(
-        _norm_kernel, code, f"group_norm_silu_{code}_{'nhwc' if last else 'nchw'}",
-        {"SILU": True, "LAST": last, "BLOCK": BLOCK},
-    )
-    for code in ("fp32", "fp16")
-    for last in (False, True)
-]  # fmt: skip
-AOT_GEGLU = [
-    _variant(_geglu_kernel, code, f"geglu_{code}", {"BLOCK": GATES}) for code in ("fp32", "fp16")
-]
-AOT_LAYER = [
-    _variant(_layer_kernel, code, f"layer_norm_{code}_{width}", {"AFFINE": True, "BLOCK": width})
-    for code, width in (("fp32", 512), ("fp16", 512), ("fp16", 2048))
-]
-AOT_BYTES = [
-    _variant(_bytes_kernel, code, f"to_uint8_{code}", {"BLOCK": BLOCK}) for code in ("fp32", "fp16")
+AOT = [
+    *(
+        _variant(
+            _norm_kernel,
+            code,
+            f"group_norm_silu_{code}_{'nhwc' if last else 'nchw'}",
+            {"SILU": True, "LAST": last, "BLOCK": BLOCK},
+        )
+        for code in ("fp32", "fp16")
+        for last in (False, True)
+    ),
+    *(
+        _variant(_geglu_kernel, code, f"geglu_{code}", {"BLOCK": GATES})
+        for code in ("fp32", "fp16")
+    ),
+    *(
+        _variant(
+            _layer_kernel, code, f"layer_norm_{code}_{width}", {"AFFINE": True, "BLOCK": width}
+        )
+        for code, width in (("fp32", 512), ("fp16", 512), ("fp16", 2048))
+    ),
+    *(
+        _variant(_bytes_kernel, code, f"to_uint8_{code}", {"BLOCK": BLOCK})
+        for code in ("fp32", "fp16")
+    ),
 ]

@@ -13,12 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from accel.kernels import _native as native
-from accel.kernels._op import INTERPRETED, Op
-
-try:
-    from accel.kernels._attention_triton import AOT, attend, why_not
-except ImportError:  # Triton is published for Linux alone
-    AOT = []
+from accel.kernels._op import INTERPRETED, TRITON, Op, triton_kernels
 
 
 def attention(
@@ -79,7 +74,7 @@ op.implement("native", _native, _why_not_native)
 
 
 def _triton(q, k, v, scale, causal):
-    return attend(q, k, v, scale)
+    return triton_kernels("attention").attend(q, k, v, scale)
 
 
 def _why_not_triton(q, k, v, scale, causal) -> str:
@@ -88,7 +83,7 @@ def _why_not_triton(q, k, v, scale, causal) -> str:
     half = (torch.float16, torch.bfloat16)
     if len({t.dtype for t in (q, k, v)}) > 1 or (q.dtype not in half and not INTERPRETED):
         return f"needs float16 or bfloat16, got {q.dtype}, {k.dtype}, {v.dtype}"
-    return why_not(q, k, v, causal)
+    return triton_kernels("attention").why_not(q, k, v, causal)
 
 
-op.implement("triton", _triton if AOT else None, _why_not_triton)
+op.implement("triton", _triton if TRITON else None, _why_not_triton)

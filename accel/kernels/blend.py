@@ -15,13 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from accel.kernels import _native
-from accel.kernels._op import INTERPRETED, Op
-
-try:
-    from accel.kernels import _blend_triton
-    from accel.kernels._blend_triton import AOT
-except ImportError:  # Triton is published for Linux alone
-    AOT = []
+from accel.kernels._op import INTERPRETED, TRITON, Op, triton_kernels
 
 
 def feather(
@@ -123,7 +117,7 @@ def _feather_native(masks, erode_px, blur_px):
 def _feather_triton(masks, erode_px, blur_px):
     height, width = masks.shape[1:]
     lines = _lines_on(masks.device, height, width, blur_px)
-    return _blend_triton.feather(masks, min(erode_px, float(max(height, width))), *lines)
+    return triton_kernels("blend").feather(masks, min(erode_px, float(max(height, width))), *lines)
 
 
 def _flat(*tensors) -> str:
@@ -143,7 +137,7 @@ def _why_not_triton(*tensors) -> str:
 feather_op.implement(
     "native", _feather_native, lambda masks, *rest: _native.why_not(masks) or _flat(masks)
 )
-if AOT:
+if TRITON:
     feather_op.implement("triton", _feather_triton, lambda masks, *rest: _why_not_triton(masks))
 
 
@@ -240,7 +234,9 @@ def _blend_native(front, back, masks, levels):
 blend_op.implement(
     "native", _blend_native, lambda *args: _native.why_not(*args[:3]) or _flat(*args[:3])
 )
-if AOT:
+if TRITON:
     blend_op.implement(
-        "triton", _blend_triton.blend_pyramid, lambda *args: _why_not_triton(*args[:3])
+        "triton",
+        lambda *args: triton_kernels("blend").blend_pyramid(*args),
+        lambda *args: _why_not_triton(*args[:3]),
     )

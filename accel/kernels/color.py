@@ -14,13 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from accel.kernels import _native
-from accel.kernels._op import INTERPRETED, Op
-
-try:
-    from accel.kernels import _color_triton
-    from accel.kernels._color_triton import AOT
-except ImportError:  # Triton is published for Linux alone
-    AOT = []
+from accel.kernels._op import INTERPRETED, TRITON, Op, triton_kernels
 
 native: Any = _native.module  # there whenever `_why_not_cpu` lets a call through
 
@@ -225,7 +219,9 @@ def _why_not_triton(crops, *rest) -> str:
 
 
 def _stats_triton(crops, masks):
-    weight, mean, squares = _color_triton.moments(crops, masks.contiguous())  # [N, parts, 1 or 3]
+    weight, mean, squares = triton_kernels("color").moments(
+        crops, masks.contiguous()
+    )  # [N, parts, 1 or 3]
     total = weight.sum(1)
     share = 1 / torch.where(total > 0, total, 1)
     whole = (weight * mean).sum(1) * share
@@ -234,19 +230,19 @@ def _stats_triton(crops, masks):
 
 
 def _illumination_triton(crops, masks, grid):
-    sums = _color_triton.cell_sums(crops, masks.contiguous(), grid)
+    sums = triton_kernels("color").cell_sums(crops, masks.contiguous(), grid)
     rows, columns = _cells(crops.shape[2], grid, sums), _cells(crops.shape[3], grid, sums)
     return _smoothed(sums, rows.sum(1)[:, None] * columns.sum(1))
 
 
 def _relight_triton(crops, *rest):
     gain, bias, added = _transfer(*rest)
-    return _color_triton.apply(crops, gain, bias, added)
+    return triton_kernels("color").apply(crops, gain, bias, added)
 
 
-color_stats_op.implement("triton", _stats_triton if AOT else None, _why_not_triton)
-illumination_op.implement("triton", _illumination_triton if AOT else None, _why_not_triton)
-relight_op.implement("triton", _relight_triton if AOT else None, _why_not_triton)
+color_stats_op.implement("triton", _stats_triton if TRITON else None, _why_not_triton)
+illumination_op.implement("triton", _illumination_triton if TRITON else None, _why_not_triton)
+relight_op.implement("triton", _relight_triton if TRITON else None, _why_not_triton)
 
 
 def _why_not_cpu(crops, *rest) -> str:

@@ -21,13 +21,8 @@ import torch
 from torch import Tensor
 
 from accel.kernels import _native
-from accel.kernels._op import INTERPRETED, Op
+from accel.kernels._op import INTERPRETED, TRITON, Op, triton_kernels
 from accel.kernels.planes import Planes, check_planes
-
-try:
-    from accel.kernels._crop_triton import AOT, read
-except ImportError:  # Triton is published for Linux alone
-    AOT = []
 
 LAYOUTS = ("NCHW", "NHWC")
 BORDERS = ("replicate", "zero")
@@ -264,7 +259,9 @@ def _triton(*args):
     out = _empty(*args)
     if out.numel():
         table = sampling(matrices, height, width, shift_x, shift_y, site_x, site_y)
-        read((c0, c1, c2), table, [*color, *gain, *bias], zero_border, channels_last, out)
+        triton_kernels("crop").read(
+            (c0, c1, c2), table, [*color, *gain, *bias], zero_border, channels_last, out
+        )
     return out
 
 
@@ -276,4 +273,4 @@ def _why_not_triton(c0, c1, c2, *rest) -> str:
     return ""
 
 
-op.implement("triton", _triton if AOT else None, _why_not_triton)
+op.implement("triton", _triton if TRITON else None, _why_not_triton)

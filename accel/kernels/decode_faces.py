@@ -13,12 +13,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from accel.kernels._op import INTERPRETED, Op
-
-try:
-    from accel.kernels._detect_triton import AOT, decode
-except ImportError:  # Triton is published for Linux alone
-    AOT = []
+from accel.kernels._op import INTERPRETED, TRITON, Op, triton_kernels
 
 COLUMNS = 17  # score; centre x, y, side and angle of the square; x and y of six points
 MOST_ANCHORS = 4096
@@ -108,7 +103,7 @@ op = Op(
 
 def _triton(boxes, logits, centres, back, min_score, overlap, margin, most):
     out = boxes.new_zeros(len(boxes), most, COLUMNS, dtype=torch.float32)
-    decode(boxes, logits, centres, back, out, min_score, overlap, margin)
+    triton_kernels("detect").decode(boxes, logits, centres, back, out, min_score, overlap, margin)
     return out
 
 
@@ -125,4 +120,4 @@ def _why_not_triton(boxes, logits, centres, back, *numbers) -> str:
     return ""
 
 
-op.implement("triton", _triton if AOT else None, _why_not_triton)
+op.implement("triton", _triton if TRITON else None, _why_not_triton)

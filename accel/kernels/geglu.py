@@ -14,13 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from accel.kernels import _native as native
-from accel.kernels._op import INTERPRETED, Op
-
-try:
-    from accel.kernels._norm_triton import AOT_GEGLU as AOT
-    from accel.kernels._norm_triton import gate
-except ImportError:  # Triton is published for Linux alone
-    AOT = []
+from accel.kernels._op import INTERPRETED, TRITON, Op, triton_kernels
 
 
 def geglu(
@@ -72,4 +66,6 @@ def _why_not_triton(x) -> str:
     return ""
 
 
-op.implement("triton", (lambda x: gate(x)) if AOT else None, _why_not_triton)
+op.implement(
+    "triton", (lambda x: triton_kernels("norm").gate(x)) if TRITON else None, _why_not_triton
+)

@@ -12,14 +12,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from accel.kernels._op import INTERPRETED, Op
+from accel.kernels._op import INTERPRETED, TRITON, Op, triton_kernels
 from accel.kernels.conv2d import linear
 from accel.kernels.geglu import geglu
-
-try:
-    from accel.kernels._gemm_triton import AOT, UNIT, gated
-except ImportError:  # Triton is published for Linux alone
-    AOT = []
 
 
 def geglu_linear(
@@ -52,7 +47,9 @@ op = Op("geglu_linear(Tensor x, Tensor weight, Tensor bias) -> Tensor", _referen
 
 def _triton(x, weight, bias):
     out = x.new_empty(*x.shape[:-1], weight.shape[0] // 2)
-    gated(x.flatten(0, -2) if x.ndim > 1 else x[None], weight, bias, out.view(-1, out.shape[-1]))
+    triton_kernels("gemm").gated(
+        x.flatten(0, -2) if x.ndim > 1 else x[None], weight, bias, out.view(-1, out.shape[-1])
+    )
     return out
 
 
@@ -65,11 +62,12 @@ def _why_not_triton(x, weight, bias) -> str:
         return f"needs float16 or bfloat16, got {x.dtype}, {weight.dtype}, {bias.dtype}"
     if not all(t.is_contiguous() for t in tensors) or not x.numel():
         return "needs values side by side in memory"
-    if x.shape[-1] % UNIT or weight.shape[0] % (2 * UNIT):
-        return f"needs widths that are multiples of {UNIT}, got {tuple(weight.shape)}"
+    unit = triton_kernels("gemm").UNIT
+    if x.shape[-1] % unit or weight.shape[0] % (2 * unit):
+        return f"needs widths that are multiples of {unit}, got {tuple(weight.shape)}"
     if any(t.data_ptr() % 16 for t in tensors):
         return "needs tensors that begin at a multiple of 16 bytes"
     return ""
 
 
-op.implement("triton", _triton if AOT else None, _why_not_triton)
+op.implement("triton", _triton if TRITON else None, _why_not_triton)

@@ -15,13 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from accel.kernels import _native as native
-from accel.kernels._op import INTERPRETED, Op
-
-try:
-    from accel.kernels._norm_triton import AOT_NORM as AOT
-    from accel.kernels._norm_triton import group_norm
-except ImportError:  # Triton is published for Linux alone
-    AOT = []
+from accel.kernels._op import INTERPRETED, TRITON, Op, triton_kernels
 
 
 def group_norm_silu(
@@ -103,7 +97,7 @@ op.implement("native", _native, _why_not_native)
 
 
 def _triton(x, groups, weight, bias, eps, silu):
-    return group_norm(x, groups, weight, bias, eps, silu)
+    return triton_kernels("norm").group_norm(x, groups, weight, bias, eps, silu)
 
 
 def _why_not_triton(x, groups, weight, bias, eps, silu) -> str:
@@ -118,4 +112,4 @@ def _why_not_triton(x, groups, weight, bias, eps, silu) -> str:
     return ""
 
 
-op.implement("triton", _triton if AOT else None, _why_not_triton)
+op.implement("triton", _triton if TRITON else None, _why_not_triton)

@@ -22,13 +22,7 @@ import torch
 from torch import Tensor
 
 from accel.kernels import _native as native
-from accel.kernels._op import INTERPRETED, Op
-
-try:
-    from accel.kernels import _guided_step_triton
-    from accel.kernels._guided_step_triton import AOT
-except ImportError:  # Triton is published for Linux alone
-    AOT = []
+from accel.kernels._op import INTERPRETED, TRITON, Op, triton_kernels
 
 OUTPUTS, TERMS = 3, 10  # sums of one step, and remembered values in each, at most
 # A step's numbers: guidance, keep, gain, scale of the inputs; then for each output of_clean,
@@ -151,5 +145,7 @@ def _why_not_triton(values, inputs, cond, uncond, numbers, slots, step) -> str:
 
 
 op.implement(
-    "triton", (lambda *args: _guided_step_triton.run(*args)) if AOT else None, _why_not_triton
+    "triton",
+    (lambda *args: triton_kernels("guided_step").run(*args)) if TRITON else None,
+    _why_not_triton,
 )

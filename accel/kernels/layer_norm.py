@@ -15,13 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from accel.kernels import _native as native
-from accel.kernels._op import INTERPRETED, Op
-
-try:
-    from accel.kernels._norm_triton import AOT_LAYER as AOT
-    from accel.kernels._norm_triton import MOST_WIDTH, normalize_rows
-except ImportError:  # Triton is published for Linux alone
-    AOT = []
+from accel.kernels._op import INTERPRETED, TRITON, Op, triton_kernels
 
 
 def layer_norm(
@@ -83,17 +77,18 @@ op.implement("native", _native, _why_not_native)
 
 
 def _triton(x, weight, bias, eps):
-    return normalize_rows(x, *_both(x, weight, bias), eps)
+    return triton_kernels("norm").normalize_rows(x, *_both(x, weight, bias), eps)
 
 
 def _why_not_triton(x, weight, bias, eps) -> str:
     if not (INTERPRETED or x.is_cuda):
         return f"needs CUDA tensors, got {x.device}"
-    if not x.is_contiguous() or not 0 < x.numel() < 1 << 31 or x.shape[-1] > MOST_WIDTH:
-        return f"needs 1 to 2^31 values side by side in memory, rows of {MOST_WIDTH} at most"
+    widest = triton_kernels("norm").MOST_WIDTH
+    if not x.is_contiguous() or not 0 < x.numel() < 1 << 31 or x.shape[-1] > widest:
+        return f"needs 1 to 2^31 values side by side in memory, rows of {widest} at most"
     if x.dtype not in (torch.float32, torch.float16, torch.bfloat16):
         return f"needs float32, float16 or bfloat16, got {x.dtype}"
     return ""
 
 
-op.implement("triton", _triton if AOT else None, _why_not_triton)
+op.implement("triton", _triton if TRITON else None, _why_not_triton)

@@ -14,12 +14,7 @@ import torch
 from torch import Tensor
 
 from accel.kernels import _native as native
-from accel.kernels._op import INTERPRETED, Op
-
-try:
-    from accel.kernels._mark_triton import AOT, add_pattern
-except ImportError:  # Triton is published for Linux alone
-    AOT = []
+from accel.kernels._op import INTERPRETED, TRITON, Op, triton_kernels
 
 
 def mark(
@@ -83,7 +78,7 @@ op.implement("native", _native, _why_not_native)
 
 
 def _triton(plane, pattern, before, bits):
-    add_pattern(plane, pattern, before, bits)
+    triton_kernels("mark").add_pattern(plane, pattern, before, bits)
 
 
 def _why_not_triton(plane, pattern, before, bits) -> str:
@@ -95,4 +90,4 @@ def _why_not_triton(plane, pattern, before, bits) -> str:
     return ""
 
 
-op.implement("triton", _triton if AOT else None, _why_not_triton)
+op.implement("triton", _triton if TRITON else None, _why_not_triton)

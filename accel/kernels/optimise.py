@@ -15,13 +15,7 @@ import torch
 from torch import Tensor
 
 from accel.kernels import _native
-from accel.kernels._op import INTERPRETED, Op
-
-try:
-    from accel.kernels import _optimise_triton
-    from accel.kernels._optimise_triton import AOT
-except ImportError:  # Triton is published for Linux alone
-    AOT = []
+from accel.kernels._op import INTERPRETED, TRITON, Op, triton_kernels
 
 WORD = 0xFFFFFFFF
 ALL = 1 << 32  # `limit` that keeps every weight's update
@@ -167,6 +161,10 @@ def _why_not_triton(*args) -> str:
 
 rmsprop_op.implement("native", _rmsprop_native, _why_not_native)
 adabelief_op.implement("native", _adabelief_native, _why_not_native)
-if AOT:
-    rmsprop_op.implement("triton", _optimise_triton.rmsprop, _why_not_triton)
-    adabelief_op.implement("triton", _optimise_triton.adabelief, _why_not_triton)
+if TRITON:
+    rmsprop_op.implement(
+        "triton", lambda *args: triton_kernels("optimise").rmsprop(*args), _why_not_triton
+    )
+    adabelief_op.implement(
+        "triton", lambda *args: triton_kernels("optimise").adabelief(*args), _why_not_triton
+    )

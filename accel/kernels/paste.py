@@ -34,13 +34,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from accel.kernels import _native as native
-from accel.kernels._op import INTERPRETED, Op
+from accel.kernels._op import INTERPRETED, TRITON, Op, triton_kernels
 from accel.kernels.planes import Planes, check_planes
-
-try:
-    from accel.kernels._paste_triton import AOT, paste_group
-except ImportError:  # Triton is published for Linux alone
-    AOT = []
 
 # A footprint of exactly 2 crop pixels must not become 3 samples because a rotation's entries were
 # rounded to float32.
@@ -339,6 +334,7 @@ def _triton(
     planes = (c0, c1, c2)
     shapes = [tuple(plane.shape) for plane in planes]
     to_codes = [from_rgb[k : k + 4] for k in (0, 4, 8)]
+    paste_group = triton_kernels("paste").paste_group
     for n, matrix in enumerate(matrices.tolist()):
         for group in groups(matrix, crops.shape[-1], shapes, shift_x, shift_y, site_x, site_y):
             paste_group(planes, crops[n], masks[n], gain[n], bias[n], to_codes, group, max_code)
@@ -351,4 +347,4 @@ def _why_not_triton(*args) -> str:
     return _flat(*tensors[3:])
 
 
-op.implement("triton", _triton if AOT else None, _why_not_triton)
+op.implement("triton", _triton if TRITON else None, _why_not_triton)

@@ -15,13 +15,8 @@ import torch
 from torch import Tensor
 
 from accel.kernels import _native
-from accel.kernels._op import INTERPRETED, Op
+from accel.kernels._op import INTERPRETED, TRITON, Op, triton_kernels
 from accel.kernels.planes import PlaneLayout, Planes, check_planes
-
-try:
-    from accel.kernels._planes_rgb_triton import AOT, write_plane, write_rgb
-except ImportError:  # Triton is published for Linux alone
-    AOT = []
 
 FULL_SCALE = {torch.uint8: 255.0, torch.uint16: 65535.0, torch.float32: 1.0}
 
@@ -178,7 +173,8 @@ def _triton_to_rgb(c0, c1, c2, color, shift_x, shift_y, site_x, site_y, dtype):
     out = _fake_to_rgb(c0, c1, c2, color, shift_x, shift_y, site_x, site_y, dtype)
     if out.numel():
         shift, site = (shift_x, shift_y), (site_x, site_y)
-        write_rgb((c0, c1, c2), color, shift, site, FULL_SCALE[dtype], out)
+        write = triton_kernels("planes_rgb").write_rgb
+        write((c0, c1, c2), color, shift, site, FULL_SCALE[dtype], out)
     return out
 
 
@@ -191,7 +187,7 @@ def _triton_to_planes(rgb, color, shift_x, shift_y, site_x, site_y, bits):
     chroma = (small, (shift_x, site_x), (shift_y, site_y))
     for row, out in enumerate(torch.split(flat, [flat.numel() - 2 * size, size, size])):
         shape, along_x, along_y = chroma if row else luma
-        write_plane(
+        triton_kernels("planes_rgb").write_plane(
             rgb.contiguous(), color[4 * row : 4 * row + 4],
             (1 << along_x[0], *_box(*along_x)), (1 << along_y[0], *_box(*along_y)),
             FULL_SCALE[rgb.dtype], (1 << bits) - 1, out.view(shape),
@@ -207,5 +203,5 @@ def _why_not_triton(tensor, *rest) -> str:
     return ""
 
 
-to_rgb_op.implement("triton", _triton_to_rgb if AOT else None, _why_not_triton)
-to_planes_op.implement("triton", _triton_to_planes if AOT else None, _why_not_triton)
+to_rgb_op.implement("triton", _triton_to_rgb if TRITON else None, _why_not_triton)
+to_planes_op.implement("triton", _triton_to_planes if TRITON else None, _why_not_triton)

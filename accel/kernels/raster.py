@@ -18,12 +18,7 @@ import torch
 from torch import Tensor
 
 from accel.kernels import _native
-from accel.kernels._op import INTERPRETED, Op
-
-try:
-    from accel.kernels._raster_triton import AOT, draw
-except ImportError:  # Triton is published for Linux alone
-    AOT, draw = [], None  # type: ignore[assignment]
+from accel.kernels._op import INTERPRETED, TRITON, Op, triton_kernels
 
 
 def raster(
@@ -229,4 +224,8 @@ def _why_not_triton(*args) -> str:
     return _flat(*tensors)
 
 
-op.implement("triton", draw, _why_not_triton)
+op.implement(
+    "triton",
+    (lambda *args: triton_kernels("raster").draw(*args)) if TRITON else None,
+    _why_not_triton,
+)

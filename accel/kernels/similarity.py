@@ -8,13 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from accel.kernels._op import INTERPRETED, Op
-
-try:
-    from accel.kernels._detect_triton import AOT_SIMILARITY as AOT
-    from accel.kernels._detect_triton import fit
-except ImportError:  # Triton is published for Linux alone
-    AOT = []
+from accel.kernels._op import INTERPRETED, TRITON, Op, triton_kernels
 
 
 def similarity(
@@ -54,7 +48,7 @@ op = Op("similarity(Tensor points, Tensor template) -> Tensor", _reference)
 
 def _triton(points, template):
     out = points.new_empty(len(points), 2, 3)
-    fit(points, template, out)
+    triton_kernels("detect").fit(points, template, out)
     return out
 
 
@@ -68,4 +62,4 @@ def _why_not_triton(points, template) -> str:
     return ""
 
 
-op.implement("triton", _triton if AOT else None, _why_not_triton)
+op.implement("triton", _triton if TRITON else None, _why_not_triton)

@@ -12,13 +12,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from accel.kernels._op import INTERPRETED, Op
+from accel.kernels._op import INTERPRETED, TRITON, Op, triton_kernels
 from accel.kernels.planes import yuv_layout
-
-try:
-    from accel.kernels._nv12_triton import AOT, UNIT, write
-except ImportError:  # Triton is published for Linux alone
-    AOT = []
 
 
 def to_nv12(
@@ -60,7 +55,7 @@ op = Op(
 def _triton(x, color):
     images, _, height, width = x.shape
     out = torch.empty((images, height + height // 2, width), dtype=torch.uint8, device=x.device)
-    write(x, color, out)
+    triton_kernels("nv12").write(x, color, out)
     return out
 
 
@@ -71,9 +66,10 @@ def _why_not_triton(x, color) -> str:
         return f"needs float32, float16 or bfloat16, got {x.dtype}"
     if not x.is_contiguous() or not x.numel() > 0 or x.shape[2] * x.shape[3] >= 1 << 29:
         return "needs 1 to 2^29 pixels side by side in memory"
-    if x.shape[2] * x.shape[3] % UNIT:
-        return f"needs a multiple of {UNIT} pixels, got {tuple(x.shape)}"
+    unit = triton_kernels("nv12").UNIT
+    if x.shape[2] * x.shape[3] % unit:
+        return f"needs a multiple of {unit} pixels, got {tuple(x.shape)}"
     return ""
 
 
-op.implement("triton", _triton if AOT else None, _why_not_triton)
+op.implement("triton", _triton if TRITON else None, _why_not_triton)

@@ -11,13 +11,7 @@ import torch
 from torch import Tensor
 
 from accel.kernels import _native as native
-from accel.kernels._op import INTERPRETED, Op
-
-try:
-    from accel.kernels._norm_triton import AOT_BYTES as AOT
-    from accel.kernels._norm_triton import to_bytes
-except ImportError:  # Triton is published for Linux alone
-    AOT = []
+from accel.kernels._op import INTERPRETED, TRITON, Op, triton_kernels
 
 
 def to_uint8(
@@ -69,4 +63,6 @@ def _why_not_triton(x) -> str:
     return ""
 
 
-op.implement("triton", (lambda x: to_bytes(x)) if AOT else None, _why_not_triton)
+op.implement(
+    "triton", (lambda x: triton_kernels("norm").to_bytes(x)) if TRITON else None, _why_not_triton
+)

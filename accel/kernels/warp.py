@@ -12,13 +12,7 @@ import torch
 from torch import Tensor
 
 from accel.kernels import _native
-from accel.kernels._op import INTERPRETED, Op
-
-try:
-    from accel.kernels import _warp_triton
-    from accel.kernels._warp_triton import AOT
-except ImportError:  # Triton is published for Linux alone
-    AOT = []
+from accel.kernels._op import INTERPRETED, TRITON, Op, triton_kernels
 
 CUBIC_A = -0.75
 
@@ -158,5 +152,8 @@ def _why_not_triton(pictures, grids, matrices, cubic) -> str:
 
 
 op.implement("native", _native_run, _why_not_native)
-if AOT:
-    op.implement("triton", _warp_triton.warp, _why_not_triton)
+op.implement(
+    "triton",
+    (lambda *args: triton_kernels("warp").warp(*args)) if TRITON else None,
+    _why_not_triton,
+)
