@@ -58,6 +58,15 @@ def tree(value: Any, rng: random.Random) -> Any:
     return rng.choice(ODD)
 
 
+def words(data: bytes, change: Change, rng: random.Random) -> bytes:
+    """JSON with one place of it put otherwise."""
+    try:
+        value = json.loads(data)
+    except (ValueError, RecursionError):
+        return data
+    return json.dumps(tree(value, rng)).encode()
+
+
 def safetensors(data: bytes, change: Change, rng: random.Random) -> bytes:
     length = int.from_bytes(data[:8], "little")
     header, rest = data[8 : 8 + length], data[8 + length :]

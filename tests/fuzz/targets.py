@@ -284,6 +284,32 @@ def _infotext_seeds(folder: Path) -> list[bytes]:
     return [text.encode(), b"just a prompt", text.replace("\n", "\r\n").encode()]
 
 
+def _journal_seeds(folder: Path) -> list[bytes]:
+    told = {"settings": {"side": "src", "size": 512}, "done": 3, "complete": False,
+            "counts": {"faces": 2, "frames_with_faces": 2}, "dropped": {"small": 1}}  # fmt: skip
+    return [json.dumps(one).encode() for one in (told, {"00001": "a" * 40, "00002": "b" * 40}, [])]
+
+
+def _session_seeds(folder: Path) -> list[bytes]:
+    from accel.faces.merge_settings import MergeSettings
+    from accel.pipelines.dfl.merge_session import MergeSession
+
+    session = MergeSession(NAMES)
+    session.change(1, MergeSettings(erode=7))
+    told = session.described()
+    more = told | {"cursor": "00002", "default": {"mode": "seamless", "blur": 12}}
+    return [json.dumps(one).encode() for one in (told, more)]
+
+
+def _index_seeds(folder: Path) -> list[bytes]:
+    told = {"version": 1, "video": "data_dst.mp4", "time_base": "1/12800", "fps": None,
+            "suffix": ".png", "complete": True,
+            "pts": {"00001": 0, "00002": 512, "00003": 1024}}  # fmt: skip
+    return [json.dumps(told).encode(), json.dumps(told | {"fps": 12.5, "video": None}).encode()]
+
+
+NAMES = ["00001", "00002", "00003"]
+
 # --- targets --------------------------------------------------------------------------------------
 
 
@@ -533,3 +559,56 @@ def _arguments(data: bytes, path: Path) -> None:
     words = data.decode("utf-8", "surrogateescape").split("\0")
     take_untrusted(words)
     assert one_line(" ".join(words)).isprintable()
+
+
+@target("journal", _journal_seeds, ".json", structure=structure.words)
+def _journal(data: bytes, path: Path) -> None:
+    from accel.pipelines.dfl.extract_journal import JOURNAL, Journal
+    from accel.pipelines.dfl.merge import Journal as Merged
+
+    place = path.parent / "faces"
+    place.mkdir(exist_ok=True)
+    (place / JOURNAL).write_bytes(data)
+    extracted = Journal(place, {"side": "src", "size": 512})
+    extracted.begin(overwrite=False)
+    extracted.add(1, ["small"])
+    extracted.save()
+    merged = Merged(path)
+    merged.add("00001", "x")
+    merged.save()
+
+
+@target("merge_settings", _session_seeds, ".json", structure=structure.words)
+def _merge_settings(data: bytes, path: Path) -> None:
+    from accel.pipelines.dfl.merge_session import load_session
+
+    session = load_session(path, [f"{name}.png" for name in NAMES])
+    session.every()
+    session.save(path)
+    assert load_session(path, NAMES).every() == session.every()
+
+
+@target("frames_index", _index_seeds, ".json", structure=structure.words)
+def _frames_index(data: bytes, path: Path) -> None:
+    from accel.pipelines.dfl.frames import load_index
+
+    index = load_index(path)
+    assert index is not None
+    index.save(path)
+    assert load_index(path) == index
+
+
+@target("tags", _prompt_seeds, words=[b"<lora:", b"<lyco:", b">", b":te=", b"../", b"/", b"0"])
+def _tags(data: bytes, path: Path) -> None:
+    """What a prompt's tags find is a file of the models."""
+    from accel.pipelines.generate.loras import tagged
+    from accel.pipelines.generate.model_folders import ModelFolders
+    from accel.weights.assets import asset
+
+    root = path.parent / "models"
+    (root / "Lora").mkdir(parents=True, exist_ok=True)
+    (root / "Lora" / "name.safetensors").write_bytes(_lora_seeds(root)[0])
+    folders = ModelFolders(root)
+    for name, _ in tagged(data.decode("utf-8", "surrogateescape")):
+        found = folders.find("lora", name, anywhere=False)
+        assert root in found.parents or found.parent == asset("nano_ink_lora.safetensors").parent

@@ -92,12 +92,18 @@ class Journal:
 def read_journal(folder: Path) -> dict[str, Any] | None:
     """What the last extraction into a folder noted; None if there is nothing usable."""
     try:
-        values: dict[str, Any] = read_json(folder / JOURNAL, "a journal")
-        if not isinstance(values["settings"], dict) or not isinstance(values["done"], int):
-            return None
-        return {"complete": False, "counts": {}, "dropped": {}, **values}
-    except (InputError, KeyError, TypeError):  # missing or damaged: everything is done again
-        return None
+        values = read_json(folder / JOURNAL, "a journal")
+        found = {"complete": False, "counts": {}, "dropped": {}, **values}
+        is_sound = isinstance(found["settings"], dict) and _is_count(found["done"])
+        for counts in (found["counts"], found["dropped"]):
+            is_sound = is_sound and all(_is_count(count) for count in counts.values())
+        return found if is_sound else None
+    except (InputError, KeyError, TypeError, AttributeError):
+        return None  # missing or damaged: everything is done again
+
+
+def _is_count(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 1 << 40
 
 
 def _difference(before: dict[str, Any], now: dict[str, Any]) -> str:
