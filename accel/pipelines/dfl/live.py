@@ -4,13 +4,9 @@ from __future__ import annotations
 
 import html
 import json
-import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any
 
-from accel.core import ConfigError
+from accel.pipelines.dfl.local_server import HOST, LocalHandler, LocalServer
 
-HOST = "127.0.0.1"
 PICTURES = ("preview", "loss")
 PAGE = """<!doctype html><html lang="en"><meta charset="utf-8"><title>Training</title>
 <style>body{font:15px system-ui,sans-serif;margin:1.2em;background:#fafafa;color:#222}
@@ -43,20 +39,10 @@ class LivePage:
     """
 
     def __init__(self, port: int) -> None:
-        if not 0 <= port <= 65535:
-            raise ConfigError(f"preview_port must lie in 0..65535, got {port}")
         self._text = "Starting."
         self._pictures: dict[str, tuple[int, bytes]] = {}
-        try:
-            self._server = ThreadingHTTPServer((HOST, port), self._handler())
-        except OSError as error:
-            raise ConfigError(
-                f"preview_port {port} must be free, got: {error.strerror}; 0 finds a free one"
-            ) from None
-        self._server.daemon_threads = True
-        self.url = f"http://{HOST}:{self._server.server_address[1]}/"
-        self._thread = threading.Thread(target=self._server.serve_forever, daemon=True)
-        self._thread.start()
+        self._server = LocalServer(port, self._handler(), "preview_port")
+        self.url = f"http://{HOST}:{self._server.port}/"
 
     def say(self, text: str) -> None:
         """Replace the line above the pictures."""
@@ -68,9 +54,7 @@ class LivePage:
         self._pictures[name] = (version, png)
 
     def close(self) -> None:
-        self._server.shutdown()
-        self._server.server_close()
-        self._thread.join()
+        self._server.close()
 
     def answer(self, path: str) -> tuple[str, bytes] | None:
         """Content type and content; None where there is nothing."""
@@ -87,26 +71,18 @@ class LivePage:
             return "image/png", self._pictures[name][1]
         return None
 
-    def _handler(self) -> type[BaseHTTPRequestHandler]:
+    def _handler(self) -> type[LocalHandler]:
         page = self
 
-        class Handler(BaseHTTPRequestHandler):
+        class Handler(LocalHandler):
+            any_port = True  # it shows what it was told, and does nothing
+
             def do_GET(self) -> None:
-                # A page of another site that points its name here must not read this one.
-                host = (self.headers.get("Host") or "").rpartition(":")[0]
-                found = page.answer(self.path) if host in (HOST, "localhost") else None
+                found = page.answer(self.path) if self.is_own() else None
                 if found is None:
                     self.send_error(404)
                     return
                 kind, content = found
-                self.send_response(200)
-                self.send_header("Content-Type", kind)
-                self.send_header("Content-Length", str(len(content)))
-                self.send_header("Cache-Control", "no-store")
-                self.end_headers()
-                self.wfile.write(content)
-
-            def log_message(self, *unused: Any) -> None:
-                """Nothing: the progress bar has the terminal."""
+                self.answer(content, kind)
 
         return Handler

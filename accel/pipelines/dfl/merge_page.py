@@ -11,18 +11,17 @@ import secrets
 import threading
 from collections.abc import Callable
 from contextlib import closing, suppress
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from accel.core import Cancelled, ConfigError, parse_json
+from accel.core import Cancelled, parse_json
+from accel.pipelines.dfl.local_server import HOST, LocalHandler, LocalServer
 from accel.pipelines.dfl.merge import MergeConfig, MergeJob
 from accel.pipelines.dfl.merge_keys import HELP
 from accel.pipelines.dfl.merge_live import LiveMerger, open_live
 from accel.pipelines.dfl.workspace import Workspace, open_workspace
 
-HOST = "127.0.0.1"
 MAX_BODY = 1 << 16
 MAX_KEYS = 256  # in one request
 
@@ -55,23 +54,13 @@ class MergePage:
     """Serves one merger from threads of its own. url: with the token; tell nobody else."""
 
     def __init__(self, live: LiveMerger, port: int = 0) -> None:
-        if not 0 <= port <= 65535:
-            raise ConfigError(f"port must lie in 0..65535, got {port}")
         self.live = live
         self.token = secrets.token_urlsafe(24)
         self.nonce = secrets.token_urlsafe(16)
         self.left = threading.Event()
-        try:
-            self._server = ThreadingHTTPServer((HOST, port), _handler(self))
-        except OSError as error:
-            raise ConfigError(
-                f"port {port} must be free, got: {error.strerror}; 0 finds a free one"
-            ) from None
-        self._server.daemon_threads = True
-        self.port: int = self._server.server_address[1]
+        self._server = LocalServer(port, _handler(self), "port")
+        self.port = self._server.port
         self.url = f"http://{HOST}:{self.port}/{self.token}/"
-        self._thread = threading.Thread(target=self._server.serve_forever, daemon=True)
-        self._thread.start()
 
     def wait(self) -> None:
         """Until the user leaves."""
@@ -79,21 +68,16 @@ class MergePage:
             pass
 
     def close(self) -> None:
-        self._server.shutdown()
-        self._server.server_close()
-        self._thread.join()
+        self._server.close()
 
     def html(self) -> bytes:
         page = resources.files("accel.pipelines.dfl").joinpath("merge_page.html").read_text("utf-8")
         page = page.replace("{{nonce}}", self.nonce)
         return page.replace("{{help}}", json.dumps(HELP).replace("<", "\\u003c")).encode()
 
-    def hosts(self) -> tuple[str, ...]:
-        return f"{HOST}:{self.port}", f"localhost:{self.port}"
 
-
-def _handler(page: MergePage) -> type[BaseHTTPRequestHandler]:
-    class Handler(BaseHTTPRequestHandler):
+def _handler(page: MergePage) -> type[LocalHandler]:
+    class Handler(LocalHandler):
         protocol_version = "HTTP/1.1"
         disable_nagle_algorithm = True  # else the end of an answer waits for a reply to its start
 
@@ -124,11 +108,9 @@ def _handler(page: MergePage) -> type[BaseHTTPRequestHandler]:
 
         def _path(self) -> str | None:
             """What is asked for behind the token; None after a refusal."""
-            host, origin = self.headers.get("Host", ""), self.headers.get("Origin")
             begin, _, rest = self.path.partition("?")[0].lstrip("/").partition("/")
-            # A page of another site that points its name here must not reach this one.
-            is_own = host in page.hosts() and origin in (None, f"http://{host}")
-            if not (is_own and secrets.compare_digest(begin.encode(), page.token.encode())):
+            # Both before anything is looked up: nobody learns which of the two was wrong.
+            if not (self.is_own() and secrets.compare_digest(begin.encode(), page.token.encode())):
                 self.close_connection = True
                 self.send_error(403)
                 return None
@@ -159,24 +141,11 @@ def _handler(page: MergePage) -> type[BaseHTTPRequestHandler]:
             self._answer(json.dumps(page.live.state()).encode(), "application/json")
 
         def _answer(self, content: bytes, kind: str, more: dict[str, str] | None = None) -> None:
-            self.send_response(200)
-            headers = {
-                "Content-Type": kind,
-                "Content-Length": str(len(content)),
-                "Cache-Control": "no-store",
-                "Referrer-Policy": "no-referrer",
-                "X-Content-Type-Options": "nosniff",
-                "X-Frame-Options": "DENY",
-                "Content-Security-Policy": "default-src 'none'; connect-src 'self';"
-                f" script-src 'nonce-{page.nonce}'; style-src 'nonce-{page.nonce}'",
-            }
-            for name, value in (headers | (more or {})).items():
-                self.send_header(name, value)
-            self.end_headers()
-            self.wfile.write(content)
-
-        def log_message(self, *unused: Any) -> None:
-            """Nothing: the address with its token is no matter for logs."""
+            policy = (
+                "default-src 'none'; connect-src 'self';"
+                f" script-src 'nonce-{page.nonce}'; style-src 'nonce-{page.nonce}'"
+            )
+            self.answer(content, kind, {"Content-Security-Policy": policy} | (more or {}))
 
     return Handler
 
