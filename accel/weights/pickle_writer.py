@@ -12,6 +12,7 @@ import pickle
 import struct
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -134,23 +135,10 @@ class _Writer:
         elif kind is float:
             self.frame += pickle.BINFLOAT + struct.pack(">d", value)
         elif kind is int:
-            self.save_int(value)
+            self.frame += integer_code(value)
         else:
             return False
         return True
-
-    def save_int(self, value: int) -> None:
-        if 0 <= value < 1 << 16:
-            small = value < 256
-            self.frame += pickle.BININT1 if small else pickle.BININT2
-            self.frame += struct.pack("<B" if small else "<H", value)
-        elif -(1 << 31) <= value < 1 << 31:
-            self.frame += pickle.BININT + struct.pack("<i", value)
-        else:
-            code = pickle.encode_long(value)
-            if len(code) > 255:
-                raise TypeError(f"dump_pickle: must be given ints below 2^2040, got {len(code)} B")
-            self.frame += pickle.LONG1 + struct.pack("<B", len(code)) + code
 
     def save_bytes(self, code: bytes, short: bytes, usual: bytes, long: bytes) -> None:
         size = len(code)
@@ -185,13 +173,7 @@ class _Writer:
         if not plain or len(self.frame) + size >= FRAME_BYTES:
             self.save(array.tolist())
             return
-        # All at once: landmarks are most of a face's metadata.
-        number = np.dtype([("mark", "S1"), ("value", ">f8")])
-        lists = np.empty(rows, [("open", "S3"), ("numbers", number, columns), ("close", "S1")])
-        start = pickle.EMPTY_LIST + pickle.MEMOIZE + pickle.MARK
-        lists["open"], lists["close"] = start, pickle.APPENDS
-        lists["numbers"]["mark"], lists["numbers"]["value"] = pickle.BINFLOAT, array
-        self.frame += start + lists.tobytes() + pickle.APPENDS
+        self.frame += ROW + rows_code(array) + pickle.APPENDS
         self.count += 1 + rows  # nothing refers to these: their objects are nobody else's
 
     def save_dict(self, items: dict[Any, Any]) -> None:
@@ -254,6 +236,38 @@ class _Writer:
         if state is not None:
             self.save(state)
             self.frame += pickle.BUILD
+
+
+def integer_code(value: int) -> bytes:
+    if 0 <= value < 1 << 16:
+        if value < 256:
+            return pickle.BININT1 + struct.pack("<B", value)
+        return pickle.BININT2 + struct.pack("<H", value)
+    if -(1 << 31) <= value < 1 << 31:
+        return pickle.BININT + struct.pack("<i", value)
+    code = pickle.encode_long(value)
+    if len(code) > 255:
+        raise TypeError(f"dump_pickle: must be given ints below 2^2040, got {len(code)} B")
+    return pickle.LONG1 + struct.pack("<B", len(code)) + code
+
+
+ROW = pickle.EMPTY_LIST + pickle.MEMOIZE + pickle.MARK
+
+
+def rows_code(array: np.ndarray[Any, Any]) -> bytes:
+    """The lists of an array's rows, all at once: landmarks are most of a face's metadata."""
+    lists = _lists(*array.shape).copy()
+    lists["numbers"]["value"] = array
+    return lists.tobytes()
+
+
+@lru_cache(maxsize=8)
+def _lists(rows: int, columns: int) -> np.ndarray[Any, Any]:
+    number = np.dtype([("mark", "S1"), ("value", ">f8")])
+    lists = np.empty(rows, [("open", "S3"), ("numbers", number, columns), ("close", "S1")])
+    lists["open"], lists["close"] = ROW, pickle.APPENDS
+    lists["numbers"]["mark"] = pickle.BINFLOAT
+    return lists
 
 
 UNICODE = (pickle.SHORT_BINUNICODE, pickle.BINUNICODE, pickle.BINUNICODE8)
