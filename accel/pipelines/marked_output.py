@@ -54,7 +54,7 @@ class MarkedOutput:
             luma = luma_of(frame.planes)
             earlier = earlier_mark([(luma, 1.0)], thorough=self._reader.info.is_image)
         marking = self.marker.begin(
-            target=target, earlier=earlier, rotation=turn[0], mirrored=turn[1]
+            target=target, earlier=earlier, rotation=turn[0], mirrored=turn[1], still=True
         )
         self._pictures[frame.index] = marking
         return marking

@@ -98,14 +98,16 @@ class Marker:
         earlier: str | None = None,
         rotation: int = 0,
         mirrored: bool = False,
+        still: bool = False,
     ) -> Marking:
         """Start on one file to be written.
 
         target: the file that is altered; None for what is generated.
         earlier: id of a mark that it carries already, as `earlier_mark` told.
         rotation, mirrored: how a viewer turns the stored picture, for the label.
+        still: it is one picture, whose one frame must carry all of the mark.
         """
-        return Marking(self, target, earlier, rotation, mirrored)
+        return Marking(self, target, earlier, rotation, mirrored, still)
 
     def input(self, path: Path, role: str) -> c2pa.Input:
         """An input with its hash, which is taken once a run."""
@@ -196,9 +198,9 @@ class Marking:
 
     def __init__(
         self, marker: Marker, target: Path | None, earlier: str | None, rotation: int,
-        mirrored: bool,
+        mirrored: bool, still: bool,
     ) -> None:  # fmt: skip
-        self.marker, self.target, self.earlier = marker, target, earlier
+        self.marker, self.target, self.earlier, self.still = marker, target, earlier, still
         config = marker.config
         # A second mark over the first would make both unreadable.
         self.mark = None if config.watermark == "off" or earlier else Mark()
@@ -218,7 +220,7 @@ class Marking:
         if self.label is not None:
             self.label.draw(planes)
         if self.mark is not None and self.marker.config.watermark == "frame":
-            self.mark.add(planes)
+            self.mark.add(planes, still=self.still)
             self._is_marked = True
         if self.marker.config.ledger:
             self._remember(planes)
@@ -249,6 +251,7 @@ class Marking:
                 "mark_picture: rgb must be writable uint8 [H, W, 3], "
                 f"got {rgb.dtype} {rgb.shape}, writable: {rgb.flags.writeable}"
             )
+        self.still = True
         red, green, blue = (torch.from_numpy(rgb[:, :, k].copy()) for k in range(3))
         self.mark_frame(Planes(green, blue, red, gbr_layout()))
         for k, plane in enumerate((red, green, blue)):

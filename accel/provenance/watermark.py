@@ -27,7 +27,8 @@ from accel.kernels import Planes, gbr_layout, mark
 from accel.provenance.detector import shrunk
 from accel.provenance.tile import KEY, SIDE, TILE, Array, coded, new_ident, tile
 
-STRENGTH = 1.25  # standard deviation in 8-bit codes: 45.9 dB
+STILL = 1.37  # standard deviation in 8-bit codes of what is seen once: 45.1 dB
+LEAST = 0.45  # below, hardly a sample is changed by one code
 MAX_ASPECT = 64  # how long a strip is marked, in its widths
 _STRIP = 1 << 21  # samples of a pattern that are made at a time
 
@@ -36,32 +37,38 @@ class Mark:
     """A mark with one id, ready to be added to the frames of one clip or to stills.
 
     ident: twelve hexadecimal digits; None draws them at random.
-    strength: standard deviation of the pattern in 8-bit codes.
+    strength: standard deviation of the pattern in 8-bit codes; None: what each use needs.
     Patterns are made once per size and device and kept here.
     """
 
-    def __init__(self, ident: str | None = None, *, strength: float = STRENGTH, key: bytes = KEY):
+    def __init__(
+        self, ident: str | None = None, *, strength: float | None = None, key: bytes = KEY
+    ) -> None:
         self.ident = new_ident() if ident is None else ident
         coded(self.ident)  # refuses what is no id
-        if not 0 < strength <= 8:
+        if strength is not None and not 0 < strength <= 8:
             raise ConfigError(f"strength of a mark must lie in 0..8 codes, got {strength}")
         self.strength, self.key = strength, key
-        self._patterns: dict[tuple[int, int, str], Tensor] = {}
+        self._patterns: dict[tuple[int, int, str, float], Tensor] = {}
 
-    def pattern(self, height: int, width: int, device: str = "cpu") -> Tensor:  # [H, W] int8
-        wanted = (height, width, device)
+    def pattern(  # [H, W] int8
+        self, height: int, width: int, device: str = "cpu", *, still: bool = False
+    ) -> Tensor:
+        strength = self.strength or (STILL if still else film_strength(height, width))
+        wanted = (height, width, device, strength)
         if wanted not in self._patterns:
-            values = pattern(self.ident, height, width, strength=self.strength, key=self.key)
+            values = pattern(self.ident, height, width, strength=strength, key=self.key)
             self._patterns[wanted] = torch.from_numpy(values).to(device)
         return self._patterns[wanted]
 
-    def add(self, planes: Planes, before: Planes | None = None) -> None:
+    def add(self, planes: Planes, before: Planes | None = None, *, still: bool = False) -> None:
         """Mark a frame in place: its luma, or all three planes of planar RGB.
 
         before: the frame as it was; only samples that differ from it are marked, so that all
         others stay bit-exact.
+        still: a picture by itself, which is marked as strongly as nobody sees.
         """
-        add = self.pattern(planes.height, planes.width, str(planes.c0.device))
+        add = self.pattern(planes.height, planes.width, str(planes.c0.device), still=still)
         was = (None, None, None) if before is None else before[:3]
         for plane, old in list(zip(planes[:3], was))[: 3 if is_rgb(planes) else 1]:
             mark(plane, add, bits=planes.layout.bits, before=old)
@@ -72,14 +79,17 @@ class Mark:
         box: tuple[int, int, int, int],  # x0, y0, x1, y1 in pixels, ends excluded
         before: Sequence[Tensor],  # what the box held, [y1 - y0, x1 - x0] of each plane marked
     ) -> None:
-        """Mark in place those samples of a box that differ from what they were."""
+        """Mark in place those samples of a box that differ from what they were.
+
+        As strongly as a still: where a part alone is marked, no frame has much to read.
+        """
         x0, y0, x1, y1 = box
-        whole = self.pattern(planes.height, planes.width, str(planes.c0.device))
+        whole = self.pattern(planes.height, planes.width, str(planes.c0.device), still=True)
         for plane, old in zip(planes[:3], before):
             mark(plane[y0:y1, x0:x1], whole[y0:y1, x0:x1], bits=planes.layout.bits, before=old)
 
     def add_rgb(self, rgb: Tensor) -> None:  # [H, W, 3] uint8, written in place
-        add = self.pattern(rgb.shape[0], rgb.shape[1], str(rgb.device))
+        add = self.pattern(rgb.shape[0], rgb.shape[1], str(rgb.device), still=True)
         for k in range(3):
             mark(rgb[:, :, k], add)
 
@@ -100,9 +110,18 @@ def luma_of(planes: Planes) -> Array:  # [h, w] float32, in 8-bit codes
     return np.asarray(luma / (1 << (planes.layout.bits - 8)), np.float32)
 
 
+def film_strength(height: int, width: int) -> float:
+    """How strongly the frames of a film are marked, as the standard deviation in 8-bit codes.
+
+    The more samples a unit of the pattern has, the less of its noise and of an encoder's is left
+    in their mean; and each code less is less for the encoder to code in every frame that moves.
+    """
+    return float(np.clip(1.1 * (SIDE / min(height, width)) ** 0.8, LEAST, STILL))
+
+
 @lru_cache(maxsize=2)
 def pattern(
-    ident: str, height: int, width: int, *, strength: float = STRENGTH, key: bytes = KEY
+    ident: str, height: int, width: int, *, strength: float = STILL, key: bytes = KEY
 ) -> NDArray[np.int8]:  # [H, W]
     """Make the integers that are added to a picture of this size. Do not write into them."""
     # A strip of a few pixels by many carries no mark, and must not fill the memory.

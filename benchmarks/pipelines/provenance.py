@@ -1,9 +1,12 @@
 """What marking and the content gate cost a swap: with and without, in turn.
 
-Each run is a fresh process; CPU seconds of the whole process without its start (`prepare`) are
-compared, as wall time on a shared machine says little.
+`plain` is `--watermark off --label off --no-credential --no-ledger` and an open gate, `marks` all
+of them but the gate, `all` a swap as it is by default. Each run is a fresh process; CPU seconds of
+the whole process without its start (`prepare`) are compared, as wall time on a shared machine says
+little. With --preset veryfast an encoder takes less, and our own steps are more of the whole.
 
-Run: python -m benchmarks.pipelines.provenance
+Run: python -m benchmarks.pipelines.provenance [--preset veryfast] [CLIP ...]; rows of clips and
+presets that were not measured again stay as they were
 """
 
 from __future__ import annotations
@@ -21,7 +24,7 @@ from accel.pipelines.gate import ContentGate
 from accel.provenance.label import Label
 from accel.provenance.ledger import look
 from accel.provenance.watermark import Mark
-from benchmarks.harness import conditions, interleaved, save
+from benchmarks.harness import conditions, interleaved, kept, save
 from tests.provenance.film import planes_of
 
 SWAP = """
@@ -32,7 +35,7 @@ from accel.pipelines.swap import EncodeConfig, swap_video
 class Open:
     def check(self, frames): pass
 
-clip, out, source, how = sys.argv[1:]
+clip, out, source, preset, how = sys.argv[1:]
 off = ProvenanceConfig(watermark="off", label="off", credentials=False, ledger=False)
 config = off if how == "plain" else ProvenanceConfig()
 gate = None if how == "all" else Open()
@@ -41,7 +44,7 @@ def progress(event):
     begun.setdefault("cpu", time.process_time())  # at the first frame: networks are open
     begun.setdefault("wall", time.perf_counter())
 report = swap_video(clip, out, sources=[source], provenance=config, gate=gate, progress=progress,
-                    encode=EncodeConfig(codec="libx264", preset="veryfast", crf=18))
+                    encode=EncodeConfig(codec="libx264", preset=preset))
 print(json.dumps({
     "cpu_s": time.process_time() - begun["cpu"], "wall_s": time.perf_counter() - begun["wall"],
     "stages": report["stage_seconds"], "frames": report["frames"],
@@ -50,23 +53,24 @@ print(json.dumps({
 WAYS = ("plain", "marks", "all")  # nothing; marks without the gate; both, as by default
 
 
-def measure(clip: Path, source: Path, rounds: int) -> dict:
+def measure(clip: Path, source: Path, preset: str, rounds: int) -> dict:
     found: dict[str, list[dict]] = {way: [] for way in WAYS}
     with tempfile.TemporaryDirectory() as folder:
         for i in range(rounds):
-            for way in WAYS:
-                args = [str(clip), f"{folder}/{way}{i}.mp4", str(source), way]
+            for way in WAYS if i % 2 else WAYS[::-1]:  # a machine that warms up favours none
+                args = [str(clip), f"{folder}/{way}{i}.mp4", str(source), preset, way]
                 done = subprocess.run(
                     [sys.executable, "-c", SWAP, *args], capture_output=True, text=True, check=True
                 )
                 found[way].append(json.loads(done.stdout.splitlines()[-1]))
-    row = {"clip": clip.name, "frames": found["all"][0]["frames"]}
+    row = {"clip": clip.name, "preset": preset, "frames": found["all"][0]["frames"]}
     for way, runs in found.items():
         row[f"{way}_cpu_s"] = round(statistics.median(one["cpu_s"] for one in runs), 3)
         row[f"{way}_wall_s"] = round(statistics.median(one["wall_s"] for one in runs), 3)
     for way in WAYS[1:]:
         ratios = [b["cpu_s"] / a["cpu_s"] for a, b in zip(found["plain"], found[way])]
         row[f"{way}_ratio"] = round(statistics.median(ratios), 4)
+        row[f"{way}_ratios"] = [round(one, 4) for one in sorted(ratios)]
     last = found["all"][-1]
     row["stage_seconds"] = last["stages"]
     row["bytes_growth_crf18"] = round(last["bytes"] / found["plain"][-1]["bytes"] - 1, 4)
@@ -95,6 +99,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("clips", nargs="*", type=Path)
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--preset", default="medium", help="of x264; medium is a swap's default")
     parser.add_argument("--steps", action="store_true", help="only the cost of each step")
     args = parser.parse_args()
     if args.steps:
@@ -104,11 +109,12 @@ def main() -> None:
         return
     with tempfile.TemporaryDirectory() as folder:
         clips = args.clips or [demo_clip(), render_clip(Path(folder) / "rendered.mp4")]
-        rows = [measure(clip, asset(PORTRAIT), args.rounds) for clip in clips]
+        rows = [measure(clip, asset(PORTRAIT), args.preset, args.rounds) for clip in clips]
     for row in rows:
         print(f"  {row['clip']}: CPU seconds with marks {row['marks_ratio']:.3f} of without,"
               f" with the gate too {row['all_ratio']:.3f}")  # fmt: skip
-    save("provenance", {"rows": rows, **conditions(threads=2)})
+    rows = [*kept("provenance", rows, "clip", "preset"), *rows]
+    save("provenance", {"rows": rows, **conditions(2), "clock": "CPU and wall, as named"})
 
 
 if __name__ == "__main__":

@@ -54,9 +54,11 @@ def encode(
     preset: str = "veryfast",
     container: str = "mp4",
 ) -> bytes:
-    """Encode as H.264 or H.265 in 25 frames a second, scaled to `size` (width, height) if given."""
+    """Encode in 25 frames a second, scaled to `size` (width, height) if given."""
     out = io.BytesIO()
     options = {"crf": str(crf), "preset": preset}
+    if codec == "libvpx-vp9":
+        options = {"crf": str(crf), "b": "0", "cpu-used": "5"}
     if codec == "libx265":
         options["x265-params"] = "pools=1:frame-threads=1:log-level=none"
     with av.open(out, "w", format=container) as file:

@@ -13,7 +13,7 @@ from accel.core import ConfigError
 from accel.kernels import Planes, gbr_layout, yuv_layout
 from accel.provenance.detector import PRESENT, Detector, detect
 from accel.provenance.tile import KEY, new_ident
-from accel.provenance.watermark import Mark, luma_of
+from accel.provenance.watermark import LEAST, STILL, Mark, film_strength, luma_of
 from tests.provenance.film import encode, film, gray, jpeg, lumas, planes_of, portrait
 
 IDENT = "c0ffee123456"
@@ -60,6 +60,33 @@ def test_stays_above_45_db():
     assert psnr(plain.c0, marked.c0) >= 45
     assert torch.equal(plain.c1, marked.c1)
     assert psnr(gray(portrait()), marked_still()) >= 45
+
+
+def test_large_frames_need_less_and_small_ones_no_more_than_a_still():
+    heights = (144, 272, 360, 720, 1080, 2160)
+    strengths = [film_strength(height, height * 16 // 9) for height in heights]
+    assert strengths == sorted(strengths, reverse=True)
+    assert (strengths[0], strengths[-1]) == (STILL, LEAST)
+    assert film_strength(1920, 1080) == film_strength(1080, 1920)
+
+
+def test_one_large_frame_is_read():
+    frame = planes_of(1080, 1920)
+    before = frame.c0.clone()
+    Mark(IDENT).add(frame)
+    assert psnr(before, frame.c0) > 50
+    assert detect([frame.c0.numpy()], thorough=False).ident == IDENT
+
+
+def test_a_still_is_marked_more_strongly_than_a_frame_of_its_size():
+    plain = torch.full((720, 1280, 3), 128, dtype=torch.uint8)
+    rgb, frame = (
+        plain.clone(),
+        Planes(*plain.permute(2, 0, 1).clone(), yuv_layout(shift_x=0, shift_y=0)),
+    )
+    Mark(IDENT).add_rgb(rgb)
+    Mark(IDENT).add(frame)
+    assert 45 <= psnr(plain[:, :, 1], rgb[:, :, 1]) < psnr(plain[:, :, 0], frame.c0) - 3
 
 
 STILLS = {
@@ -172,6 +199,15 @@ def _look(picture):
 def test_three_seconds_are_read_after(how):
     data = encode(marked_film(75), **({"preset": "medium"} | how))
     assert seen(lumas(data)).ident == IDENT
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", [{"crf": 28}, {"size": (640, 360)}], ids=str)
+def test_a_film_of_720_lines_is_read_after(how):
+    frames, mark = film(30, 720, 1280), Mark(IDENT)
+    for planes in frames:
+        mark.add(planes)
+    assert seen(lumas(encode(frames, **how))).ident == IDENT
 
 
 @pytest.mark.exhaustive
