@@ -12,6 +12,7 @@ from typing import Any
 
 import av
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
 from accel.core import ConfigError
@@ -25,7 +26,8 @@ from accel.video.stills import FolderReader, ImageReader, give_back
 from accel.video.write import Finish, partial_name
 
 _STRIP, _MARGIN = 256, 16  # rows that are converted at a time, and those around them
-_UP = 2  # PNG's filter: the difference from the row above
+_BLOCK = 64  # rows that are compressed at a time
+_STEPS = {"rgb24": 3, "rgba": 4, "rgb48be": 6, "rgba64be": 8}  # bytes of a pixel
 _TURNS = {  # clockwise; Pillow counts the other way round
     90: Image.Transpose.ROTATE_270,
     180: Image.Transpose.ROTATE_180,
@@ -167,18 +169,19 @@ def save_picture(
     """
     suffix = path.suffix.lower()
     picture = frame.picture
-    if picture.width * picture.height >= LARGE_PX:
+    is_large = picture.width * picture.height >= LARGE_PX
+    if is_large:
         give_back()
     if suffix == ".bmp":
         extras = {}
     has_orientation = "exif" in extras
-    if frame.layout.bits > 8 and suffix == ".png" and picture.format.name.startswith("gbr"):
-        _write_deep_png(picture, path, extras.get("exif", b""))
-        return
     turn = (0, False) if has_orientation else (info.rotation, info.mirrored)
+    is_deep = frame.layout.bits > 8 and picture.format.name.startswith("gbr")
+    if suffix == ".png" and (is_deep or (is_large and turn == (0, False))):
+        _write_png(frame, path, extras)
+        return
     if suffix in (".jpg", ".jpeg"):
         image, sampling = _jpeg_image(frame, turn)
-        is_large = image.width * image.height >= LARGE_PX
         # Codes made for the picture cost its coefficients, twice the memory of its samples.
         options: dict[str, Any] = {
             "quality": quality, "subsampling": sampling, "optimize": not is_large,
@@ -245,9 +248,24 @@ def _ycc_rows(frame: Frame, top: int, bottom: int) -> Image.Image:
 
 
 def _rgb_image(frame: Frame, turn: tuple[int, bool]) -> Image.Image:
+    has_alpha = _has_alpha(frame.picture)
+    canvas = _Canvas("RGBA" if has_alpha else "RGB", frame.picture, turn)
+    top, channels = 0, 4 if has_alpha else 3
+    for values in _rgb_rows(frame, "rgba" if has_alpha else "rgb24"):
+        strip = np.ascontiguousarray(values).reshape(len(values), -1, channels)
+        canvas.put(Image.fromarray(strip), top)
+        top += len(values)
+    return canvas.image
+
+
+def _has_alpha(picture: av.VideoFrame) -> bool:
+    return bool(picture.format.name.startswith(("gbrap", "yuva")))
+
+
+def _rgb_rows(frame: Frame, form: str) -> Iterator[NDArray[np.uint8]]:  # [rows, bytes of a row]
+    """The picture in a packed format of RGB, strip by strip from the top."""
     picture = frame.picture
     name = picture.format.name
-    has_alpha = name.startswith(("gbrap", "yuva"))
     matrix = None
     if picture.colorspace == 2 and not name.startswith("gbr"):
         is_sd = picture.height <= 576 and picture.width <= 1024
@@ -256,26 +274,22 @@ def _rgb_image(frame: Frame, turn: tuple[int, bool]) -> Image.Image:
         range_, space = picture.color_range, picture.colorspace
         picture = picture.reformat(format="yuva444p")
         picture.color_range, picture.colorspace = range_, space
-    form, channels = ("rgba", 4) if has_alpha else ("rgb24", 3)
-    canvas = _Canvas("RGBA" if has_alpha else "RGB", picture, turn)
-    for rows, strip, shown in _strips(picture, frame.layout.shift_y):
-        rgb = strip.reformat(format=form, src_colorspace=matrix)
-        values = np.frombuffer(rgb.planes[0], np.uint8).reshape(-1, rgb.planes[0].line_size)
-        values = np.ascontiguousarray(values[shown, : rgb.width * channels])
-        canvas.put(Image.fromarray(values.reshape(-1, rgb.width, channels)), rows.start)
-    return canvas.image
+    row_bytes = picture.width * _STEPS[form]
+    for strip, shown in _strips(picture, frame.layout.shift_y):
+        packed = strip.reformat(format=form, src_colorspace=matrix).planes[0]
+        yield np.frombuffer(packed, np.uint8).reshape(-1, packed.line_size)[shown, :row_bytes]
 
 
-def _strips(picture: av.VideoFrame, shift_y: int) -> Iterator[tuple[slice, av.VideoFrame, slice]]:
+def _strips(picture: av.VideoFrame, shift_y: int) -> Iterator[tuple[av.VideoFrame, slice]]:
     """A large picture in parts of a few rows, so that it is not there once more as RGB.
 
-    Of each: which rows, a picture of them and of _MARGIN more above and below (for the filter that
-    enlarges chroma), and where they are in it. A picture that is not large comes whole. Of an odd
+    Of each: a picture of them and of _MARGIN more above and below (for the filter that enlarges
+    chroma), and which of its rows are meant. A picture that is not large comes whole. Of an odd
     height, chroma lies a hundredth of a row elsewhere in strips: swscale goes by what it is given.
     """
     height = picture.height
     if picture.width * height < LARGE_PX:
-        yield slice(0, height), picture, slice(0, height)
+        yield picture, slice(0, height)
         return
     for top in range(0, height, _STRIP):
         bottom = min(top + _STRIP, height)
@@ -290,30 +304,52 @@ def _strips(picture: av.VideoFrame, shift_y: int) -> Iterator[tuple[slice, av.Vi
             )
             width = min(source.line_size, target.line_size)
             into[:, :width] = from_[first >> shift :][: target.height, :width]
-        yield slice(top, bottom), part, slice(top - first, bottom - first)
+        yield part, slice(top - first, bottom - first)
 
 
-def _write_deep_png(picture: av.VideoFrame, path: Path, exif: bytes) -> None:
-    """Pillow has no RGB of 16 bits, and FFmpeg's encoder wants all of it at once, twice."""
-    form, kind, step = ("rgba64be", 6, 8) if picture.format.name.startswith("gbra") else (
-        "rgb48be", 2, 6)  # fmt: skip
+def _write_png(frame: Frame, path: Path, extras: dict[str, Any]) -> None:
+    """PNG of 8 or 16 bits without the picture being there again.
+
+    Pillow has no RGB of 16 bits and keeps four bytes a pixel; FFmpeg's encoder wants it all twice.
+    """
+    picture = frame.picture
+    bits = 16 if frame.layout.bits > 8 and picture.format.name.startswith("gbr") else 8
+    forms = {8: ("rgb24", "rgba"), 16: ("rgb48be", "rgba64be")}
+    form, kind = forms[bits][_has_alpha(picture)], 6 if _has_alpha(picture) else 2
     with open(path, "wb") as file:
         file.write(b"\x89PNG\r\n\x1a\n")
-        file.write(_chunk(b"IHDR", struct.pack(">2I5B", picture.width, picture.height, 16, kind,
-                                               0, 0, 0)))  # fmt: skip
-        if exif:
-            file.write(_chunk(b"eXIf", exif.removeprefix(b"Exif\0\0")))
+        size = struct.pack(">2I5B", picture.width, picture.height, bits, kind, 0, 0, 0)
+        file.write(_chunk(b"IHDR", size))
+        if "icc_profile" in extras:
+            packed = zlib.compress(extras["icc_profile"])
+            file.write(_chunk(b"iCCP", b"ICC Profile\0\0" + packed))
+        if "exif" in extras:
+            file.write(_chunk(b"eXIf", extras["exif"].removeprefix(b"Exif\0\0")))
         packer = zlib.compressobj()
-        above = np.zeros((1, picture.width * step), np.uint8)
-        for _, strip, shown in _strips(picture, 0):
-            deep = strip.reformat(format=form).planes[0]
-            values = np.frombuffer(deep, np.uint8).reshape(-1, deep.line_size)
-            values = values[shown, : picture.width * step]
-            rows = np.full((len(values), 1 + values.shape[1]), _UP, np.uint8)
-            rows[:, 1:] = values - np.concatenate([above, values[:-1]])
-            above = values[-1:].copy()
-            file.write(_chunk(b"IDAT", packer.compress(rows.tobytes())))
+        above = np.zeros((1, picture.width * _STEPS[form]), np.uint8)
+        for values in _rgb_rows(frame, form):
+            for rows in np.split(values, range(_BLOCK, len(values), _BLOCK)):
+                told = _told_by_neighbours(rows, above, _STEPS[form])
+                file.write(_chunk(b"IDAT", packer.compress(told.tobytes())))
+                above = rows[-1:].copy()
         file.write(_chunk(b"IDAT", packer.flush()) + _chunk(b"IEND", b""))
+
+
+def _told_by_neighbours(
+    rows: NDArray[np.uint8],  # [R, B]
+    above: NDArray[np.uint8],  # [1, B] the row before them
+    step: int,  # bytes of a pixel
+) -> NDArray[np.uint8]:  # [R, 1 + B] as PNG keeps them with filter 4, Paeth's
+    around = np.zeros((len(rows) + 1, step + rows.shape[1]), np.int16)
+    around[0, step:], around[1:, step:] = above, rows
+    left, up, corner = around[1:, :-step], around[:-1, step:], around[:-1, :-step]
+    by_left, by_up = abs(up - corner), abs(left - corner)
+    by_corner = abs(left + up - 2 * corner)
+    told = np.where(by_up <= by_corner, up, corner)
+    told = np.where((by_left <= by_up) & (by_left <= by_corner), left, told)
+    out = np.full((len(rows), 1 + rows.shape[1]), 4, np.uint8)
+    out[:, 1:] = rows - told.astype(np.uint8)
+    return out
 
 
 def _chunk(kind: bytes, data: bytes) -> bytes:

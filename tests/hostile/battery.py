@@ -23,6 +23,7 @@ CONFINED = os.environ.get("CONFINED") == "1"
 SHARED = ("accel.pipelines.swap", "accel.pipelines.verify")
 # What only some commands load is not counted as time, and not as memory of the others.
 OWN = {"generate": ("accel.pipelines.generate.job",)}
+ALONE_MB: list[float] = []  # of a process that has loaded SHARED and nothing of the tests
 HANGS_S = 120  # by the clock; the machine may be busy with other things
 
 
@@ -39,9 +40,9 @@ def watch(event: str, args: tuple[object, ...]) -> None:
             SOCKETS.append(f"{event} {args[-1]!r}"[:200])
 
 
-def peak_mb() -> float:
+def resident_mb(what: str = "VmRSS") -> float:
     for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith("VmHWM"):
+        if line.startswith(what):
             return int(line.split()[1]) / 1024
     return 0.0
 
@@ -49,6 +50,7 @@ def peak_mb() -> float:
 def run(name: str, folder: Path, url: str) -> dict[str, object]:
     """Run one attack in this process, which ends after it."""
     from accel.cli import main
+    from accel.video.stills import give_back
     from tests.hostile.attacks import portrait
     from tests.hostile.every import ATTACKS
 
@@ -56,8 +58,10 @@ def run(name: str, folder: Path, url: str) -> dict[str, object]:
     here.mkdir()
     portrait(here)
     words = ATTACKS[name].build(here, url)
-    load(OWN.get(words[0], ()))
     os.chdir(here)
+    give_back()
+    of_tests = resident_mb() - ALONE_MB[0]  # modules and memory of what made the files
+    load(OWN.get(words[0], ()))
     Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
     SOCKETS.clear()
     before = listing(here)
@@ -73,7 +77,7 @@ def run(name: str, folder: Path, url: str) -> dict[str, object]:
         status = f"{type(error).__name__}: {error}"[:500]
     sys.stdout.flush()
     sys.stderr.flush()
-    used_s, peak = time.process_time() - busy, peak_mb()
+    used_s, peak = time.process_time() - busy, resident_mb("VmHWM") - of_tests
     if CONFINED:
         child = resource.getrusage(resource.RUSAGE_CHILDREN)
         used_s, peak = child.ru_utime + child.ru_stime, child.ru_maxrss / 1024
@@ -133,6 +137,7 @@ def main() -> None:
     os.environ["ACCEL_HOME"] = str(folder / "home" / str(os.getpid()))
     sys.addaudithook(watch)
     load(SHARED)
+    ALONE_MB.append(resident_mb())
     for name in names:
         print(json.dumps(in_child(name, folder, url)), flush=True)
 

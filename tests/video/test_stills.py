@@ -267,6 +267,22 @@ def test_what_a_picture_takes_is_told_before_it_is_decoded(
         ImageReader(tmp_path / name, limits=Limits(max_picture_mb=enough - 1))
 
 
+@pytest.mark.parametrize("mode", ["RGB", "RGBA", "L"])
+def test_a_large_png_is_written_row_by_row(tmp_path, monkeypatch, mode):
+    monkeypatch.setattr(save_stills, "LARGE_PX", 1)
+    photo = _photo((333, 301)).convert(mode)
+    photo.save(tmp_path / "a.png", exif=_exif(), icc_profile=b"a profile" * 9)
+    reader, _ = transcode(tmp_path / "a.png", tmp_path / "b.png", change=lambda f: f.planes)
+    assert reader.info.rotation == 90
+    with Image.open(tmp_path / "b.png") as out:
+        assert (np.asarray(out.convert(mode)) == np.asarray(photo)).all()
+        assert dict(out.getexif()) == dict(_exif())
+        assert out.info.get("icc_profile") == (None if mode == "L" else b"a profile" * 9)
+    assert (tmp_path / "b.png").stat().st_size < 1.2 * (tmp_path / "a.png").stat().st_size * (
+        3 if mode == "L" else 1
+    )
+
+
 def test_limits_hold_for_pictures(tmp_path):
     _photo().save(tmp_path / "a.png")
     with pytest.raises(InputError, match="a frame may have 100 pixels, this one is 160x120"):
