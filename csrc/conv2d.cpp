@@ -3,10 +3,10 @@
 // Few input or output channels are summed directly (conv_direct.h). Where a processor has tile
 // registers, everything else is a product on those (conv_split.h). Elsewhere 3x3 with stride 1 goes
 // through Winograd's F(4x4) (conv_winograd.h), the rest through one packed matrix product over
-// [taps, channels] (conv_product.h). Weights stay as torch keeps them: a panel of output channels
-// and a block of input channels is packed where it is used, in cache. That costs a few per cent of
-// the arithmetic on large maps, needs no second copy of a network and no preparation, and on small
-// maps reads a quarter of what weights expanded for Winograd would.
+// [taps, channels] (conv_product.h). Weights that were packed ahead are read as they are; others
+// stay as torch keeps them, and a panel of output channels and a block of input channels is packed
+// where it is used, in cache. That costs a few per cent of the arithmetic on large maps and up to a
+// quarter on small ones, but needs no second copy of a network and no preparation.
 //
 // Every sum runs over blocks of input channels whose size follows from the shape of the weights
 // alone, so the bytes of an image do not depend on the batch around it nor on the threads.
@@ -17,7 +17,6 @@
 #include <cstdint>
 #include <cstdlib>
 #include <cstring>
-#include <new>
 #include <optional>
 #include <string>
 #include <vector>
@@ -25,6 +24,7 @@
 #include "binding.h"
 #include "conv_kernels.h"
 #include "conv_tiles.h"
+#include "pages.h"
 
 #ifdef _OPENMP
 #include <omp.h>
@@ -122,9 +122,24 @@ void run_turned(Problem p, const Form& form) {
   if (back) turn_all(k, p.y, y, p.count, out_size, p.outputs, p.threads);
 }
 
-void run_on_tiles(const Problem& p) { Split(kernels(), *tiles(), p).run(); }
-void run_directly(const Problem& p) { Direct(kernels(), p).run(); }
-void run_product(const Problem& p) { Product(kernels(), p).run(); }
+bool is_winograds(const Problem& p) { return p.kernel_h == 3 && p.kernel_w == 3 && p.stride == 1; }
+
+// f(the form of the convolution that takes the problem)
+template <typename F>
+void with_form(const Problem& p, const F& f) {
+  if (Direct::takes(p)) return f(Direct(kernels(), p));
+  if (tiles()) return f(Split(kernels(), *tiles(), p));
+  if (is_winograds(p)) return f(Winograd(kernels(), p));
+  if (p.planes && same_pixels(p)) return f(PlaneProduct(kernels(), p));
+  f(Product(kernels(), p));
+}
+
+// Whether that form takes pictures only channels-last.
+bool needs_turning(const Problem& p) {
+  if (Direct::takes(p)) return p.out_width < kernels().panel / 2;
+  if (tiles()) return p.stride > 1;
+  return !is_winograds(p) && !same_pixels(p);
+}
 
 void run(Problem p) {
   if (!p.count || !p.outputs || !p.out_height || !p.out_width) return;
@@ -133,17 +148,71 @@ void run(Problem p) {
     p.width *= p.height, p.out_width *= p.out_height;
     p.height = p.out_height = 1;
   }
-  if (Direct::takes(p)) {
-    if (p.planes && p.out_width < kernels().panel / 2) return run_turned(p, run_directly);
-    return run_directly(p);
-  }
-  if (tiles()) {
-    if (p.planes && p.stride > 1 && !Split::folds(p)) return run_turned(p, run_on_tiles);
-    return run_on_tiles(p);
-  }
-  if (p.kernel_h == 3 && p.kernel_w == 3 && p.stride == 1) return Winograd(kernels(), p).run();
-  if (p.planes && same_pixels(p)) return PlaneProduct(kernels(), p).run();
-  run_turned(p, run_product);
+  const auto go = [](const Problem& p) { with_form(p, [](auto form) { form.run(); }); };
+  p.planes&& needs_turning(p) ? run_turned(p, go) : go(p);
+}
+
+// ---- weights packed ahead: once for all calls, in the order of the form that will run them
+
+using Weights = nb::ndarray<const float, nb::ndim<4>, nb::c_contig, nb::device::cpu>;
+using Flat = nb::ndarray<float, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
+
+// Of one window: the order follows from the weights and the stride alone.
+Problem packing_of(Problem p) {
+  p.count = 1, p.height = p.kernel_h, p.width = p.kernel_w, p.out_height = p.out_width = 1;
+  p.pad = 0, p.planes = false, p.packed = nullptr;
+  return p;
+}
+
+Problem packing_of(const Weights& w, int stride) {
+  if (stride < 1 || !w.size())
+    throw std::invalid_argument("conv_pack: w must not be empty, and stride be 1 or more");
+  Problem p = {};
+  p.outputs = w.shape(0), p.inputs = w.shape(1);
+  p.kernel_h = int(w.shape(2)), p.kernel_w = int(w.shape(3));
+  p.w = w.data(), p.stride = stride, p.threads = 1;
+  return packing_of(p);
+}
+
+int64_t form_floats(const Problem& p) {
+  int64_t floats = 0;
+  with_form(p, [&](auto form) { floats = form.packed_floats(); });
+  return floats;
+}
+
+// Some weights as they were lie behind the packed ones, to tell when all have been changed.
+constexpr int64_t kSamples = 64;
+
+int64_t packed_floats(const Problem& p) {
+  const int64_t floats = form_floats(p);
+  return floats ? floats + kSamples : 0;
+}
+
+void take_samples(const Problem& p, float* to) {
+  const int64_t size = p.outputs * p.inputs * p.kernel_h * p.kernel_w;
+  for (int64_t i = 0; i < kSamples; ++i) to[i] = p.w[size * i / kSamples];
+}
+
+bool still_packed(const Problem& p, const float* packed) {
+  float now[kSamples];
+  take_samples(p, now);
+  return !std::memcmp(now, packed + form_floats(p), sizeof now);
+}
+
+void check_packed(const char* name, const void* data, size_t size, const Problem& p) {
+  if (int64_t(size) != packed_floats(p) || reinterpret_cast<uintptr_t>(data) % kAlign)
+    throw std::invalid_argument(std::string(name) + " must have the size that conv_packed_floats" +
+                                " gives, and lie at a multiple of 64 bytes");
+}
+
+void conv_pack(Weights w, int stride, Flat out, int threads) {
+  Problem p = packing_of(w, stride);
+  p.threads = std::max(1, threads);
+  check_packed("conv_pack: out", out.data(), out.size(), p);
+  float* to = out.data();
+  nb::gil_scoped_release unlocked;
+  with_form(p, [&](auto form) { form.pack(to); });
+  take_samples(p, to + form_floats(p));
 }
 
 const float* optional(const char* name, const std::optional<Floats>& a, int64_t size) {
@@ -154,7 +223,8 @@ const float* optional(const char* name, const std::optional<Floats>& a, int64_t 
 }
 
 void conv2d(Floats x, Floats w, std::optional<Floats> bias, std::optional<Floats> residual,
-            Output out, int stride, int pad, float slope, bool channels_last, int threads) {
+            Output out, int stride, int pad, float slope, bool channels_last, int threads,
+            std::optional<Floats> packed) {
   if (x.ndim() != 4 || w.ndim() != 4 || out.ndim() != 4 || stride < 1 || pad < 0)
     throw std::invalid_argument("conv2d: x, w and out must have 4 dimensions, stride be 1 or more");
   const int h = channels_last ? 1 : 2, c = channels_last ? 3 : 1;
@@ -178,6 +248,10 @@ void conv2d(Floats x, Floats w, std::optional<Floats> bias, std::optional<Floats
   p.bias_step = every ? p.outputs : 0;
   p.residual = optional("residual", residual, int64_t(out.size()));
   p.x = x.data(), p.w = w.data(), p.y = out.data();
+  if (packed) {
+    check_packed("conv2d: packed", packed->data(), packed->size(), packing_of(p));
+    if (still_packed(packing_of(p), packed->data())) p.packed = packed->data();
+  }
   nb::gil_scoped_release unlocked;
   run(p);
 }
@@ -187,7 +261,17 @@ void conv2d(Floats x, Floats w, std::optional<Floats> bias, std::optional<Floats
 
 ACCEL_BIND(conv2d) {
   m.def("conv2d", &accel::conv2d, "x"_a, "w"_a, "bias"_a.none(), "residual"_a.none(), "out"_a,
-        "stride"_a, "pad"_a, "slope"_a, "channels_last"_a, "threads"_a);
+        "stride"_a, "pad"_a, "slope"_a, "channels_last"_a, "threads"_a,
+        "packed"_a.none() = nb::none());
+  m.def(
+      "conv_packed_floats",
+      [](accel::Weights w, int stride) {
+        return accel::packed_floats(accel::packing_of(w, stride));
+      },
+      "w"_a, "stride"_a, "Size of the weights packed ahead; 0 where that gains nothing.");
+  m.def("conv_pack", &accel::conv_pack, "w"_a, "stride"_a, "out"_a, "threads"_a,
+        "Pack weights for calls of conv2d with this stride; `out` is 64-byte aligned. A call whose "
+        "weights have changed since packs them itself.");
   m.def(
       "conv_isa", [] { return accel::tiles() ? "amx" : accel::kernels().name; },
       "Instruction set that the convolutions use here.");

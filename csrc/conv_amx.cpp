@@ -107,13 +107,6 @@ void cut_pixels(const float* const* rows, int64_t channels, int pixels, int part
   }
 }
 
-void gather(const float* from, int64_t step, float* to) {
-  const __m512i at =
-      _mm512_mullo_epi32(_mm512_set_epi32(15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0),
-                         _mm512_set1_epi32(int(step)));
-  store(to, _mm512_mask_i32gather_ps(all(0.0f), 0xffff, at, from, 4));
-}
-
 void cut_weights(const float* w, int parts, char* to) {
   for (int64_t c = 0; c < kTileDepth; c += 2)
     for (int64_t tile = 0; tile < 2; ++tile) {
@@ -261,7 +254,7 @@ bool finite(const float* sums, int64_t pixels, int wide) {
   return _mm512_cmp_ps_mask(watch, watch, _CMP_UNORD_Q) == 0;
 }
 
-const TileKernels kTable = {cut_pixel, cut_pixels, gather, cut_weights, multiply, finite};
+const TileKernels kTable = {cut_pixel, cut_pixels, cut_weights, multiply, finite};
 
 }  // namespace
 }  // namespace accel

@@ -122,7 +122,10 @@ struct Direct {
     }
   }
 
-  void pack(float* to) {
+  int64_t packed_floats() const { return 0; }  // few weights, whose order depends on the layout
+  void pack(float*) const {}
+
+  void pack_own(float* to) {
     weights = to;
     if (few_outputs) return pack_lines(to);
     const int64_t all = taps * p.inputs;
@@ -263,7 +266,7 @@ struct Direct {
   }
 
   void run() {
-    pack(expanded_scratch.get(weight_floats()));
+    pack_own(expanded_scratch.get(weight_floats()));
     if (!few_outputs) {
       steps = steps_of(blocks.size);
       last_steps = steps_of(blocks.width(blocks.count - 1));

@@ -3,21 +3,26 @@
 
 constexpr int64_t kAlign = 64, kPad = 16;  // bytes; floats between streams, see Winograd::v_step
 
+int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+int64_t round_up(int64_t a, int64_t b) { return ceil_div(a, b) * b; }
+
 // Memory that grows and is kept by its thread: new pages cost more than many a convolution.
 struct Scratch {
   float* data = nullptr;
   int64_t size = 0;
   ~Scratch() { release(); }
   void release() {
-    ::operator delete[](data, std::align_val_t(kAlign));
+    if (data) unmap_pages(data);
     data = nullptr;
   }
   float* get(int64_t floats) {
     if (floats > size) {
       release();
       size = 0;
-      data = static_cast<float*>(::operator new[](floats * 4, std::align_val_t(kAlign)));
-      size = floats;
+      const bool large = size_t(floats) * 4 >= kPage;
+      const int64_t whole = large ? round_up(floats, int64_t(kPage / 4)) : floats;
+      data = static_cast<float*>(map_pages(whole * 4, large ? kPage : kAlign));
+      size = whole;
     }
     return data;
   }
@@ -25,9 +30,6 @@ struct Scratch {
 // Used by the thread that calls / by every thread of the team.
 thread_local Scratch shared_scratch, expanded_scratch, turned_in, turned_out, turned_residual,
     own_scratch;
-
-int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
-int64_t round_up(int64_t a, int64_t b) { return ceil_div(a, b) * b; }
 
 // Input channels in equal blocks; the last may be shorter. Follows from the weights alone.
 struct Blocks {
@@ -45,6 +47,7 @@ struct Blocks {
 
 struct Problem {
   const float *x, *w, *bias, *residual;  // x [N, H, W, C], w [O, C, kh, kw], residual like y
+  const float* packed;                   // w in the order that its form packs it to, or null
   float* y;                              // [N, out_h, out_w, O]
   int64_t count, height, width, inputs, outputs, out_height, out_width;
   int kernel_h, kernel_w, stride, pad;
@@ -55,12 +58,14 @@ struct Problem {
 };
 
 // Lines of `rows` short pieces, a step apart: too short for the CPU to foresee by itself. Fetched
-// before the sums that go there are begun, they have come when those are done.
-template <int kToWrite = 1>
+// before the sums that go there are begun, they have come when those are done. kNear: 3 the first
+// cache, 2 the second.
+template <int kToWrite = 1, int kNear = 3>
 void expect(const float* at, int64_t rows, int64_t step, int64_t floats) {
 #if defined(__GNUC__)
   for (int64_t r = 0; r < rows; ++r)
-    for (int64_t i = 0; i < floats; i += kPad) __builtin_prefetch(at + r * step + i, kToWrite);
+    for (int64_t i = 0; i < floats; i += kPad)
+      __builtin_prefetch(at + r * step + i, kToWrite, kNear);
 #endif
 }
 

@@ -6,6 +6,7 @@ constexpr int64_t kMaxR = 1536;           // rows that are worked on together, a
 constexpr int64_t kRowBytes = 2 << 20;    // gathered rows that are worked on together
 constexpr int64_t kPixelBytes = 1 << 20;  // packed pixels that are worked on together
 constexpr int64_t kGroup = 4;             // calls of `micro` whose sums are written together
+
 struct Product {
   const ConvKernels& k;
   const Problem& p;
@@ -28,6 +29,7 @@ struct Product {
     together = ceil_div(rows, ceil_div(rows, together));
   }
 
+  int64_t panel_floats() const { return taps * blocks.padded * k.panel; }
   int64_t depth(int64_t block) const { return taps * blocks.padded_width(block); }
   int64_t a_start(int64_t n, int64_t block) const { return n * taps * blocks.first(block); }
 
@@ -49,28 +51,42 @@ struct Product {
     }
   }
 
-  void run_panel(const float* a, float* own, int64_t first, int64_t n, int64_t panel) const {
-    float *c = own, *packed = own + kGroup * k.rows * k.panel;
+  // ---- weights, [panel][block][tap][channel of the block][output]
+
+  void pack_panel(float* to, int64_t panel) const {
     const int outs = int(std::min<int64_t>(k.panel, p.outputs - panel * k.panel));
-    for (int64_t b = 0; b < blocks.count; ++b) {
-      const float* w = p.w + (panel * k.panel * p.inputs + blocks.first(b)) * taps;
-      k.pack(w, p.inputs * taps, outs, blocks.width(b), int(taps),
-             packed + taps * blocks.first(b) * k.panel, blocks.padded_width(b));
-    }
+    for (int64_t b = 0; b < blocks.count; ++b)
+      k.pack(p.w + (panel * k.panel * p.inputs + blocks.first(b)) * taps, p.inputs * taps, outs,
+             blocks.width(b), int(taps), to + taps * blocks.first(b) * k.panel,
+             blocks.padded_width(b));
+  }
+  int64_t packed_floats() const { return panels * panel_floats(); }
+  void pack(float* to) const {
+#pragma omp parallel for num_threads(p.threads) schedule(static) if (p.threads > 1)
+    for (int64_t i = 0; i < panels; ++i) pack_panel(to + i * panel_floats(), i);
+  }
+
+  // ---- sums
+
+  void run_panel(const float* a, float* own, int64_t first, int64_t n, int64_t panel) const {
+    float *c = own, *spare = own + kGroup * k.rows * k.panel;
+    const float* weights = p.packed ? p.packed + panel * panel_floats() : spare;
+    if (!p.packed) pack_panel(spare, panel);
     // A few rows through all blocks, so that their sums are still near when they are written.
     for (int64_t i = 0; i < n; i += kGroup * k.rows) {
       const int64_t some = std::min<int64_t>(kGroup * k.rows, n - i);
       for (int64_t b = 0; b < blocks.count; ++b) {
         const float* rows = direct ? p.x + (first + i) * p.inputs + blocks.first(b)
                                    : a + a_start(n, b) + i * depth(b);
-        multiply(k, rows, direct ? p.inputs : depth(b), packed + taps * blocks.first(b) * k.panel,
+        multiply(k, rows, direct ? p.inputs : depth(b), weights + taps * blocks.first(b) * k.panel,
                  c, some, depth(b), b > 0);
       }
-      write(c, first + i, some, panel, outs);
+      write(c, first + i, some, panel);
     }
   }
 
-  void write(const float* c, int64_t first, int64_t n, int64_t panel, int outs) const {
+  void write(const float* c, int64_t first, int64_t n, int64_t panel) const {
+    const int outs = int(std::min<int64_t>(k.panel, p.outputs - panel * k.panel));
     const int64_t size = p.out_height * p.out_width;
     for (int64_t i = 0; i < n;) {  // images may have a bias each
       const int64_t image = (first + i) / size;
@@ -86,7 +102,7 @@ struct Product {
   void run() {
     run_blocks(
         p, rows, together, panels, direct ? 0 : together * taps * blocks.padded,
-        kGroup * k.rows * k.panel + taps * blocks.padded * k.panel,
+        kGroup * k.rows * k.panel + (p.packed ? 0 : panel_floats()),
         [&](float* a, float*, int64_t first, int64_t n, int64_t i) { gather(a, first, n, i); },
         [&](const float* a, float* own, int64_t first, int64_t n, int64_t panel) {
           run_panel(a, own, first, n, panel);
@@ -116,6 +132,9 @@ struct PlaneProduct {
     together = std::min(items, std::clamp<int64_t>(kPixelBytes / (step * 4), 4, 32));
     together = ceil_div(items, ceil_div(items, together));
   }
+
+  int64_t packed_floats() const { return 0; }  // the weights are read as they lie
+  void pack(float*) const {}
 
   // Rows 2^n apart would fight for one set of the cache.
   int64_t row_step() const { return blocks.padded + kPad; }

@@ -7,7 +7,6 @@
 // a row's end are summed like others and not written. With a stride the pixels are sorted by the
 // remainders of their coordinates ("phases") first: within one, a tap again reads side by side.
 
-constexpr int64_t kFewInputs = 8;         // up to so many all taps are folded into one
 constexpr int64_t kShortSum = 128;        // products; so few need three parts to be as exact
 constexpr int64_t kChainSteps = 72;       // tiles of weights that are summed in one chain
 constexpr int64_t kCutBytes = 768 << 10;  // cut pixels that are worked on together, about
@@ -18,8 +17,7 @@ struct Split {
   const TileKernels& t;
   const Problem& p;
   int64_t taps;
-  bool folded;
-  int64_t depth, chunks, steps;  // channels of a cut pixel; its tiles; tiles of weights of a panel
+  int64_t chunks, steps;  // tiles of a cut pixel's channels; tiles of weights of a panel
   int parts;
   int64_t phase_rows, phase_columns, phases;
   int64_t down, across;  // rows of an image, pixels of a row
@@ -30,23 +28,18 @@ struct Split {
 
   Split(const ConvKernels& k, const TileKernels& t, const Problem& p)
       : k(k), t(t), p(p), taps(int64_t(p.kernel_h) * p.kernel_w) {
-    folded = folds(p);
-    depth = folded ? taps * p.inputs : p.inputs;
-    chunks = ceil_div(depth, kTileDepth);
-    steps = chunks * (folded ? 1 : taps);
+    chunks = ceil_div(p.inputs, kTileDepth);
+    steps = chunks * taps;
     parts = taps * p.inputs <= kShortSum ? 3 : 2;
-    phase_rows = folded ? 1 : std::min(p.stride, p.kernel_h);
-    phase_columns = folded ? 1 : std::min(p.stride, p.kernel_w);
+    phase_rows = std::min(p.stride, p.kernel_h);
+    phase_columns = std::min(p.stride, p.kernel_w);
     phases = phase_rows * phase_columns;
-    down = p.out_height, across = p.out_width;
-    if (!folded) {
-      // With stride 1 the zeros right of a row are those left of the next.
-      const bool shared = p.stride == 1 && p.pad < p.kernel_w && p.pad < p.kernel_h;
-      down = shared ? p.height + p.pad : down + (p.kernel_h - 1) / p.stride;
-      across = shared ? p.width + p.pad : across + (p.kernel_w - 1) / p.stride;
-    }
+    // With stride 1 the zeros right of a row are those left of the next.
+    const bool shared = p.stride == 1 && p.pad < p.kernel_w && p.pad < p.kernel_h;
+    down = shared ? p.height + p.pad : p.out_height + (p.kernel_h - 1) / p.stride;
+    across = shared ? p.width + p.pad : p.out_width + (p.kernel_w - 1) / p.stride;
     reach = 0;
-    for (int64_t tap = 0; tap < taps && !folded; ++tap) reach = std::max(reach, place_of(tap));
+    for (int64_t tap = 0; tap < taps; ++tap) reach = std::max(reach, place_of(tap));
     length = (p.count - 1) * down * across + (p.out_height - 1) * across + p.out_width;
     items = ceil_div(length, kTilePixels);
     panels = ceil_div(p.outputs, kTileWide);
@@ -56,10 +49,6 @@ struct Split {
     together = ceil_div(items, ceil_div(items, together));
     groups = std::max<int64_t>(1, ceil_div(steps, kChainSteps));
     groups = std::min(groups, chunks);
-  }
-
-  static bool folds(const Problem& p) {
-    return p.kernel_h * p.kernel_w > 1 && p.inputs <= kFewInputs;
   }
 
   // Where a tap's pixels begin within their phase.
@@ -74,8 +63,7 @@ struct Split {
   int64_t chunk_step(int64_t n) const { return phases * stored(n) * pixel_step(); }
   int64_t weight_step() const { return parts * kWeightBytes; }
   int64_t first_chunk(int64_t group) const { return chunks * group / groups; }
-  int64_t taps_kept() const { return folded ? 1 : taps; }
-  int64_t group_steps() const { return ceil_div(chunks, groups) * taps_kept(); }
+  int64_t group_steps() const { return ceil_div(chunks, groups) * taps; }
 
   // ---- pixels
 
@@ -87,10 +75,7 @@ struct Split {
       const Place row = place(flat, down, across);
       int64_t run = std::min(until - at, stored(n) - at % stored(n));
       run = std::min(run, across - row.x);
-      if (folded)
-        cut_folded(row, run, to + at * pixel_step(), chunk_step(n));
-      else
-        cut_row(row, at / stored(n), run, to + at * pixel_step(), chunk_step(n));
+      cut_row(row, at / stored(n), run, to + at * pixel_step(), chunk_step(n));
       at += run;
     }
   }
@@ -130,53 +115,11 @@ struct Split {
       }
   }
 
-  // A folded pixel has the channels of the whole window, in the order [taps][channels].
-  void cut_folded(Place row, int64_t run, char* to, int64_t apart) const {
-    if (row.image >= p.count) return clear(to, run, apart);
-    const PlainSum at{p};
-    const int64_t apart_x = p.stride * (p.planes ? 1 : p.inputs);
-    float values[kTileDepth][16];
-    const float* rows[kTileDepth];
-    for (int64_t i = 0; i < run; i += 16, to += 16 * pixel_step()) {
-      const int some = int(std::min<int64_t>(16, run - i));
-      const int64_t left = (row.x + i) * p.stride - p.pad;
-      for (int64_t c = 0; c < depth; c += kTileDepth) {
-        const int64_t channels = std::min(kTileDepth, depth - c);
-        for (int64_t j = 0; j < channels; ++j) {
-          const int64_t tap = (c + j) / p.inputs, channel = (c + j) % p.inputs;
-          const int64_t y = row.y * p.stride - p.pad + tap / p.kernel_w;
-          const int64_t x = left + tap % p.kernel_w;
-          rows[j] = values[j];
-          const float* from = p.x + at.offset(row.image, y, x) + channel * at.step();
-          const bool inside = y >= 0 && y < p.height && x >= 0 && x + 15 * p.stride < p.width;
-          if (inside && apart_x == 1)
-            rows[j] = from;
-          else if (inside)
-            t.gather(from, apart_x, values[j]);
-          else
-            for (int m = 0; m < some; ++m) {
-              const bool there =
-                  y >= 0 && y < p.height && x + m * p.stride >= 0 && x + m * p.stride < p.width;
-              values[j][m] = there ? from[m * apart_x] : 0.0f;
-            }
-        }
-        t.cut_pixels(rows, channels, some, parts, to + c / kTileDepth * apart, apart);
-      }
-    }
-  }
-
   // ---- weights
 
   void cut_weights(char* to, float* values, int64_t panel, int64_t first, int64_t last) const {
     const int outs = int(std::min<int64_t>(kTileWide, p.outputs - panel * kTileWide));
     const float* w = p.w + panel * kTileWide * taps * p.inputs;
-    if (folded) {
-      k.pack(w, depth, outs, p.inputs, int(taps), values, p.inputs);
-      std::fill(values + depth * kTileWide, values + chunks * kTileDepth * kTileWide, 0.0f);
-      for (int64_t i = first; i < last; ++i, to += weight_step())
-        t.cut_weights(values + i * kTileDepth * kTileWide, parts, to);
-      return;
-    }
     for (int64_t chunk = first; chunk < last; ++chunk) {
       const int64_t from = chunk * kTileDepth, some = std::min(kTileDepth, p.inputs - from);
       k.pack(w + from * taps, p.inputs * taps, outs, some, int(taps), values, kTileDepth);
@@ -185,7 +128,7 @@ struct Split {
     }
   }
 
-  int64_t value_floats() const { return (folded ? chunks : taps) * kTileDepth * kTileWide; }
+  int64_t value_floats() const { return taps * kTileDepth * kTileWide; }
   int64_t offset_floats() const { return round_up(2 * group_steps(), kPad); }
 
   // ---- results
@@ -201,18 +144,17 @@ struct Split {
       const int64_t begin = first_chunk(group), end = first_chunk(group + 1);
       int64_t count = 0;
       for (int64_t chunk = begin; chunk < end; ++chunk)
-        for (int64_t tap = 0; tap < taps_kept(); ++tap)
+        for (int64_t tap = 0; tap < taps; ++tap)
           offsets[count++] =
-              chunk * chunk_step(n) +
-              (folded ? 0 : (phase_of(tap) * stored(n) + place_of(tap)) * pixel_step());
+              chunk * chunk_step(n) + (phase_of(tap) * stored(n) + place_of(tap)) * pixel_step();
       const char* b = weights;
       int64_t ahead = 0;
       if (kept) {
-        b = kept + (panel * steps + begin * taps_kept()) * weight_step();
+        b = kept + (panel * steps + begin * taps) * weight_step();
         if (group + 1 < groups)
-          ahead = (first_chunk(group + 2) - end) * taps_kept();
+          ahead = (first_chunk(group + 2) - end) * taps;
         else if (panel + 1 < panels)
-          ahead = first_chunk(1) * taps_kept();
+          ahead = first_chunk(1) * taps;
       } else {
         cut_weights(weights, values, panel, begin, end);
       }
@@ -257,16 +199,24 @@ struct Split {
     }
   }
 
-  void run() {
-    const int64_t bytes = panels * steps * weight_step();
-    if (items > together && bytes <= kKeptBytes) {
-      char* to = reinterpret_cast<char*>(expanded_scratch.get(bytes / 4));
+  // ---- weights cut ahead
+
+  int64_t packed_floats() const { return panels * steps * weight_step() / 4; }
+  void pack(float* to) const {
 #pragma omp parallel for num_threads(p.threads) schedule(static) if (p.threads > 1)
-      for (int64_t panel = 0; panel < panels; ++panel)
-        cut_weights(to + panel * steps * weight_step(), own_scratch.get(value_floats()), panel, 0,
-                    chunks);
-      kept = to;
+    for (int64_t panel = 0; panel < panels; ++panel)
+      cut_weights(reinterpret_cast<char*>(to) + panel * steps * weight_step(),
+                  own_scratch.get(value_floats()), panel, 0, chunks);
+  }
+
+  void run() {
+    const float* all = p.packed;
+    if (!all && items > together && packed_floats() * 4 <= kKeptBytes) {
+      float* to = expanded_scratch.get(packed_floats());
+      pack(to);
+      all = to;
     }
+    kept = reinterpret_cast<const char*>(all);
     run_blocks(
         p, items, together, panels, chunks * chunk_step(together) / 4,
         together * kTilePixels * kTileWide + value_floats() + offset_floats() +

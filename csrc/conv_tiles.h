@@ -27,8 +27,6 @@ struct TileKernels {
   // Up to 16 pixels whose channels lie anywhere: channel i of them at rows[i].
   void (*cut_pixels)(const float* const* rows, int64_t channels, int pixels, int parts, char* to,
                      int64_t chunk_step);
-  // to[i] = from[i * step] for 16 pixels.
-  void (*gather)(const float* from, int64_t step, float* to);
   // Weights [kTileDepth][kTileWide] to parts [parts][2 tiles][kTileDepth / 2][16][2].
   void (*cut_weights)(const float* w, int parts, char* to);
   // sums[pixels, kTileWide] (+)= over all steps a[+ offsets[step]] * b[step]. `wide`: output

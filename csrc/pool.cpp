@@ -3,48 +3,19 @@
 //
 // A block that is let go is kept for the next result of about its size, up to a limit for all that
 // are kept and the next new one; the one that has waited longest goes first.
-#include <cstdlib>
 #include <list>
 #include <mutex>
-#include <new>
 
 #include "binding.h"
-
-#if defined(__linux__)
-#include <sys/mman.h>
-#endif
+#include "pages.h"
 
 namespace accel {
 namespace {
-
-constexpr size_t kPage = size_t(2) << 20;  // of the kind the system is asked for
 
 struct Block {
   void* data;
   size_t bytes;
 };
-
-void* map(size_t bytes) {
-#if defined(_WIN32)
-  void* data = _aligned_malloc(bytes, kPage);
-#else
-  void* data = nullptr;
-  if (posix_memalign(&data, kPage, bytes)) data = nullptr;
-#endif
-  if (!data) throw std::bad_alloc();
-#if defined(__linux__) && defined(MADV_HUGEPAGE)
-  madvise(data, bytes, MADV_HUGEPAGE);  // a wish; without it pages are small
-#endif
-  return data;
-}
-
-void unmap(const Block& block) {
-#if defined(_WIN32)
-  _aligned_free(block.data);
-#else
-  std::free(block.data);
-#endif
-}
 
 class Pool {
  public:
@@ -66,8 +37,8 @@ class Pool {
       }
       drop(gone, bytes < limit_ ? limit_ - bytes : 0);  // new memory in place of what is kept
     }
-    for (const Block& each : gone) unmap(each);
-    return {map(bytes), bytes};
+    for (const Block& each : gone) unmap_pages(each.data);
+    return {map_pages(bytes, kPage), bytes};
   }
 
   void give(const Block& block) {
@@ -78,7 +49,7 @@ class Pool {
       kept_ += block.bytes;
       drop(gone, limit_);
     }
-    for (const Block& each : gone) unmap(each);
+    for (const Block& each : gone) unmap_pages(each.data);
   }
 
   // Returns the limit before; kept blocks beyond the new one are freed.
@@ -90,7 +61,7 @@ class Pool {
       before = limit_, limit_ = bytes;
       drop(gone, limit_);
     }
-    for (const Block& each : gone) unmap(each);
+    for (const Block& each : gone) unmap_pages(each.data);
     return before;
   }
 

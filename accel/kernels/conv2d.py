@@ -30,11 +30,12 @@ def conv2d(
     groups: int = 1,
     residual: Tensor | None = None,  # shaped like the result; added to it
     slope: float = 1.0,  # what is below zero is multiplied by it: 1 no activation, 0 ReLU
+    packed: Tensor | None = None,  # what `pack` made of weight and stride
 ) -> Tensor:  # [B, O, H', W'] in the layout of x
     """Convolve, add bias and residual, and apply a (leaky) ReLU.
 
-    The result's bytes do not depend on the batch around an image, the number of threads or the
-    layout.
+    The result's bytes do not depend on the batch around an image, the number of threads, the
+    layout, or whether the weights were packed ahead.
     """
     if x.ndim != 4 or weight.ndim != 4:
         raise ValueError(f"conv2d: x and weight must be 4-D, got {_say(x)} and {_say(weight)}")
@@ -58,7 +59,32 @@ def conv2d(
         )
     if residual is not None and tuple(residual.shape) != shape:
         raise ValueError(f"conv2d: residual must be {list(shape)}, got {_say(residual)}")
-    return op(x, weight, bias, residual, stride, padding, groups, slope)
+    return op(x, weight, bias, residual, stride, padding, groups, slope, packed)
+
+
+def pack(
+    weight: Tensor,  # [O, C, kh, kw] float32
+    stride: int = 1,
+) -> Tensor | None:  # [n] in an order of this processor's
+    """Return a copy of the weights in the order in which `conv2d` reads them, to give it again.
+
+    Without it every call packs them, a block at a time, in cache. The copy takes the memory of the
+    weights, up to four times that where they are few. It is not to be kept beyond the process, and
+    void once the weights change. None where nothing is gained by it.
+    """
+    if weight.ndim != 4 or stride < 1:
+        raise ValueError(
+            f"pack: weight must be 4-D and stride at least 1, got {_say(weight)} and {stride}"
+        )
+    if 0 in weight.shape or _why_not(weight, weight, None, None, stride, 0, 1, 1.0):
+        return None
+    weight = weight.detach().contiguous()
+    floats = native.conv_packed_floats(weight, stride)
+    if not floats:
+        return None
+    packed = _native.empty(floats)
+    native.conv_pack(weight, stride, packed, torch.get_num_threads())
+    return packed
 
 
 def linear(
@@ -66,6 +92,7 @@ def linear(
     weight: Tensor,  # [N, K]
     bias: Tensor | None = None,  # [N]
     residual: Tensor | None = None,  # [..., N]; added to the result
+    packed: Tensor | None = None,  # what `pack` made of weight[:, :, None, None]
 ) -> Tensor:  # [..., N]
     """Multiply by a matrix, as torch.nn.functional.linear does, and add bias and residual."""
     if weight.ndim != 2 or x.ndim < 1 or x.shape[-1] != weight.shape[1]:
@@ -82,7 +109,7 @@ def linear(
                 f"linear: residual must be {[*x.shape[:-1], outputs]}, got {_say(residual)}"
             )
         residual = residual.reshape(1, rows, 1, outputs).permute(0, 3, 1, 2)
-    out = op(as_picture, weight[:, :, None, None], bias, residual, 1, 0, 1, 1.0)
+    out = op(as_picture, weight[:, :, None, None], bias, residual, 1, 0, 1, 1.0, packed)
     return out.permute(0, 2, 3, 1).reshape(*x.shape[:-1], outputs)
 
 
@@ -104,7 +131,7 @@ def _layout(x: Tensor) -> torch.memory_format:
     return torch.channels_last if last else torch.contiguous_format
 
 
-def _reference(x, weight, bias, residual, stride, padding, groups, slope):
+def _reference(x, weight, bias, residual, stride, padding, groups, slope, packed=None):
     each = bias is not None and bias.ndim == 2
     out = F.conv2d(x, weight, None if each else bias, stride, padding, 1, groups)
     if each:
@@ -116,21 +143,21 @@ def _reference(x, weight, bias, residual, stride, padding, groups, slope):
     return out.contiguous(memory_format=_layout(x))
 
 
-def _fake(x, weight, bias, residual, stride, padding, groups, slope):
+def _fake(x, weight, bias, residual, stride, padding, groups, slope, packed=None):
     shape = _shape(x, weight, stride, padding)
     return torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=_layout(x))
 
 
 op = Op(
     "conv2d(Tensor x, Tensor weight, Tensor? bias, Tensor? residual, int stride, int padding,"
-    " int groups, float slope) -> Tensor",
+    " int groups, float slope, Tensor? packed=None) -> Tensor",
     _reference,
     fake=_fake,
     gradient=False,
 )
 
 
-def _why_not(x, weight, bias, residual, stride, padding, groups, slope) -> str:
+def _why_not(x, weight, bias, residual, stride, padding, groups, slope, packed=None) -> str:
     given = [t for t in (x, weight, bias, residual) if t is not None]
     for tensor in given:
         if tensor.dtype != torch.float32:
@@ -140,7 +167,7 @@ def _why_not(x, weight, bias, residual, stride, padding, groups, slope) -> str:
     return _native.why_not(*given)
 
 
-def _run_native(x, weight, bias, residual, stride, padding, groups, slope):
+def _run_native(x, weight, bias, residual, stride, padding, groups, slope, packed=None):
     layout = _layout(x)
     shape = _shape(x, weight, stride, padding)
     last = layout is torch.channels_last
@@ -167,6 +194,7 @@ def _run_native(x, weight, bias, residual, stride, padding, groups, slope):
         slope,
         last,
         threads,
+        packed,
     )
     return out
 
@@ -175,7 +203,7 @@ op.implement("native", _run_native, _why_not)
 
 
 def _save(ctx, inputs, output):
-    x, weight, bias, _, *ctx.rest = inputs
+    x, weight, bias, _, *ctx.rest = inputs[:8]
     ctx.bias_dims = 0 if bias is None else bias.ndim
     slope = ctx.rest[-1]
     ctx.save_for_backward(x, weight, output if slope != 1 else None)
@@ -194,7 +222,7 @@ def _backward(ctx, grad):
         grad_weight = _torch_backward(grad, x, weight, stride, padding, groups, 1)
     if wants_bias:
         grad_bias = grad.sum((0, 2, 3) if ctx.bias_dims == 1 else (2, 3))
-    return (grad_x, grad_weight, grad_bias, grad if wants_residual else None, *[None] * 4)
+    return (grad_x, grad_weight, grad_bias, grad if wants_residual else None, *[None] * 5)
 
 
 def _grad_input(grad, x, weight, stride, padding, groups):

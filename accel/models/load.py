@@ -15,6 +15,8 @@ from accel.models import nano
 from accel.models import stable_diffusion as sd
 from accel.models.described import own_tokenizer
 from accel.models.folder import is_folder, read_folder, read_prediction
+from accel.models.unfilled import unfilled
+from accel.nn.conv import choose_packing
 from accel.text.bpe import BpeTokenizer
 from accel.weights.files import TensorFile, first_not_finite, open_tensors
 
@@ -81,7 +83,7 @@ def load(
         name, config = recognise(file)
         kind, zero_snr = told_prediction(file)
         tensors, files = collect(file, lambda key: sd.rename(key, config)), [file]
-    with torch.device("meta"):
+    with unfilled():
         model = sd.build(config)
     if vae is not None:
         tensors = {key: t for key, t in tensors.items() if not key.startswith("vae.")}
@@ -185,3 +187,4 @@ def fill(
     release(files)
     ready = {name: tensor.to(device=device, dtype=dtype) for name, tensor in ready.items()}
     network.load_state_dict(ready, assign=True)
+    choose_packing(network)

@@ -2,16 +2,88 @@
 
 They are torch's layers in every other way: parameters, state dict, initialisation, training. Where
 a kernel does not apply (another dtype, device, dilation), torch computes.
+
+Weights that do not change are packed once, into the order in which the kernel reads them, and kept
+beside the parameters: see `Packing` for when, and `choose_packing` for large networks.
 """
 
 from __future__ import annotations
 
+import weakref
+from typing import Any
+
+import torch
 from torch import Tensor, nn
 
-from accel.kernels.conv2d import conv2d, linear
+from accel.kernels.conv2d import conv2d, linear, pack
+
+PACKED_BYTES = 64 << 20  # weights of a network up to which it keeps them packed as well
 
 
-class Conv2d(nn.Conv2d):
+class Packing:
+    """A layer's packed weights: made when it is called a second time with the same ones.
+
+    They are void when the weights change. None are kept while the layer is trained, as every step
+    changes them, nor while it is compiled or traced. Results are the same bytes either way.
+    `keeps_packed = False` saves the memory: that of the weights again, for small 3x3 layers up to
+    four times that.
+    """
+
+    keeps_packed = True
+    _packed: tuple[weakref.ref[Tensor], tuple[int, int], Tensor | None] | None = None
+
+    def packed(
+        self,
+        weight: Tensor,  # [O, C, kh, kw]
+        of: Tensor,  # the parameter that it is, or is a view of
+        stride: int = 1,
+    ) -> Tensor | None:
+        trained = torch.is_grad_enabled() and of.requires_grad
+        if not self.keeps_packed or trained or not _lasts(of):
+            return None
+        # A version does not tell of changes through `.data`: the kernel looks at some values too.
+        state = of.data_ptr(), of._version
+        last = self._packed
+        if last is None or last[0]() is not of or last[1] != state:
+            self._packed = weakref.ref(of), state, None
+            return None
+        if last[2] is not None:
+            return last[2]
+        made = pack(weight, stride)
+        self._packed = last[0], state, made
+        return made
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Copies and pickles of a layer make their own."""
+        return {name: value for name, value in self.__dict__.items() if name != "_packed"}
+
+
+def _lasts(weight: Tensor) -> bool:
+    """Whether a tensor is one whose changes can be seen, and none that a tracer stands in for."""
+    return (
+        type(weight) in (nn.Parameter, Tensor)
+        and weight.device.type == "cpu"
+        and weight.dtype == torch.float32
+        and not weight.is_inference()
+        and not torch.compiler.is_compiling()
+        and not torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
+    )
+
+
+def choose_packing(network: nn.Module, most_bytes: int = PACKED_BYTES) -> bool:
+    """Let all layers of a network keep packed weights if those of all take up to `most_bytes`.
+
+    Otherwise none does: weights of large networks may lie in a file, and their copies would not.
+    Returns the choice.
+    """
+    layers = [one for one in network.modules() if isinstance(one, (Conv2d, Linear))]
+    keeps = sum(layer.weight.nbytes for layer in layers) <= most_bytes
+    for layer in layers:
+        layer.keeps_packed = keeps
+    return keeps
+
+
+class Conv2d(Packing, nn.Conv2d):
     """torch.nn.Conv2d with what follows it fused in."""
 
     def forward(  # type: ignore[override]
@@ -35,7 +107,9 @@ class Conv2d(nn.Conv2d):
             bias = self.bias
         elif self.bias is not None:
             bias = bias + self.bias
-        return conv2d(x, self.weight, bias, stride, padding, self.groups, residual, slope)
+        weight = self.weight
+        packed = self.packed(weight, weight, stride) if self.groups == 1 else None
+        return conv2d(x, weight, bias, stride, padding, self.groups, residual, slope, packed)
 
     def _general(
         self, x: Tensor, bias: Tensor | None, residual: Tensor | None, slope: float
@@ -48,7 +122,7 @@ class Conv2d(nn.Conv2d):
         return out if slope == 1 else nn.functional.leaky_relu(out, slope)
 
 
-class Linear(nn.Linear):
+class Linear(Packing, nn.Linear):
     """torch.nn.Linear that can add a residual."""
 
     def forward(  # type: ignore[override]
@@ -56,4 +130,5 @@ class Linear(nn.Linear):
         x: Tensor,  # [..., in_features]
         residual: Tensor | None = None,  # [..., out_features]
     ) -> Tensor:  # [..., out_features]
-        return linear(x, self.weight, self.bias, residual)
+        packed = self.packed(self.weight[:, :, None, None], self.weight)
+        return linear(x, self.weight, self.bias, residual, packed)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import os
+import pickle
 import subprocess
 import sys
 
@@ -12,8 +14,8 @@ import torch.nn.functional as F
 
 from accel.kernels._native import module as native
 from accel.kernels._native import why_not
-from accel.kernels.conv2d import conv2d, linear, op
-from accel.nn.conv import Conv2d, Linear
+from accel.kernels.conv2d import conv2d, linear, op, pack
+from accel.nn.conv import Conv2d, Linear, choose_packing
 from tests.kernels.check import check_kernel
 
 needs_native = pytest.mark.skipif(bool(why_not()), reason=why_not() or "native module is there")
@@ -115,6 +117,35 @@ def test_bytes_do_not_depend_on_batch_threads_or_layout(shape):
         op.run(x.to(memory_format=last), weight, bias, residual.to(memory_format=last), *rest)
     )
     assert all(torch.equal(results[0], other) for other in results[1:])
+
+
+@needs_native
+@pytest.mark.parametrize("shape", [*SHAPES, (1, 320, 260, 12, 12, 3, 1, 1)], ids=str)
+def test_bytes_do_not_depend_on_packing(shape):
+    for layout in (torch.contiguous_format, torch.channels_last):
+        args = inputs(shape, layout)
+        assert torch.equal(op.run(*args, pack(args[1], args[4])), op.run(*args))
+
+
+@needs_native
+def test_packed_weights_that_are_not_of_the_call():
+    x, weight, *_ = inputs((1, 40, 40, 9, 9, 3, 1, 1))
+    packed = pack(weight)
+    assert torch.equal(conv2d(x, 2 * weight, packed=packed), conv2d(x, 2 * weight))
+    with pytest.raises(ValueError, match="must have the size"):
+        conv2d(x, weight[:32], packed=packed)
+    with pytest.raises(ValueError, match="must have the size"):
+        conv2d(x, weight, stride=2, packed=packed[1:])
+    apart = torch.empty(len(packed) + 1)[1:].copy_(packed)
+    with pytest.raises(ValueError, match="multiple of 64 bytes"):
+        conv2d(x, weight, packed=apart)
+
+
+def test_packing_refuses():
+    with pytest.raises(ValueError, match="weight must be 4-D and stride at least 1"):
+        pack(torch.zeros(3, 3))
+    assert pack(torch.zeros(0, 3, 3, 3)) is None
+    assert pack(torch.zeros(8, 8, 3, 3, dtype=torch.float16)) is None
 
 
 @needs_native
@@ -255,6 +286,54 @@ def test_a_changed_weight_is_used():
     torch.testing.assert_close(layer(x), 2 * before)
 
 
+@needs_native
+@pytest.mark.parametrize(
+    "make", [lambda: Conv2d(40, 70, 3, padding=1), lambda: Linear(40, 70)], ids=["conv", "linear"]
+)
+def test_a_layer_packs_once(make):
+    layer = make().requires_grad_(False)
+    x = torch.randn(2, 40, 9, 9) if isinstance(layer, Conv2d) else torch.randn(5, 40)
+
+    def kept():
+        return layer._packed and layer._packed[2]
+
+    alone = layer(x)
+    assert kept() is None  # it may be called once only
+    assert torch.equal(layer(x), alone)
+    first = kept()
+    layer(x)
+    assert kept() is first is not None
+    before = layer.weight  # alive, though no longer the layer's
+    for change in (
+        lambda: layer.weight.mul_(2),
+        lambda: layer.weight.data.mul_(2),  # of which the tensor's version does not tell
+        lambda: setattr(layer, "weight", torch.nn.Parameter(layer.weight.clone() * 2)),
+        lambda: layer.load_state_dict(make().state_dict()),
+    ):
+        change()
+        fresh = copy.deepcopy(layer)
+        assert fresh._packed is None
+        results = [layer(x) for _ in range(3)]
+        assert layer.weight is before or not torch.equal(layer.weight, before)
+        assert all(torch.equal(result, fresh(x)) for result in results)
+    assert pickle.loads(pickle.dumps(layer))._packed is None
+    assert "_packed" not in layer.state_dict()
+
+
+def test_layers_that_are_trained_or_large_do_not_pack():
+    layer, x = Conv2d(40, 40, 3), torch.randn(1, 40, 5, 5)
+    for _ in range(3):
+        layer(x).sum().backward()
+    assert layer._packed is None
+    network = torch.nn.Sequential(layer, Linear(3, 3)).requires_grad_(False)
+    assert not choose_packing(network, layer.weight.nbytes)
+    for _ in range(3):
+        network(x)
+    assert layer._packed is None
+    assert choose_packing(network)
+    assert layer.keeps_packed
+
+
 def test_training_lowers_the_loss():
     torch.manual_seed(0)
     layers = torch.nn.Sequential(Conv2d(3, 16, 5, 2, 2), Conv2d(16, 8, 3, padding=1))
@@ -284,6 +363,8 @@ for shape in {SHAPES[:4] + SHAPES[7:10]!r}:
         t.test_error_against_float64(shape, layout)
 t.test_what_is_not_finite_reaches_what_it_reaches_in_the_reference(3, float("nan"))
 t.test_many_panels_and_few_on_threads()
+for shape in {SHAPES[:4] + SHAPES[7:11]!r}:
+    t.test_bytes_do_not_depend_on_packing(shape)
 """
     done = subprocess.run(
         [sys.executable, "-c", code],

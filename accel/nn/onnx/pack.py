@@ -7,6 +7,10 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+from accel.kernels.conv2d import pack
+
+CONVOLUTION_BYTES = 512 << 20  # of a graph's large convolutions that are kept packed, at most
+
 
 class Packed:
     """Packed forms of tensors, made once and shared by the programs of all input sizes."""
@@ -16,12 +20,26 @@ class Packed:
         self._zero = torch.zeros(1)
         # With the tensor itself, so that its id stays its own.
         self._made: dict[tuple[int, str], tuple[Tensor, Tensor]] = {}
+        self._convolution_bytes = 0
 
     def get(self, tensor: Tensor, form: str, make: Callable[[], Tensor]) -> Tensor:
         key = (id(tensor), form)
         if key not in self._made:
             self._made[key] = (tensor, make())
         return self._made[key][1]
+
+    def convolution(self, weight: Tensor, stride: int) -> Tensor | None:
+        """[O, C, kh, kw] as `conv2d` reads it; None where that is no gain, or too much memory."""
+        form = f"conv2d with stride {stride}"
+        if (id(weight), form) not in self._made:
+            if self._convolution_bytes + weight.nbytes > CONVOLUTION_BYTES:
+                return None
+            packed = pack(weight, stride)
+            if packed is None:
+                return None
+            self._convolution_bytes += packed.nbytes
+            self._made[id(weight), form] = weight, packed
+        return self._made[id(weight), form][1]
 
     def product(self, weight: Tensor) -> Tensor:
         """[O, C, kh, kw], or [O, K] -> [vectors of O][kh, kw, C][lanes]"""
