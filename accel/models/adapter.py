@@ -10,6 +10,7 @@ import torch
 from accel.core import InputError
 from accel.models.folder import open_part
 from accel.models.load import NAMED, fill
+from accel.models.unfilled import unfilled
 from accel.nn.adapter import Adapter, AdapterConfig
 from accel.weights.files import open_tensors
 
@@ -29,7 +30,7 @@ def load_adapter(
     is_light = any(".out_conv." in key for key in file)
     names = {own_name(key, is_light): key for key in file}
     config = recognise({own: file.shapes[key] for own, key in names.items()}, is_light, path)
-    with torch.device("meta"):
+    with unfilled():
         network = Adapter(config)
     tensors = {own: file[key] for own, key in names.items()}
     fill(network, tensors, path, dtype, torch.device(device))

@@ -14,6 +14,7 @@ from accel.models import stable_diffusion as sd
 from accel.models.diffusers_names import unet_module
 from accel.models.folder import module_parameters, open_part
 from accel.models.load import NAMED, fill
+from accel.models.unfilled import unfilled
 from accel.nn.control import HINT_WIDTHS, ControlNet
 from accel.nn.unet import UnetConfig
 from accel.weights.files import TensorFile, open_tensors
@@ -54,7 +55,7 @@ def load_control(
     name = "given"
     if config is None:
         name, config = recognise(file, prefix, is_theirs)
-    with torch.device("meta"):
+    with unfilled():
         network = ControlNet(config, hint_channels=hint[1])
     tensors = {}
     for key in module_parameters(network):

@@ -18,6 +18,7 @@ from accel.core import InputError, read_json
 from accel.models import stable_diffusion as sd
 from accel.models.described import describe
 from accel.models.diffusers_names import open_clip_module, unet_module, vae_module
+from accel.models.unfilled import unfilled
 from accel.weights.files import TensorFile, open_parts, open_tensors
 
 WEIGHTS = (  # a network's file, the first that is there
@@ -44,7 +45,7 @@ def read_folder(path: Path) -> tuple[str, sd.Config, dict[str, Tensor], list[Ten
     name, config = recognise(unet, path) or describe(path)
     towers = [open_part(path / folder) for folder in tower_folders(path, config)]
     config = fit_towers(config, towers)
-    with torch.device("meta"):
+    with unfilled():
         model = sd.build(config)
 
     tensors = {}

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from accel.core import InputError
 from accel.models.folder import open_part
 from accel.models.load import NAMED, fill
+from accel.models.unfilled import unfilled
 from accel.nn.tiny_vae import TinyDecoder, TinyEncoder
 from accel.weights.files import TensorFile, open_tensors
 
@@ -92,7 +93,7 @@ def build(
     weight = tensors.get(f"{end}.weight" if side == "encoder" else "1.weight")
     if weight is None or weight.ndim != 4:
         raise InputError(f"{path}: the TAESD {side} must have a convolution for its latents")
-    with torch.device("meta"):
+    with unfilled():
         channels = weight.shape[0 if side == "encoder" else 1]
         network = TinyEncoder(channels) if side == "encoder" else TinyDecoder(channels)
     fill(network, tensors, path, dtype, device)
