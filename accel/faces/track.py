@@ -63,6 +63,7 @@ class Analyser:
     sure_after: frames a face must be seen in, in a scene that is longer; what is seen in fewer is
         taken for a pattern that looked like a face for a moment.
     details: off leaves pose, lids, mouth and irises 0, where only landmarks are wanted.
+    identities: off asks who a face is only once it was lost, so that it is known when it returns.
 
     stats: what has been done so far: runs of each network, tracks, cuts, seconds by stage.
     """
@@ -81,6 +82,7 @@ class Analyser:
         smoothing: bool = True,
         sure_after: int = 3,
         details: bool = True,
+        identities: bool = True,
         models: FaceModels | None = None,
     ) -> None:
         limits = {
@@ -104,6 +106,7 @@ class Analyser:
         self.smoothing = smoothing
         self.sure_after = sure_after
         self.details = details
+        self.identities = identities
         self.tracks = self.cuts = self.frames = self.filled = 0
 
     @property
@@ -206,8 +209,11 @@ class _Stream(Generic[T]):
                 else:
                     self._seen(track, slot.index, sight)
             missing += self._drop_doubles(slot.index)
-            if any(track.last == slot.index - 1 for track in missing):
+            lost = [track for track in missing if track.last == slot.index - 1]
+            if lost:
                 self.next_look, self.misses = slot.index, 0
+                if not self.settings.identities:
+                    self._recognise([s for s in self.slots if s.index == slot.index - 1], lost)
             if slot.index >= self.next_look:
                 self._detect(slot, missing)
             patience = max(self.settings.lookahead, 1)
@@ -383,7 +389,6 @@ class _Stream(Generic[T]):
     def _look_closer(self, group: Sequence[_Slot[T]]) -> None:
         every = self.settings.iris_every
         eyes: list[tuple[Planes, Sight]] = []
-        who: list[tuple[Planes, Track, int]] = []
         for slot in group:
             for track in self.active:
                 sight = track.sights.get(slot.index)
@@ -391,15 +396,24 @@ class _Stream(Generic[T]):
                     continue
                 if every and (slot.index % every == 0 or slot.index == track.first):
                     eyes.append((slot.planes, sight))
-                if slot.index >= track.embed_at:
-                    who.append((slot.planes, track, slot.index))
-                    track.embed_at = slot.index + 1 + len(group)
         if eyes:
             with self.models.timed("iris"):
                 points = np.stack([sight.landmarks for _, sight in eyes])
                 irises = self.models.iris([planes for planes, _ in eyes], points)
             for (_, sight), iris in zip(eyes, irises):
                 sight.iris = in_eyes(iris, sight.landmarks)
+        if self.settings.identities:
+            self._recognise(group, self.active)
+
+    def _recognise(self, group: Sequence[_Slot[T]], tracks: Sequence[Track]) -> None:
+        """See who the faces of some frames are, where that is due."""
+        who: list[tuple[Planes, Track, int]] = []
+        for slot in group:
+            for track in tracks:
+                sight = track.sights.get(slot.index)
+                if sight is not None and not sight.filled and slot.index >= track.embed_at:
+                    who.append((slot.planes, track, slot.index))
+                    track.embed_at = slot.index + 1 + len(group)
         if who:
             with self.models.timed("identity"):
                 meshes = [track.sights[index].landmarks[None] for _, track, index in who]

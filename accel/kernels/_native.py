@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import ModuleType
 
 import torch
@@ -36,6 +38,17 @@ def limit_threads(count: int) -> None:
     torch.get_num_threads()  # torch sets its own number the first time a thread asks
     if module is not None:
         module.limit_threads(count)
+
+
+@contextmanager
+def limited_threads(count: int) -> Iterator[None]:
+    """The same inside a `with` block, for a thread that is not one's own."""
+    before = torch.get_num_threads() if module is None else int(module.max_threads())
+    limit_threads(count)
+    try:
+        yield
+    finally:
+        limit_threads(before)
 
 
 KEPT_BYTES = 160 << 20  # a decoder of 512 pixels has results of 128 MiB

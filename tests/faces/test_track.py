@@ -87,9 +87,13 @@ def test_a_face_found_late_is_followed_back_to_where_it_appeared(models):
     assert [bool(faces) for _, _, faces in seen] == [False] * 3 + [True] * 9
 
 
-def test_the_same_face_comes_back_under_its_number(models):
+@pytest.mark.parametrize("identities", [True, False])
+def test_the_same_face_comes_back_under_its_number(models, identities):
     frames = [on_a_wall(at(40, 60))] * 4 + [on_a_wall()] * 10 + [on_a_wall(at(180, 90))] * 6
-    seen, analyser = analyse(models, film(*frames), lookahead=4)
+    before = models.stats()["identity_runs"]
+    seen, analyser = analyse(models, film(*frames), lookahead=4, identities=identities)
+    asked = analyser.stats["identity_runs"] - before
+    assert asked > 2 if identities else asked == 2  # when it was lost, and when one was found
     assert analyser.cuts == 0
     assert [len(faces) for _, _, faces in seen] == [1] * 4 + [0] * 10 + [1] * 6
     assert {f.track for _, _, faces in seen for f in faces} == {0}

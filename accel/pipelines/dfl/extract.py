@@ -1,8 +1,8 @@
 """Cut the faces out of one side's frames: steps 4 and 5 of the workflow.
 
-decode -> follow -> place -> cut, encode and write, side by side. Faces are followed through the
-film, so the detector runs now and then rather than on every frame; crops come straight from the
-planes.
+decode -> follow -> place -> cut, encode and write, side by side; frames are placed in the caller's
+thread. Faces are followed through the film, so the detector runs now and then rather than on every
+frame; crops come straight from the planes.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import time
 from collections.abc import Generator, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +20,12 @@ from accel.core import Cancel, Progress, ProgressCallback, light_collector
 from accel.faces.between import Sparse, quick
 from accel.faces.face import Face
 from accel.faces.track import Analyser, FaceModels
-from accel.kernels._native import limit_threads
+from accel.kernels._native import limit_threads, limited_threads
 from accel.kernels.planes import Planes
 from accel.pipelines.dfl.extract_config import ExtractConfig
 from accel.pipelines.dfl.extract_cut import Cut, Landmarker, choose, write_debug, write_faces
 from accel.pipelines.dfl.extract_journal import Journal, read_journal
-from accel.pipelines.dfl.frames import FrameSource, open_frames
+from accel.pipelines.dfl.frames import FrameSource, NamedFrame, open_frames
 from accel.pipelines.dfl.made import remember
 from accel.pipelines.dfl.save_frames import in_order, one_opencv_thread
 from accel.pipelines.dfl.workspace import Workspace, check_side, open_workspace
@@ -105,6 +106,7 @@ class _Run:
             smoothing=False,
             sure_after=2,  # of those that are looked at
             details=False,
+            identities=False,
         )
         return Sparse(analyser, STRIDE, beside=_beside)
 
@@ -123,7 +125,8 @@ class _Run:
         journal.save()
         with (
             ThreadPoolExecutor(workers, initializer=limit_threads, initargs=(1,)) as pool,
-            closing(buffered(self._found(source, sparse), 4, "place")) as found,
+            limited_threads(1),
+            closing(self._found(source, sparse)) as found,
         ):
             try:
                 cuts = self._remembered(self._chosen(found, pool, 2 * workers, cancel))
@@ -143,12 +146,13 @@ class _Run:
                 journal.save()
 
     def _found(self, source: FrameSource, sparse: Sparse) -> Generator[Found]:
-        """Frames of this run with the faces in them; runs in a thread of its own."""
-        limit_threads(1)
+        """Frames of this run with the faces in them."""
         begin = max(0, self.first - WARM_UP)
         earlier = set(source.names[begin : self.first])
-        with closing(buffered(source.start(begin), 8, "decode")) as decoded:
-            tagged = ((named.name, named.frame.planes) for named in decoded)
+        # A few at a time: threads that wake each other for every frame wait for each other.
+        groups = _groups(source.start(begin), STRIDE)
+        with closing(buffered(groups, 8 // STRIDE, "decode")) as decoded:
+            tagged = ((named.name, named.frame.planes) for group in decoded for named in group)
             with closing(sparse.analyse(tagged)) as found:
                 for name, planes, faces in found:
                     if name not in earlier:
@@ -204,6 +208,11 @@ class _Run:
             "notes": notes,
             "versions": versions(),
         }
+
+
+def _groups(frames: Iterator[NamedFrame], count: int) -> Iterator[list[NamedFrame]]:
+    while group := list(islice(frames, count)):
+        yield group
 
 
 def _beside(frames: Iterator[Any]) -> Any:
