@@ -450,7 +450,15 @@ class Program {
   void execute(const Copy& p) const {
     const float* from = base_[p.from_slot] + p.from;
     float* to = base_[p.to_slot] + p.to;
-    if (p.sizes.size() == 1) return copy_dimension(p, 0, from, to);
+    const size_t rank = p.sizes.size();
+    if (rank == 1) return copy_dimension(p, 0, from, to);
+    if (rank == 2 && turns(p)) {
+      const int64_t a = p.from_steps[1], b = p.to_steps[0];
+      return shared(p.sizes[0], 32, 2.0 * p.sizes[0] * p.sizes[1],
+                    [&](int64_t first, int64_t count) {
+                      wide4::turn(from + first, a, to + first * b, b, count, p.sizes[1]);
+                    });
+    }
     double floats = 1;
     for (int64_t size : p.sizes) floats *= double(size);
     shared(p.sizes[0], 16, 2 * floats, [&](int64_t first, int64_t count) {
@@ -458,9 +466,16 @@ class Program {
         copy_dimension(p, 1, from + i * p.from_steps[0], to + i * p.to_steps[0]);
     });
   }
+  // Whether the last two dimensions change places: rows of `from` are columns of `to`.
+  static bool turns(const Copy& p) {
+    const size_t i = p.sizes.size() - 2;
+    return p.from_steps[i] == 1 && p.to_steps[i + 1] == 1;
+  }
   static void copy_dimension(const Copy& p, size_t i, const float* from, float* to) {
     const int64_t size = p.sizes[i], a = p.from_steps[i], b = p.to_steps[i];
-    if (i + 1 < p.sizes.size()) {
+    if (i + 2 == p.sizes.size() && turns(p)) {
+      wide4::turn(from, p.from_steps[i + 1], to, b, size, p.sizes[i + 1]);
+    } else if (i + 1 < p.sizes.size()) {
       for (int64_t k = 0; k < size; ++k) copy_dimension(p, i + 1, from + k * a, to + k * b);
     } else if (a == 1 && b == 1) {
       std::copy_n(from, size, to);

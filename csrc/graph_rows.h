@@ -654,6 +654,41 @@ inline void channel_sums(const float* x, int64_t pixels, int64_t step, int64_t n
   }
 }
 
+#if ACCEL_LANES == 4
+// to[r * b + c] = from[c * a + r], four by four.
+inline void turn(const float* from, int64_t a, float* to, int64_t b, int64_t rows,
+                 int64_t columns) {
+  constexpr int64_t kBlock = 64;  // of columns: lines of both stay near
+  if (columns == 2 && b == 2) {
+    int64_t r = 0;
+    for (; r + 4 <= rows; r += 4) {
+      const Vec u = load(from + r), v = load(from + a + r);
+      store(to + 2 * r, Vec{u[0], v[0], u[1], v[1]});
+      store(to + 2 * r + 4, Vec{u[2], v[2], u[3], v[3]});
+    }
+    for (; r < rows; ++r) to[2 * r] = from[r], to[2 * r + 1] = from[a + r];
+    return;
+  }
+  for (int64_t block = 0; block < columns; block += kBlock) {
+    const int64_t end = block + kBlock < columns ? block + kBlock : columns;
+    int64_t r = 0;
+    for (; r + 4 <= rows; r += 4) {
+      int64_t c = block;
+      for (; c + 4 <= end; c += 4) {
+        Vec v[4];
+        for (int i = 0; i < 4; ++i) v[i] = load(from + (c + i) * a + r);
+        for (int i = 0; i < 4; ++i)
+          store(to + (r + i) * b + c, Vec{v[0][i], v[1][i], v[2][i], v[3][i]});
+      }
+      for (; c < end; ++c)
+        for (int64_t i = r; i < r + 4; ++i) to[i * b + c] = from[c * a + i];
+    }
+    for (; r < rows; ++r)
+      for (int64_t c = block; c < end; ++c) to[r * b + c] = from[c * a + r];
+  }
+}
+#endif
+
 // The mean over the pixels of image `image`, for a group of channels from c on.
 inline void mean(const MeanStep& s, int64_t image, int64_t c) {
   const int64_t size = s.x.height * s.x.width, n = s.x.channels - c;
@@ -775,6 +810,15 @@ inline void line(const LineStep& s, int64_t i) {
       return;
   }
   float* y = s.y + i * size;
+  if (size < 8) {  // too short for vectors to pay
+    float most = x[0], all = 0;
+    for (int64_t k = 1; k < size; ++k) most = x[k] > most || x[k] != x[k] ? x[k] : most;
+    for (int64_t k = 0; k < size; ++k) all += __builtin_expf(x[k] - most);
+    for (int64_t k = 0; k < size; ++k)
+      y[k] = s.kind == kSoftmax ? __builtin_expf(x[k] - most) / all
+                                : x[k] - most - __builtin_logf(all);
+    return;
+  }
   const float most = largest_of_line(x, size, 1);
   Vec sums = zeros();
   for (int64_t at = 0; at < size; at += kLanes) {

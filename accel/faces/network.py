@@ -35,7 +35,7 @@ def open_network(source: Path, *, device: str = "cpu", threads: int = 1) -> Netw
         onnx_graph.fold_storage(model)
         try:
             runner = Runner(plan_of(model))
-            if len(runner.inputs) == 1 and runner.is_native(samples(model)):
+            if len(runner.inputs) == 1 and runner.pays(samples(model)):
                 return NativeNetwork(runner, threads)
         except Unsupported:
             pass  # ONNX Runtime may know the operator

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import threading
 from collections.abc import Mapping
 from pathlib import Path
@@ -37,8 +36,8 @@ def load_onnx(
 
     device: `auto`, `cpu`, `cuda` or `cuda:N`.
     runtime: `accel` runs the graph on our kernels (CPU); `onnxruntime` on ONNX Runtime; `auto`
-        takes ours on the CPU where the whole graph becomes one native program, or every operator is
-        known and most of the arithmetic is in wide 3x3 convolutions; ONNX Runtime elsewhere.
+        takes ours on the CPU where the graph becomes one native program with at most a tenth of the
+        work left to operators of torch; ONNX Runtime elsewhere.
     threads: for ONNX Runtime on the CPU; 0: as many as torch uses.
     tensorrt: on CUDA, a folder for TensorRT's engines; TensorRT then runs what it can.
 
@@ -58,12 +57,7 @@ def load_onnx(
             onnx_graph.tidy(model)
             onnx_graph.fold_storage(model)
             runner = Runner(plan_of(model))
-            tried = None if runtime == "accel" else samples(model)
-            if (
-                runtime == "accel"
-                or runner.is_native(tried)
-                or (pays(model) and (tried is None or runner.takes(tried)))
-            ):
+            if runtime == "accel" or runner.pays(samples(model)):
                 return OnnxModel(name, plan=runner, types=_types(model))
         except Unsupported as error:
             if runtime == "accel":
@@ -142,26 +136,6 @@ class OnnxModel:
 
 def _computable(tensor: Tensor) -> Tensor:
     return (tensor.float() if tensor.dtype in HALF else tensor).contiguous()
-
-
-def pays(model: ModelProto) -> bool:
-    """Whether most of the work is wide 3x3 convolutions over maps of some size.
-
-    Then ours are ahead even where torch computes some operators in between.
-    """
-    kernels = {t.name: list(t.dims) for t in model.graph.initializer}
-    maps = onnx_graph.value_shapes(model)
-    wide = total = 0
-    for node in model.graph.node:
-        if node.op_type not in ("Conv", "MatMul", "Gemm") or len(node.input) < 2:
-            continue
-        kernel, made = kernels.get(node.input[1], []), maps.get(node.output[0], [])
-        pixels = math.prod(made[2:]) if node.op_type == "Conv" else 1
-        work = pixels * math.prod(kernel)
-        total += work
-        if kernel[2:] == [3, 3] and min(kernel[:2]) >= 64 and pixels >= 256:
-            wide += work
-    return wide > total / 2
 
 
 def _read(path: Path) -> bytes:

@@ -19,7 +19,7 @@ from accel.nn.onnx.wiring import Constants, Wiring, other
 def fuse(steps: Sequence[Step], constants: Constants, outputs: Sequence[str]) -> list[Step]:
     """Apply every rewrite, in the order that lets each see what the one before it made."""
     read = readers(steps, outputs)
-    done = [step for step in steps if step.kind != "Dropout" or _does_something(step, read)]
+    done = [step for step in steps if not _does_nothing(step, read, outputs)]
     renamed = {s.outputs[0]: s.inputs[0] for s in steps if s not in done}
     for step in done:
         step.inputs = [_follow(renamed, name) for name in step.inputs]
@@ -31,8 +31,10 @@ def fuse(steps: Sequence[Step], constants: Constants, outputs: Sequence[str]) ->
     return done
 
 
-def _does_something(dropout: Step, read: Counter[str]) -> bool:
-    return len(dropout.inputs) > 2 or any(read[name] for name in dropout.outputs[1:] if name)
+def _does_nothing(step: Step, read: Counter[str], outputs: Sequence[str]) -> bool:
+    if step.outputs[0] in outputs or step.kind not in ("Identity", "Dropout"):
+        return False
+    return len(step.inputs) < 3 and not any(read[name] for name in step.outputs[1:] if name)
 
 
 def _follow(renamed: dict[str, str], name: str) -> str:
@@ -46,7 +48,8 @@ def batch_norms(steps: Sequence[Step], constants: Constants, outputs: Sequence[s
     graph, gone = Wiring(steps, outputs), set()
     for step in steps:
         norm = graph.only_reader(step.outputs[0], "BatchNormalization")
-        if step.kind != "Conv" or norm is None or len(norm.outputs) > 1:
+        turned = step.kind == "ConvTranspose" and step.attributes.get("group", 1) == 1
+        if (step.kind != "Conv" and not turned) or norm is None or len(norm.outputs) > 1:
             continue
         names = [*step.inputs[1:], *norm.inputs[1:]]
         if any(name and name not in constants for name in names):
@@ -58,7 +61,7 @@ def batch_norms(steps: Sequence[Step], constants: Constants, outputs: Sequence[s
         bias = constants[step.inputs[2]].double() if has_bias else 0.0
         made = f"{norm.outputs[0]}/folded"
         constants[made + "/weight"] = (
-            weight.double() * factor.view(-1, *[1] * (weight.ndim - 1))
+            weight.double() * factor.view(*[1] * turned, -1, *[1] * (weight.ndim - 1 - turned))
         ).to(weight.dtype)
         constants[made + "/bias"] = (shift + (bias - mean) * factor).to(weight.dtype)
         step.inputs = [step.inputs[0], made + "/weight", made + "/bias"]

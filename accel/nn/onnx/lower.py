@@ -37,6 +37,16 @@ class Boxed:
 
 
 @dataclass(eq=False)
+class Turned:
+    """A value that lies turned, or cut, in another's memory; copied where somebody needs it so."""
+
+    base: Place
+    shape: tuple[int, ...]
+    steps: list[int]
+    at: int = 0  # from where base begins
+
+
+@dataclass(eq=False)
 class Ending:
     bias: Tensor | None = None
     slope: Tensor | None = None
@@ -58,7 +68,7 @@ class Pending:
     narrow: Place | None = None  # of a padding of channels with zeros: what was padded
 
 
-Value = Place | Pending | Boxed | Tensor  # a Tensor is a constant
+Value = Place | Pending | Turned | Boxed | Tensor  # a Tensor is a constant
 
 
 class Lowering:
@@ -142,6 +152,8 @@ class Lowering:
             held_back, value = value, self.finish(value)
             for key in [k for k, v in self.values.items() if v is held_back]:
                 self.values[key] = value
+        if isinstance(value, Turned):
+            value = self.values[name] = self.straight(value)
         if isinstance(value, Tensor):
             if value.dtype != torch.float32:
                 raise NotNative("needs float32")
@@ -149,6 +161,29 @@ class Lowering:
         if isinstance(value, Boxed):
             raise NotNative("needs float32")
         return value
+
+    def straight(self, value: Turned, shape: Sequence[int] | None = None) -> Place:
+        """A copy of a turned value, or of what it becomes by a change of shape.
+
+        Pictures whose channels lie closest together become pictures, channels last.
+        """
+        made = value.shape if shape is None else tuple(shape)
+        y_steps, last = plain_steps(value.shape), False
+        if len(made) == 4 and min(made) > 0:
+            steps = viewed(made, _last_steps(made), value.shape)
+            if steps and made[-2:] == value.shape[-2:] and value.steps[-1] != 1:
+                y_steps, last = steps, True
+        y = self.new(made, last)
+        self.copy(value.base, y, value.steps, y_steps, value.shape, x_at=value.at)
+        return y
+
+    def turned(self, name: str) -> Turned:
+        """A value as it lies."""
+        value = self.values[name]
+        if isinstance(value, Turned):
+            return value
+        place = self.place(name)
+        return Turned(place, place.shape, place.steps())
 
     def finish(self, pending: Pending) -> Place:
         now, self.stays = self.stays, pending.stays
@@ -217,14 +252,19 @@ class Lowering:
         """Copy a block; the dimension whose numbers lie side by side comes last."""
         order = sorted(range(len(sizes)), key=lambda i: (-y_steps[i], -x_steps[i]))
         order = [i for i in order if sizes[i] != 1] or order[:1]
+        beside = [i for i in order[:-2] if x_steps[i] == 1]
+        if beside and x_steps[order[-1]] != 1:  # rows become columns: both of them last
+            order.remove(beside[0])
+            order.insert(-1, beside[0])
+        joined = _joined(order, sizes, x_steps, y_steps)
         arguments = {
-            "x_steps": [x_steps[i] for i in order],
-            "y_steps": [y_steps[i] for i in order],
-            "sizes": [sizes[i] for i in order],
+            "x_steps": [x_step for _, x_step, _ in joined],
+            "y_steps": [y_step for _, _, y_step in joined],
+            "sizes": [size for size, _, _ in joined],
             "x_at": x_at,
             "y_at": y_at,
         }
-        if len(order) > 6 or not order:
+        if len(joined) > 6 or not joined:
             raise NotNative("too many dimensions")
         self.add(Node("copy", [x], [y], {"x": x, "y": y, **arguments}))
 
@@ -294,6 +334,38 @@ class Lowering:
         self.add(Node("python", places, written, python=call))
 
 
+def _joined(
+    order: Sequence[int], sizes: Sequence[int], x_steps: Sequence[int], y_steps: Sequence[int]
+) -> list[tuple[int, int, int]]:
+    """Sizes and steps of dimensions in that order; those that follow one another are made one."""
+    made: list[tuple[int, int, int]] = []
+    for i in order:
+        if made and made[-1][1] == sizes[i] * x_steps[i] and made[-1][2] == sizes[i] * y_steps[i]:
+            made[-1] = (made[-1][0] * sizes[i], x_steps[i], y_steps[i])
+        else:
+            made.append((sizes[i], x_steps[i], y_steps[i]))
+    return made
+
+
+def plain_steps(shape: Sequence[int]) -> list[int]:
+    return [math.prod(shape[i + 1 :]) for i in range(len(shape))]
+
+
+def _last_steps(shape: Sequence[int]) -> list[int]:
+    """Of a picture, channels last."""
+    _, c, h, w = shape
+    return [c * h * w, 1, w * c, c]
+
+
+def viewed(shape: Sequence[int], steps: Sequence[int], wanted: Sequence[int]) -> list[int] | None:
+    """The steps by which memory reads as another shape; None where it has to be copied."""
+    try:
+        seen = torch.empty_strided(shape, steps, device="meta").view(*wanted)
+    except RuntimeError:
+        return None
+    return list(seen.stride())
+
+
 # The shape of their results is said by an input's values.
 SHAPED = {
     "Reshape", "Expand", "Tile", "Range", "ConstantOfShape", "Slice", "Pad", "Resize", "Upsample",
@@ -301,4 +373,7 @@ SHAPED = {
     "ReduceProd", "ReduceL1", "ReduceL2", "ReduceSumSquare",
 }  # fmt: skip
 
-__all__ = ["Boxed", "Ending", "Lowering", "NotNative", "Pending", "Unsupported"]
+__all__ = [
+    "Boxed", "Ending", "Lowering", "NotNative", "Pending", "Turned", "Unsupported", "plain_steps",
+    "viewed",
+]  # fmt: skip

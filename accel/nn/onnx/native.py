@@ -22,10 +22,16 @@ from accel.nn.onnx.ops import MISFITS
 from accel.nn.onnx.pack import Packed
 from accel.nn.onnx.plan import Plan
 from accel.nn.onnx.rules import RULES
+from accel.nn.onnx.rules.register import DEPTHWISE
 
 native: Any = _native.module
 KEPT_PROGRAMS = 4  # sizes of inputs whose programs are kept
 Feeds = Mapping[str, Tensor]
+
+
+MOST_BY_TORCH = 0.1  # of the time
+# Seconds, roughly: of an operator of torch, of a number read or written, of an operation.
+STEP_OF_TORCH, MOVE, OPERATION = 2e-5, 0.5e-9, 1e-11
 
 
 class Runner:
@@ -49,14 +55,10 @@ class Runner:
         program = self.program(feeds)
         return self.plan.run(feeds) if program is None else program.run(feeds, threads)
 
-    def is_native(self, feeds: Feeds | None) -> bool:
-        """Whether inputs like these are run by the native program alone."""
+    def pays(self, feeds: Feeds | None) -> bool:
+        """Whether inputs like these are run by a program that leaves little to torch."""
         program = None if feeds is None else self.program(feeds)
-        return program is not None and all(node.kind != "python" for node in program.nodes)
-
-    def takes(self, feeds: Feeds | None) -> bool:
-        """Whether inputs like these are run by a program, operators of torch perhaps in between."""
-        return feeds is not None and self.program(feeds) is not None
+        return program is not None and program.share_of_torch < MOST_BY_TORCH
 
     def program(self, feeds: Feeds) -> Program | None:
         """What runs inputs of these sizes; None where only the plan can."""
@@ -104,6 +106,23 @@ class Program:
         self._last: dict[str, Tensor] = {}  # small inputs of the last run
         self._boxes: dict[str, Tensor] = {}  # what they gave that is not float32
 
+    @property
+    def operations(self) -> int:
+        """Of the convolutions and products."""
+        return sum(_operations(node) for node in self.nodes)
+
+    @property
+    def share_of_torch(self) -> float:
+        """Roughly, the share of the time that goes to operators without a kernel."""
+        by_torch = ours = 0.0
+        for node in self.nodes:
+            floats = sum(p.floats for p in {id(p): p for p in (*node.reads, *node.writes)}.values())
+            if node.kind == "python":
+                by_torch += STEP_OF_TORCH + floats * MOVE
+            else:
+                ours += max(floats * MOVE, _operations(node) * OPERATION)
+        return by_torch / (by_torch + ours) if by_torch else 0.0
+
     # --- building -------------------------------------------------------------------------------
 
     def _hold(self, tensor: Tensor) -> int:
@@ -147,6 +166,8 @@ class Program:
         flops = 2 * y.floats * math.prod(weight.shape[1:])
         most = max(1, int(flops / FLOPS_A_THREAD))
         bias = None if bias is None else bias.contiguous()
+        computed = isinstance(weight, Place)
+        packed = None if computed else self._packed.convolution(weight, a["stride"])
         fixed: list[Tensor | None] = []
 
         def call(view: Callable[[Place], Tensor], boxes: dict[str, Tensor], threads: int) -> None:
@@ -157,10 +178,10 @@ class Program:
                 p is None or p.buffer.slot in self._tensors for p in (x, residual, y)
             ):
                 fixed.extend(pictures)
-            kernel = view(weight) if isinstance(weight, Place) else weight
+            kernel = view(weight) if computed else weight
             native.conv2d(
                 pictures[0], kernel, bias, pictures[1], pictures[2],
-                a["stride"], a["pad"], a["slope"], True, min(most, threads),
+                a["stride"], a["pad"], a["slope"], True, min(most, threads), packed,
             )  # fmt: skip
 
         return call
@@ -199,7 +220,7 @@ class Program:
 
     def run(self, feeds: Feeds, threads: int = 0) -> list[Tensor]:
         given = [feeds[name].contiguous() for name in self._inputs]
-        made = [torch.empty(place.shape) for place in self._made]
+        made = [_native.empty(*place.shape) for place in self._made]
         arrays = [*given, *made]
         ports = {
             place.buffer.slot: tensor
@@ -231,6 +252,17 @@ class Program:
 
     def _same(self, feeds: Feeds) -> bool:
         return bool(self._last) and all(torch.equal(feeds[n], t) for n, t in self._last.items())
+
+
+def _operations(node: Node) -> int:
+    made, a = node.writes[0], node.arguments
+    if node.kind == "product":
+        first = a["window"][0] * a["window"][1] if a["source"] == DEPTHWISE else 0
+        pixels = made.floats // (made.shape[1] if made.last else made.shape[-1])
+        return 2 * int(a["depth"]) * (made.floats + pixels * int(first))
+    if node.kind == "depthwise":
+        return 2 * made.floats * int(a["window"][0] * a["window"][1])
+    return 2 * made.floats * math.prod(a["weight"].shape[1:]) if node.kind == "conv2d" else 0
 
 
 __all__: Sequence[str] = ["Program", "Runner"]

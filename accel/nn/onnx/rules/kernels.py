@@ -127,26 +127,28 @@ def attention(low: Lowering, step: Step) -> None:
         raise NotNative("turned so that heads do not lie side by side")
 
     def run(view: View, threads: int) -> None:
-        parts = [view(p).permute(turn) for p, turn in operands]
+        parts = []
+        for place, shape, steps, at in operands:
+            whole = view(place)
+            parts.append(whole.as_strided(shape, steps, whole.storage_offset() + at))
         parts.append(view(y).permute(back))
         if rank == 3:
             parts = [p.unsqueeze(1) for p in parts]
         native.attention(*parts, scale, causal, threads)
 
-    _call(low, [p for p, _ in operands], y, run)
+    _call(low, [p for p, *_ in operands], y, run)
     low.values[step.outputs[0]] = y
 
 
-def _rows(low: Lowering, name: str, turn: list[int]) -> tuple[Place, list[int]]:
-    """An operand, and how it is turned so that the numbers of a head lie side by side."""
-    x = low.plain(low.place(name))
-    if turn[-1] == len(turn) - 1:
-        return x, turn
-    made = [x.shape[i] for i in turn]
+def _rows(low: Lowering, name: str, turn: list[int]) -> tuple[Place, list[int], list[int], int]:
+    """Where an operand lies, its shape and steps, turned so that a head's numbers lie together."""
+    seen = low.turned(name)
+    made, steps = ([values[i] for i in turn] for values in (seen.shape, seen.steps))
+    if steps[-1] == 1:
+        return seen.base, made, steps, seen.at
     y = low.new(made, False)
-    steps = x.steps()
-    low.copy(x, y, [steps[i] for i in turn], y.steps(), made)
-    return y, list(range(len(turn)))
+    low.copy(seen.base, y, steps, y.steps(), made, x_at=seen.at)
+    return y, made, y.steps(), 0
 
 
 def _is_causal(mask: Tensor, queries: int, keys: int) -> bool:

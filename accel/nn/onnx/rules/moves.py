@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 
 from accel.nn.onnx.arena import Node, Place
-from accel.nn.onnx.lower import Lowering, NotNative, Pending
+from accel.nn.onnx.lower import Lowering, NotNative, Pending, Turned, plain_steps, viewed
 from accel.nn.onnx.ops import OPS, integers
 from accel.nn.onnx.plan import Step
 from accel.nn.onnx.rules.register import rule
@@ -16,24 +16,33 @@ from accel.nn.onnx.rules.register import rule
 
 @rule("Identity")
 def identity(low: Lowering, step: Step) -> None:
-    low.values[step.outputs[0]] = low.place(step.inputs[0])
+    value = low.value(step.inputs[0])
+    is_turned = isinstance(value, Turned)
+    low.values[step.outputs[0]] = value if is_turned else low.place(step.inputs[0])
 
 
 @rule("Transpose")
 def transpose(low: Lowering, step: Step) -> None:
     shape = low.shape(low.value(step.inputs[0]))
     order = step.attributes.get("perm", list(range(len(shape)))[::-1])
-    x = low.place(step.inputs[0])
     made = tuple(shape[i] for i in order)
-    if len(shape) == 4 and order == [0, 3, 1, 2] and not x.last:
+    value = low.value(step.inputs[0])
+    x = value if isinstance(value, Turned) else low.place(step.inputs[0])
+    if isinstance(x, Place) and len(shape) == 4 and order == [0, 3, 1, 2] and not x.last:
         low.values[step.outputs[0]] = x.alias(made, last=True, step=made[1])
-    elif len(shape) == 4 and order == [0, 2, 3, 1] and x.last and x.dense:
+    elif isinstance(x, Place) and len(shape) == 4 and order == [0, 2, 3, 1] and x.last and x.dense:
         low.values[step.outputs[0]] = x.alias(made, last=False, step=0)
     else:
-        y = low.new(made, False)
-        steps = x.steps()
-        low.copy(x, y, [steps[i] for i in order], y.steps(), made)
-        low.values[step.outputs[0]] = y
+        seen = low.turned(step.inputs[0])
+        steps = [seen.steps[i] for i in order]
+        low.values[step.outputs[0]] = _laid(Turned(seen.base, made, steps, seen.at))
+
+
+def _laid(value: Turned) -> Place | Turned:
+    """As a place, where a turned value lies as one does."""
+    if math.prod(value.shape) == 0 or value.steps != plain_steps(value.shape):
+        return value
+    return value.base.alias(value.shape, last=False, step=0, at=value.base.at + value.at)
 
 
 @rule("Reshape")
@@ -61,10 +70,22 @@ def squeeze(low: Lowering, step: Step) -> None:
 
 
 def _reshaped(low: Lowering, step: Step, shape: Sequence[int]) -> None:
-    if tuple(shape) == low.shape(low.value(step.inputs[0])):
+    name, made = step.inputs[0], tuple(shape)
+    if made == low.shape(low.value(name)):
         return identity(low, step)
-    x = low.plain(low.place(step.inputs[0]))
-    low.values[step.outputs[0]] = x.alias(tuple(shape))
+    value = low.value(name)
+    x = value if isinstance(value, Turned) else low.place(name)
+    if isinstance(x, Place) and x.is_plain:
+        low.values[step.outputs[0]] = low.plain(x).alias(made)
+        return
+    seen = low.turned(name)
+    steps = viewed(seen.shape, seen.steps, made)
+    if steps is not None:
+        low.values[step.outputs[0]] = _laid(Turned(seen.base, made, steps, seen.at))
+    elif isinstance(x, Turned):
+        low.values[step.outputs[0]] = low.straight(x, made)
+    else:
+        low.values[step.outputs[0]] = low.plain(x).alias(made)
 
 
 @rule("Concat")
@@ -208,17 +229,20 @@ def pick(low: Lowering, step: Step) -> None:
         raise NotNative("scattered")
     if wanted[-1] >= shape[axis] or index.ndim > 1:
         raise NotNative("beyond the end")
-    x = _by_channel(low, step.inputs[0])
-    cut_to = [*shape[:axis], len(wanted), *shape[axis + 1 :]]
-    made = cut_to if index.ndim else [*shape[:axis], *shape[axis + 1 :]]
-    at = first * x.steps()[axis]
-    if (not x.last and math.prod(shape[:axis]) == 1) or (x.last and axis == 1 and index.ndim):
-        low.values[step.outputs[0]] = x.alias(made, at=x.at + at)
+    if isinstance(low.value(step.inputs[0]), Turned):
+        seen = low.turned(step.inputs[0])
     else:
-        y = low.new(made, False)
-        full = y.alias(cut_to)
-        low.copy(x, y, x.steps(), full.steps(), cut_to, x_at=at)
-        low.values[step.outputs[0]] = y
+        x = _by_channel(low, step.inputs[0])
+        if x.last and axis == 1 and index.ndim:
+            part = [shape[0], len(wanted), *shape[2:]]
+            low.values[step.outputs[0]] = x.alias(part, at=x.at + first)
+            return
+        seen = Turned(x, x.shape, x.steps())
+    made, steps, at = list(shape), list(seen.steps), seen.at + first * seen.steps[axis]
+    made[axis] = len(wanted)
+    if not index.ndim:
+        del made[axis], steps[axis]
+    low.values[step.outputs[0]] = _laid(Turned(seen.base, tuple(made), steps, at))
 
 
 @rule("DepthToSpace")

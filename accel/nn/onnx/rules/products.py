@@ -70,12 +70,12 @@ def conv(low: Lowering, step: Step) -> None:
     slope = a.get("slope", 1.0)
     if slope != 1:
         ending.activation, ending.alpha = (RELU, 0.0) if slope == 0 else (LEAKY, slope)
+    even = len(set(pads)) == 1 and set(dilations) == {1} and strides[0] == strides[1]
     if depthwise:
         pending = _depthwise(low, step, weight, window, made, ending)
     elif groups > 1:
-        pending = _grouped(low, step, weight, groups, window, made, ending)
+        pending = _grouped(low, step, weight, groups, window, made, ending, even)
     else:
-        even = len(set(pads)) == 1 and set(dilations) == {1}
         pending = _product(low, step, weight, window, made, ending, even)
     low.values[step.outputs[0]] = pending
 
@@ -134,7 +134,7 @@ def _product(
         x = low.last(step.inputs[0])
         arguments["source"] = DIRECT if point else GATHERED
     arguments["x"] = x
-    wide = _is_wide(weight, made) and window[2] == window[3] and even and x.dense
+    wide = _is_wide(weight.shape, math.prod(made[2:])) and even and x.dense
 
     def emit(pending: Pending) -> None:
         e = pending.ending
@@ -218,12 +218,15 @@ def _dense(low: Lowering, place: Place) -> Place:
 
 def _grouped(
     low: Lowering, step: Step, weight: Tensor, groups: int, window: list[int],
-    made: tuple[int, ...], ending: Ending,
+    made: tuple[int, ...], ending: Ending, even: bool,
 ) -> Pending:  # fmt: skip
     """A product for each group, or for some at a time that fill a vector."""
     x = low.last(step.inputs[0])
     inputs, outputs = weight.shape[1], weight.shape[0] // groups
     together = max(m for m in range(1, groups + 1) if groups % m == 0 and (m - 1) * outputs < 16)
+
+    size = [together * outputs, together * inputs, *weight.shape[2:]]
+    wide = even and together == 1 and _is_wide(size, math.prod(made[2:]))
 
     def emit(pending: Pending) -> None:
         for first in range(0, groups, together):
@@ -234,6 +237,11 @@ def _grouped(
             assert y is not None
             assert pending.ending is not None
             e = _ending_part(pending.ending, first * outputs, together * outputs)
+            if wide and e.residual is None:  # worth laying it together for
+                one = low.new((*made[:1], together * outputs, *made[2:]), True)
+                _by_conv2d(low, _dense(low, part), one, block, window, e)
+                low.copy(one, y, one.steps(), y.steps(), one.shape)
+                continue
             arguments = {
                 "x": part, "y": y, "window": window, "depth": block[0].numel(), "taps": None,
                 "first": Ending(), "source": GATHERED, "weights": low.packed.product(block),
@@ -300,7 +308,7 @@ def conv_transposed(low: Lowering, step: Step) -> None:
 
 def _point(low: Lowering, x: Place, y: Place, weight: Tensor) -> None:
     """A 1x1 convolution."""
-    if x.dense and _is_wide(weight, y.shape):
+    if x.dense and _is_wide(weight.shape, math.prod(y.shape[2:])):
         _by_conv2d(low, x, y, weight, window_of([1, 1]), Ending())
         return
     arguments = {
@@ -311,18 +319,24 @@ def _point(low: Lowering, x: Place, y: Place, weight: Tensor) -> None:
     low.add(Node("product", [x], [y], arguments))
 
 
-def _is_wide(weight: Tensor, made: tuple[int, ...]) -> bool:
+def _is_wide(weight: Sequence[int], pixels: int) -> bool:
     """Whether conv2d's forms, which pay for their preparation on larger work, are ahead.
 
     Says so from sizes of one image, so that a batch does not change the bytes.
     """
-    outputs, inputs, *kernel = weight.shape
-    pixels = made[2] * made[3]
-    if min(kernel) < 2 or pixels < 256:
-        return False
+    outputs, inputs, *kernel = weight
     if native is not None and native.conv_isa() == "amx":
-        return inputs >= 32
-    return min(inputs, outputs) >= 64 and kernel == [3, 3]  # Winograd
+        if kernel == [1, 1]:
+            numbers = inputs * outputs
+            return pixels >= (128 if numbers < 1 << 18 else 64) and numbers >= 1 << 16
+        return min(kernel) > 1 and inputs >= 16 and inputs * pixels >= 12000
+    return pixels >= 256 and min(inputs, outputs) >= 64 and kernel == [3, 3]  # Winograd
+
+
+def _as_picture(x: Place) -> Place:
+    """Lines as the pixels of one picture."""
+    lines, size = math.prod(x.shape[:-1]), x.shape[-1]
+    return x.alias((1, size, lines, 1), last=True, step=size)
 
 
 def _like(residual: Place | None, made: tuple[int, ...]) -> bool:
@@ -377,21 +391,31 @@ def _matrix(
         raise NotNative("a bias for each row")
     if bias is not None:
         bias = bias.reshape(-1).expand(outputs)
-    packed = low.packed.product(weight) if turned else low.packed.product_turned(weight)
     x = low.plain(low.place(step.inputs[0]))
     if x.shape[-1] != depth:
         raise NotNative("sizes that do not fit")
     y = low.new((*shape[:-1], outputs), False)
+    wide = _is_wide((outputs, depth, 1, 1), math.prod(shape[1:-1]))
     arguments = {
         "x": x, "window": window_of([1, 1]), "depth": depth, "source": DIRECT, "taps": None,
-        "weights": packed, "first": Ending(),
+        "first": Ending(),
     }  # fmt: skip
 
     def emit(pending: Pending) -> None:
         e = pending.ending
         assert e is not None
-        low.add(
-            Node("product", [x, *reads_of(e)], [y], {**arguments, "y": y, "last": e}, e.residual)
-        )
+        if wide:
+            pictures = (x, y, e.residual)
+            flat = [None if p is None else _as_picture(p) for p in pictures]
+            assert flat[0] is not None
+            assert flat[1] is not None
+            e = replace(e, residual=flat[2])
+            rows = weight if turned else low.packed.rows(weight)
+            kernel = rows.contiguous()[:, :, None, None]
+            _by_conv2d(low, flat[0], flat[1], kernel, window_of([1, 1]), e)
+            return
+        packed = low.packed.product(weight) if turned else low.packed.product_turned(weight)
+        about = {**arguments, "weights": packed, "y": y, "last": e}
+        low.add(Node("product", [x, *reads_of(e)], [y], about, e.residual))
 
     low.values[step.outputs[0]] = Pending(y, emit, low.stays, Ending(bias=bias))
