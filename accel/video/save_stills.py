@@ -26,6 +26,8 @@ from accel.video.stills import FolderReader, ImageReader, give_back
 from accel.video.write import Finish, partial_name
 
 _STRIP, _MARGIN = 256, 16  # rows that are converted at a time, and those around them
+_HARD_WEBP_PX = 1 << 23
+_MOST_WEBP_PX = (6144 * 4096, 4096 * 3072)  # lossy, lossless: up to 12 and 28 bytes a pixel
 _BLOCK = 64  # rows that are compressed at a time
 _STEPS = {"rgb24": 3, "rgba": 4, "rgb48be": 6, "rgba64be": 8}  # bytes of a pixel
 _TURNS = {  # clockwise; Pillow counts the other way round
@@ -39,7 +41,8 @@ class ImageWriter(KeptIfWell):
     """Writes one picture: PNG, WebP, BMP and TIFF without loss, JPEG at quality 95 with the input's
     chroma sampling. EXIF, orientation and colour profile are kept where the format has them.
 
-    Raises ConfigError for a place that cannot be written, and for a second frame.
+    Raises ConfigError for a place that cannot be written, a WebP of too many pixels, and a second
+    frame.
     """
 
     encoder = "picture"
@@ -57,6 +60,7 @@ class ImageWriter(KeptIfWell):
         self.notes: list[str] = []
         self.frames = 0
         self._like = like
+        _check_size(self.path, like.info)
         self._quality = quality
         self._partial = partial_name(self.path, like.path)
         self._is_finished = False
@@ -169,6 +173,7 @@ def save_picture(
     """
     suffix = path.suffix.lower()
     picture = frame.picture
+    _check_size(path, info)
     is_large = picture.width * picture.height >= LARGE_PX
     if is_large:
         give_back()
@@ -190,9 +195,25 @@ def save_picture(
         image = _rgb_image(frame, turn)
         options = {}
         if suffix == ".webp":
-            is_lossless = info.pixel_format.startswith("gbr")
+            is_lossless = _is_lossless(info)
             options = {"lossless": is_lossless, "quality": 80 if is_lossless else quality}
+            if picture.width * picture.height > _HARD_WEBP_PX:
+                options["method"] = 0 if is_lossless else 2  # the better ones take far more memory
     image.save(path, **options, **extras)
+
+
+def _check_size(path: Path, info: VideoInfo) -> None:
+    """Refuse a WebP that libwebp would take a gigabyte to make."""
+    most = _MOST_WEBP_PX[_is_lossless(info)]
+    if path.suffix.lower() == ".webp" and info.width * info.height > most:
+        raise ConfigError(
+            f"{path.name}: a WebP like this may have {most} pixels, "
+            f"this one would have {info.width}x{info.height}; name a .png or .jpg"
+        )
+
+
+def _is_lossless(info: VideoInfo) -> bool:
+    return info.pixel_format.startswith("gbr")
 
 
 class _Canvas:

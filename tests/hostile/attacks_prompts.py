@@ -280,6 +280,8 @@ READ = {
     "seen": lambda folder, name: ["verify", name],
     "source": lambda folder, name: ["swap", film(folder).name, "out.mp4", "--source", name],
     "target": lambda folder, name: ["swap", name, "out.png", "--source", "portrait.png"],
+    "copied": lambda folder, name: ["swap", name, "out" + Path(name).suffix, "--source",
+                                    "portrait.png"],
     "init": lambda folder, name: ["generate", "a cat", "-o", "out.png", "--init", name,
                                   "--steps", "1", "--width", "64", "--height", "64"],
 }  # fmt: skip

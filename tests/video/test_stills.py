@@ -283,6 +283,18 @@ def test_a_large_png_is_written_row_by_row(tmp_path, monkeypatch, mode):
     )
 
 
+@pytest.mark.parametrize("lossless", [False, True])
+def test_a_webp_that_takes_too_much_to_make_is_refused(tmp_path, monkeypatch, lossless):
+    _photo().save(tmp_path / "a.webp", lossless=lossless)
+    monkeypatch.setattr(save_stills, "_HARD_WEBP_PX", 1)
+    transcode(tmp_path / "a.webp", tmp_path / "b.webp", change=lambda f: f.planes)
+    most = (1 << 30, 160 * 120 - 1) if lossless else (160 * 120 - 1, 1 << 30)
+    monkeypatch.setattr(save_stills, "_MOST_WEBP_PX", most)
+    with pytest.raises(ConfigError, match=r"c\.webp: a WebP like this may have 19199 pixels"):
+        transcode(tmp_path / "a.webp", tmp_path / "c.webp")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["a.webp", "b.webp"]
+
+
 def test_limits_hold_for_pictures(tmp_path):
     _photo().save(tmp_path / "a.png")
     with pytest.raises(InputError, match="a frame may have 100 pixels, this one is 160x120"):
