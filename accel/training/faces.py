@@ -30,6 +30,7 @@ EYES = ((36, 42), (42, 48))
 MOUTH = (48, 60)
 DETAIL_GROWTH = 1 / 32  # how far eyes and mouth are drawn out, as a share of the picture's side
 DECODE_LIMIT = 8192  # pixels a side
+RESIZED = 1.5  # landmarks that are for a picture so many times larger, or smaller, are of another
 
 
 @dataclass(frozen=True)
@@ -127,6 +128,7 @@ def prepare_face(data: bytes, name: str, size: int, kind: FaceType) -> TrainFace
             f"{name}: the model is trained on {kind.value} or larger, got {record.face_type.value}"
         )
     picture = decode(data, name)
+    _check_size(record, picture, name)
     matrix = _cut(record, picture, kind, size)
     landmarks = transform(matrix, record.landmarks)
     return TrainFace(
@@ -164,12 +166,26 @@ def decode(data: bytes, name: str) -> Bytes:  # [H, W, 3] BGR
     return np.asarray(picture, np.uint8)
 
 
+def _check_size(record: FaceRecord, picture: Bytes, name: str) -> None:
+    """Refuse pictures that were resized after their landmarks were written."""
+    height, side = picture.shape[:2]
+    if height != side:
+        raise InputError(f"{name}: an aligned face must be square, got {side}x{height}")
+    if record.face_type in SHOWS[:-1]:  # where a head's square lies, landmarks tell less surely
+        found = side / scale_of(crop_matrix(record.landmarks, record.face_type, side))
+        if not side / RESIZED <= found <= side * RESIZED:
+            raise InputError(
+                f"{name}: landmarks must fit the picture of {side} pixels, got those of one of"
+                f" {found:.0f}; was it resized?"
+            )
+
+
 def _cut(record: FaceRecord, picture: Bytes, kind: FaceType, size: int) -> Array:  # [2, 3]
     """From the aligned picture to the model's."""
     if record.face_type is kind:
-        scale = size / picture.shape[1]
+        scale = size / len(picture)
         shift = (scale - 1) / 2
-        return np.array([[scale, 0, shift], [0, size / picture.shape[0], shift]])
+        return np.array([[scale, 0, shift], [0, scale, shift]])
     return crop_matrix(record.landmarks, kind, size)
 
 

@@ -128,7 +128,8 @@ def _progress(data: Mapping[str, Any], path: Path) -> tuple[int, list[list[float
 
 def _memory_to_dfl(trainer: AutoencoderTrainer, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     found = {"iters": torch.as_tensor(state["iters"], dtype=torch.int64)}
-    for prefix in {name.partition("_")[0] for name in state} - {"iters"}:
+    # In the order of the state: a set's would be another in every process.
+    for prefix in dict.fromkeys(name.partition("_")[0] for name in state if name != "iters"):
         for part, module in trainer.parts.items():
             head = f"{prefix}_{part}."
             mine = {k.removeprefix(head): v for k, v in state.items() if k.startswith(head)}
@@ -139,7 +140,7 @@ def _memory_to_dfl(trainer: AutoencoderTrainer, state: Mapping[str, Tensor]) -> 
 
 def _memory_from_dfl(trainer: AutoencoderTrainer, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     found = {"iters": state["iters"]} if "iters" in state else {}
-    for prefix in {prefix for kind in KINDS.values() for prefix in kind}:
+    for prefix in (prefix for kind in KINDS.values() for prefix in kind):
         for part, module in trainer.parts.items():
             head = f"{prefix}_{part}."
             mine = {

@@ -178,3 +178,19 @@ def test_pictures_of_any_size_may_be_mixed(tmp_path):
     found = load_faces(folder, 64, FaceType.FULL)
     assert {face.picture.shape for face in found.faces} == {(64, 64, 3)}
     assert not found.bad
+
+
+@pytest.mark.parametrize(
+    ("shape", "why"),
+    [
+        ((100, 100), "landmarks must fit the picture of 100 pixels, got those of one of 256"),
+        ((512, 512), "landmarks must fit the picture of 512 pixels, got those of one of 256"),
+        ((200, 300), "an aligned face must be square, got 300x200"),
+    ],
+)
+def test_a_picture_that_was_resized_after_its_landmarks_were_written_is_refused(shape, why):
+    record = FaceRecord(face_type=FaceType.FULL, landmarks=landmarks(256))
+    good, jpeg = cv2.imencode(".jpg", np.full((*shape, 3), 90, np.uint8))
+    assert good
+    with pytest.raises(InputError, match=why):
+        prepare_face(with_face(jpeg.tobytes(), record), "a.jpg", 64, FaceType.FULL)

@@ -71,6 +71,10 @@ def test_going_on_is_byte_equal_to_never_having_stopped(faces, tmp_path, optimis
     assert len(model_bytes(whole)) == 7
     data = [(root / "model" / "new_SAEHD_data.dat").read_bytes() for root in (whole, parts)]
     assert data[0] == data[1]
+    # In a set the prefixes would come in another order in every process.
+    memory = load_pickle(model_bytes(whole)["new_SAEHD_src_dst_opt.npy"])
+    prefixes = list(dict.fromkeys(name.partition("_")[0] for name in memory if name[:5] != "iters"))
+    assert prefixes == {"adabelief": ["ms", "vs"], "rmsprop": ["acc"]}[optimiser]
 
 
 @pytest.mark.slow
