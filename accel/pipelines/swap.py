@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, suppress
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, partial
 from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
@@ -57,10 +57,13 @@ from accel.provenance.c2pa import sidecar_of
 from accel.video.device import open_film
 from accel.video.encode import EncodeConfig as EncodeConfig
 from accel.video.frame import Frame
+from accel.video.info import VideoInfo
 from accel.video.read import VideoReader, open_video
 from accel.video.stages import buffered
 from accel.video.write import open_writer
 
+LOOKAHEAD = 12  # frames from being taken to being given out, while faces are followed
+AHEAD_PX = 12 * 4096 * 2304  # of the frames that wait at one place
 BATCH = 4  # frames whose faces are swapped in one call
 AROUND = 1.0  # of a source's face, kept on each side of it
 LARGEST_SOURCE_PX = 768  # of a source's face; those that are painted are smaller
@@ -188,7 +191,10 @@ class _Run:
             if self.config.preview:
                 self.sheet = ContactSheet(reader.info.frames, reader.info.rotation)
             analyser = Analyser(
-                models=models, rotation=reader.info.rotation, lookahead=12, redetect_every=12
+                models=models,
+                rotation=reader.info.rotation,
+                lookahead=frames_ahead(reader.info, LOOKAHEAD),
+                redetect_every=12,
             )
             self.gate = self.gate or ContentGate(rotation=reader.info.rotation)
             self._tell(marker)
@@ -223,9 +229,9 @@ class _Run:
         return writer
 
     def _write_swapped(self, reader: Any, analyser: Analyser, started: float) -> Any:
-        marks = self.output_marks
+        marks, few = self.output_marks, partial(frames_ahead, reader.info)
         with open_writer(self.output, reader, self.config.encode, finish=marks.finish) as writer:
-            with closing(buffered(self._swapped(reader, analyser), 4, "swap")) as swapped:
+            with closing(buffered(self._swapped(reader, analyser), few(4), "swap")) as swapped:
                 for done in swapped:
                     self.cancel.check()
                     start = time.perf_counter()
@@ -318,7 +324,8 @@ class _Run:
         """Frames after swapping, in order; runs in a thread of its own."""
         limit_threads(_threads_a_stage())
         # Closed by name: an error's traceback would keep the stages before it alive and waiting.
-        with closing(buffered(self._analysed(reader, analyser), 4, "analyse")) as analysed:
+        few = partial(frames_ahead, reader.info)
+        with closing(buffered(self._analysed(reader, analyser), few(4), "analyse")) as analysed:
             while chunk := list(islice(analysed, BATCH)):
                 yield from self._swap_chunk(chunk)
 
@@ -352,7 +359,8 @@ class _Run:
     ) -> Iterator[tuple[Frame, Planes, list[Face]]]:
         """Frames with the faces found in them; runs in a thread of its own."""
         limit_threads(_threads_a_stage())
-        with closing(buffered(self._timed(reader, "decode"), 8, "decode")) as decoded:
+        ahead = frames_ahead(reader.info, 8)
+        with closing(buffered(self._timed(reader, "decode"), ahead, "decode")) as decoded:
             tagged = ((frame, self._upload(frame.planes)) for frame in decoded)
             yield from self._timed(analyser.analyse(tagged), "analyse")
 
@@ -450,6 +458,11 @@ class _Run:
             "notes": list(notes),
             "versions": versions(),
         }
+
+
+def frames_ahead(info: VideoInfo, most: int) -> int:
+    """How many frames may wait at one place: fewer where each of them is large."""
+    return max(1, min(most, AHEAD_PX // (info.width * info.height)))
 
 
 def _threads_a_stage() -> int:

@@ -25,11 +25,12 @@ if TYPE_CHECKING:
 class Limits:
     """What a file may ask of the machine; anything above is refused.
 
-    max_pixels: of one frame. max_picture_mb: of a still picture once decoded; decoding may take
-        twice that. max_frames and max_duration_s: of one file.
+    max_pixels: of one frame; max_film_pixels: of a film's. max_picture_mb: of a still picture once
+        decoded; decoding may take twice that. max_frames and max_duration_s: of one file.
     """
 
     max_pixels: int = 8192 * 8192
+    max_film_pixels: int = 8192 * 4320
     max_picture_mb: int = 144
     max_frames: int = 10_000_000
     max_duration_s: float = 48 * 3600.0
@@ -39,11 +40,16 @@ class Limits:
             if not value > 0:
                 raise ConfigError(f"{name} must be above 0, got {value}")
 
-    def check_size(self, path: Path, width: int, height: int) -> None:
-        if width * height > self.max_pixels:
+    def check_size(self, path: Path, width: int, height: int, most: int | None = None) -> None:
+        most = most or self.max_pixels
+        if width * height > most:
             raise InputError(
-                f"{path}: a frame may have {self.max_pixels} pixels, this one is {width}x{height}"
+                f"{path}: a frame may have {most} pixels, this one is {width}x{height}"
             )
+
+    @property
+    def film_pixels(self) -> int:
+        return min(self.max_pixels, self.max_film_pixels)
 
     def check_bytes(self, path: Path, width: int, height: int, taken: float) -> None:
         """taken: bytes that a pixel of a still picture takes."""
@@ -159,12 +165,12 @@ class Decoding:
     ) -> None:
         self.path = path
         self.notes: list[str] = []
-        self._max_pixels = limits.max_pixels
+        self._max_pixels = limits.film_pixels
         self._plain = planar if hwaccel is None else lambda picture: picture
-        self.container = open_demuxer(path, demuxer, limits.max_pixels, hwaccel)
+        self.container = open_demuxer(path, demuxer, self._max_pixels, hwaccel)
         try:
             self.stream = main_video(self.container, path)
-            limits.check_size(path, self.stream.width, self.stream.height)
+            limits.check_size(path, self.stream.width, self.stream.height, self._max_pixels)
         except BaseException:
             self.container.close()
             raise
@@ -176,7 +182,7 @@ class Decoding:
         context = self.stream.codec_context
         context.thread_type = "AUTO"
         context.thread_count = threads
-        context.options = {"max_pixels": str(limits.max_pixels)}
+        context.options = {"max_pixels": str(self._max_pixels)}
         self._source = self._decode()
         self._first: av.VideoFrame | None = None
 

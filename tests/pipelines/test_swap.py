@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 from fractions import Fraction
+from types import SimpleNamespace
 
 import av
 import numpy as np
@@ -18,7 +19,7 @@ from accel.faces.swap import open_swapper
 from accel.kernels.paste import paste_rectangle
 from accel.pipelines.demo import PORTRAIT, moving_portrait
 from accel.pipelines.provenance import ProvenanceConfig
-from accel.pipelines.swap import EncodeConfig, load_source, swap_video
+from accel.pipelines.swap import EncodeConfig, frames_ahead, load_source, swap_video
 from accel.weights.assets import asset
 from tests.pipelines.clips import audio_packets, decode, write_clip
 
@@ -209,3 +210,13 @@ def test_a_rotated_video_is_swapped_where_it_lies(tmp_path):
         first, second = next(a.decode(video=0)), next(b.decode(video=0))
         assert (second.width, second.height) == (320, 240)
         assert second.rotation == first.rotation != 0
+
+
+@pytest.mark.parametrize(
+    ("width", "height", "ahead"),
+    [(64, 48, 12), (3840, 2160, 12), (7680, 4320, 3), (8192, 8192, 1)],
+)
+def test_fewer_large_frames_wait(width, height, ahead):
+    info = SimpleNamespace(width=width, height=height)
+    assert frames_ahead(info, 12) == ahead
+    assert frames_ahead(info, 1) == 1

@@ -84,7 +84,7 @@ def test_no_frame_decodes(tmp_path):
     end = data.index(b"moov") - 4
     data[start:end] = bytes(end - start)
     path.write_bytes(data)
-    _refused(path, "not one frame of up to 67108864 pixels could be decoded")
+    _refused(path, "not one frame of up to 35389440 pixels could be decoded")
 
 
 def test_enormous_picture(tmp_path):
@@ -246,3 +246,9 @@ def test_output_appears_only_when_complete(tmp_path):
     assert _left(tmp_path) == ["a.mp4", "b.mp4"]
     with pytest.raises(ValueError, match="write was called after close"):
         writer.write(frame)
+
+
+def test_a_film_may_be_less_large_than_a_picture(tmp_path):
+    path = make_clip(tmp_path / "a.mp4", stamps=range(3))
+    with pytest.raises(InputError, match="a frame may have 600 pixels, this one is "):
+        open_video(path, limits=Limits(max_film_pixels=600))
