@@ -9,7 +9,8 @@ LoRA, and no textual inversion: export the model with LoRAs in effect.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from accel.core import ConfigError, InputError, read_json
+from accel.core import Cancel, ConfigError, InputError, read_json
 from accel.models import stable_diffusion as sd
 from accel.models.export import GRAPH, PAGE
 from accel.models.load import Loaded
@@ -44,6 +45,7 @@ class Session:
             self._session = ort.InferenceSession(str(path), options, providers=list(providers))
         except Exception as error:  # its classes are not public; the file is the user's
             raise InputError(f"{path}: ONNX Runtime cannot load it: {error}") from error
+        self.cancel: Cancel | None = None  # stops a call that is under way
         self.kinds = {i.name: KINDS.get(i.type, torch.float32) for i in self._session.get_inputs()}
         self.shapes = {i.name: i.shape for i in self._session.get_inputs()}
 
@@ -51,7 +53,32 @@ class Session:
         given = {
             name: np.asarray(x.detach().cpu().to(self.kinds[name])) for name, x in inputs.items()
         }
-        return [torch.from_numpy(out) for out in self._session.run(None, given)]
+        return [torch.from_numpy(out) for out in self._run(given)]
+
+    def _run(self, given: dict[str, Any]) -> list[Any]:
+        if self.cancel is None:
+            found: list[Any] = self._session.run(None, given)
+            return found
+        from onnxruntime import RunOptions
+
+        options, done = RunOptions(), threading.Event()
+
+        def watch(cancel: Cancel) -> None:
+            while not done.wait(0.1):
+                if cancel.is_set:
+                    options.terminate = True  # between two operators
+                    return
+
+        watcher = threading.Thread(target=watch, args=(self.cancel,), daemon=True)
+        watcher.start()
+        try:
+            found = self._session.run(None, given, options)
+        except Exception:
+            self.cancel.check()  # ONNX Runtime says no more than that it was stopped
+            raise
+        finally:
+            done.set()
+        return found
 
 
 class OnnxUnet:
@@ -128,6 +155,10 @@ class OnnxModel:
 
     vector = sd.StableDiffusion.vector
 
+    def sessions(self) -> Iterator[Session]:
+        yield from self.towers
+        yield from (self.unet.session, self.vae.encoder, self.vae.decoder)
+
     def encode_text(
         self,
         tokens: Sequence[Tensor],
@@ -140,18 +171,13 @@ class OnnxModel:
             raise ConfigError(
                 "an exported model cannot take embeddings: its tokens are looked up inside"
             )
-        context, pooled = [], None
-        for tower, session, ids in zip(self.config.towers, self.towers, tokens, strict=True):
-            from_last = tower.from_last + clip_skip - 1
-            if not 1 <= from_last <= tower.config.layers:
-                raise ValueError(
-                    f"encode_text: clip_skip must lie in 1..{tower.config.layers}, got {clip_skip}"
-                )
-            hidden, normed, pooled = session(tokens=ids)
-            chosen = (normed if tower.final_norm else hidden)[-from_last]
-            context.append(chosen if weigh is None else weigh(chosen))
-        has_vector = self.config.unet.vector_width > 0
-        return sd.Conditioning(torch.cat(context, dim=-1), pooled if has_vector else None)
+
+        def read(i: int, from_last: int) -> tuple[Tensor, Tensor]:
+            hidden, normed, pooled = self.towers[i](tokens=tokens[i])
+            chosen = normed if self.config.towers[i].final_norm else hidden
+            return chosen[-from_last], pooled
+
+        return sd.conditioning(self.config, read, clip_skip, weigh)
 
 
 def open_onnx(

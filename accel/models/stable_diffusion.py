@@ -146,6 +146,30 @@ class Conditioning:
     pooled: Tensor | None
 
 
+def conditioning(
+    config: Config,
+    read: Callable[[int, int], tuple[Tensor, Tensor | None]],
+    clip_skip: int,
+    weigh: Callable[[Tensor], Tensor] | None,
+) -> Conditioning:
+    """Join what the towers say; see `StableDiffusion.encode_text`.
+
+    read: of a tower's number, and of a layer's counted from the last: its result [B, length,
+    width], after the final norm where the tower has it so, and the pooled one.
+    """
+    context, pooled = [], None
+    for i, tower in enumerate(config.towers):
+        from_last = tower.from_last + clip_skip - 1
+        if not 1 <= from_last <= tower.config.layers:
+            raise ValueError(
+                f"encode_text: clip_skip must lie in 1..{tower.config.layers}, got {clip_skip}"
+            )
+        hidden, pooled = read(i, from_last)
+        context.append(hidden if weigh is None else weigh(hidden))
+    has_vector = config.unet.vector_width > 0
+    return Conditioning(torch.cat(context, dim=-1), pooled if has_vector else None)
+
+
 class StableDiffusion(nn.Module):
     """The networks of one checkpoint, under the names `rename` gives."""
 
@@ -175,26 +199,19 @@ class StableDiffusion(nn.Module):
                 f"encode_text: tokens must be given for {len(self.towers)} towers,"
                 f" got {len(tokens)}"
             )
-        context, pooled = [], None
-        towers = zip(self.config.towers, self.towers, tokens, strict=True)
-        for i, (tower, network, ids) in enumerate(towers):
-            from_last = tower.from_last + clip_skip - 1
-            if not 1 <= from_last <= tower.config.layers:
-                raise ValueError(
-                    f"encode_text: clip_skip must lie in 1..{tower.config.layers}, got {clip_skip}"
-                )
-            network = cast(TextTower, network)
+
+        def read(i: int, from_last: int) -> tuple[Tensor, Tensor | None]:
+            network, ids = cast(TextTower, self.towers[i]), tokens[i]
             if insert is None:
                 encoded = network(ids)
             else:
                 encoded = network.encode(insert(i, network.embed(ids)), ids)
             hidden = encoded.hidden[-from_last]
-            if tower.final_norm:
+            if self.config.towers[i].final_norm:
                 hidden = network.final_norm(hidden)
-            context.append(hidden if weigh is None else weigh(hidden))
-            pooled = encoded.pooled
-        has_vector = self.config.unet.vector_width > 0
-        return Conditioning(torch.cat(context, dim=-1), pooled if has_vector else None)
+            return hidden, encoded.pooled
+
+        return conditioning(self.config, read, clip_skip, weigh)
 
     def vector(
         self,

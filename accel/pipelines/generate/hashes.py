@@ -40,7 +40,7 @@ def _remembered(path: Path, kind: str, begin: int) -> str:
     with suppress(OSError, ValueError):  # no cache, or one that another program spoiled
         known = json.loads(place.read_text())
     if key not in known:
-        known[key] = _hash(path, begin)
+        known[key] = of_file(path, begin)
         with suppress(OSError):  # a cache that cannot be written costs time, nothing else
             place.parent.mkdir(parents=True, exist_ok=True)
             part = place.with_name(f".{CACHE}.{secrets.token_hex(4)}")
@@ -49,7 +49,8 @@ def _remembered(path: Path, kind: str, begin: int) -> str:
     return known[key]
 
 
-def _hash(path: Path, begin: int) -> str:
+def of_file(path: Path, begin: int = 0) -> str:
+    """SHA-256 of what a file holds now, from `begin` on."""
     digest = hashlib.sha256()
     with path.open("rb") as file:
         file.seek(begin)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -14,16 +13,16 @@ from torch import Tensor
 
 from accel.core import Cancel, ConfigError, InputError, ProgressCallback, choose_device
 from accel.models import nano
-from accel.models.export import PAGE, export_model
+from accel.models.export import PAGE
 from accel.models.load import Loaded
 from accel.models.load import load as load_file
 from accel.models.lora import LoraSet, Strength
-from accel.models.onnx_model import open_onnx
 from accel.models.stable_diffusion import Conditioning, StableDiffusion
 from accel.models.tiny import TinyVae, load_tiny
 from accel.models.vae_16bit import scale_activations
 from accel.nn.adapter import Adapter
 from accel.nn.control import ControlNet
+from accel.pipelines.generate.graph_cache import exported, open_exported
 from accel.pipelines.generate.memory import Budget
 from accel.pipelines.generate.model_folders import ModelFolders
 from accel.pipelines.generate.prompts import TextEncoder, check_length
@@ -58,8 +57,8 @@ def load(
     zero_terminal_snr (a last level of pure noise) overrule what the file says of itself.
     models: where names are looked up, see ModelFolders. decoder: a TAESD, a small network that
     decodes in place of the autoencoder. max_memory: MB that the process shall stay under.
-    runtime: "onnx" exports the networks and runs them by ONNX Runtime; a folder that was exported
-    is opened as it is.
+    runtime: "onnx" exports the networks, keeps what it made (see graph_cache) and runs it by ONNX
+    Runtime; a folder that was exported is opened as it is.
     Raises InputError for what cannot be loaded, ConfigError for a name that nothing has and for a
     device that is not there.
     """
@@ -81,7 +80,8 @@ def load(
         if dtype == torch.float16:  # whose range SDXL's activations leave
             scale_activations(loaded.model.vae)
         if runtime == "onnx":
-            loaded = exported(loaded, place)
+            sources = [path, *([own_vae] if own_vae else [])]
+            loaded = exported(loaded, sources, dtype, place)
     if prediction is not None:
         loaded = replace(loaded, prediction=prediction)
     if zero_terminal_snr is not None:
@@ -113,18 +113,6 @@ def tiny_decoder(model: Model, path: Path) -> TinyVae:
             f" got {shape[-1]}"
         )
     return tiny
-
-
-def exported(loaded: Loaded, device: torch.device) -> Loaded:
-    """The same networks by ONNX Runtime; their files are gone once they are open."""
-    with tempfile.TemporaryDirectory(prefix="accel-onnx-") as folder:
-        export_model(loaded, Path(folder) / "model")
-        return open_exported(Path(folder) / "model", device)
-
-
-def open_exported(folder: Path, device: torch.device) -> Loaded:
-    cuda = ["CUDAExecutionProvider"] if device.type == "cuda" else []
-    return open_onnx(folder, providers=[*cuda, "CPUExecutionProvider"])
 
 
 class Model:

@@ -20,6 +20,7 @@ from accel.pipelines.generate.options import Options
 from accel.pipelines.generate.passes import Passes, is_editor
 from accel.pipelines.generate.prompts import Plan, check_length
 from accel.pipelines.generate.reporter import Callback, Reporter
+from accel.pipelines.generate.stop import stoppable
 from accel.pipelines.generate.upscale import LATENT, enlarged_image, enlarged_latent
 from accel.sampling.names import schedule
 
@@ -74,7 +75,11 @@ def runs(
             model.use_loras(loras)
             if maker is None:
                 maker = Maker(model, prompt, options, Reporter(progress, cancel, callback), noise)
-            with seamless(model.loaded.model, *networks, wanted=options.tiling):
+            every = (model.loaded.model, model.tiny, *networks)
+            with (
+                seamless(model.loaded.model, *networks, wanted=options.tiling),
+                stoppable(every, cancel),
+            ):
                 if canvas is None or several(init):
                     canvas = prepare(model, options, one_of(init, index), one_of(mask, index))
                     maker.expect(canvas)
