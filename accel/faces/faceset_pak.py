@@ -131,6 +131,9 @@ def write_pak(
             file.seek(at)
             file.write(struct.pack(f"<{len(offsets)}Q", *offsets))
         os.replace(partial, path)
+    except OSError as error:
+        error.filename = error.filename or str(path)  # a full disk does not say where
+        raise
     finally:
         partial.unlink(missing_ok=True)
 

@@ -74,9 +74,7 @@ def data_file(data: Mapping[str, Any]) -> bytes:
 
 
 def find_models(folder: Path) -> list[tuple[str, str]]:
-    """Name and kind of every model in a folder, the one saved last first."""
-    if not folder.is_dir():
-        raise InputError(f"{folder}: must be a folder of models, found none")
+    """Name and kind of every model in a folder, the one saved last first; none if there is none."""
     found = []
     for path in folder.glob("*_data.dat"):
         name, _, kind = path.name.removesuffix("_data.dat").rpartition("_")

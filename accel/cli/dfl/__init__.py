@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import importlib
 from typing import Any
 
+from accel.cli.dfl import merge, train, workspace
 from accel.cli.shared import BAD_INPUT
-
-# Modules of this package, in the order that `accel dfl --help` lists their commands.
-MODULES = ("workspace", "train", "merge")
 
 
 def add(commands: Any) -> None:
@@ -32,5 +29,9 @@ def add(commands: Any) -> None:
 
     parser.set_defaults(run=bare)
     steps = parser.add_subparsers(metavar="STEP")
-    for name in MODULES:
-        importlib.import_module(f"accel.cli.dfl.{name}").add(steps)
+    # In the order in which they are done: that is how `accel dfl --help` lists them.
+    workspace.add(steps)
+    train.add(steps)
+    merge.add(steps)
+    workspace.add_encode(steps)
+    train.add_export(steps)

@@ -60,7 +60,9 @@ def add(steps: Any) -> None:
     parser.add_argument(
         "--config", type=Path, metavar="FILE", help="settings frame by frame, as JSON"
     )
-    parser.add_argument("--model-name", help="which model, where there are several")
+    parser.add_argument(
+        "--name", "--model-name", dest="name", help="of the model; default: the last saved"
+    )
     parser.add_argument("--xseg", type=Path, metavar="ONNX", help="XSeg network, for XSeg masks")
     parser.add_argument("--to", type=Path, metavar="FILE", help="write a film, no pictures")
     parser.add_argument("--seed", type=int, help="of colour transfers that draw lots (default 0)")
@@ -92,7 +94,7 @@ def run(args: argparse.Namespace) -> None:
     config = MergeConfig(
         settings=settings_of(args),
         config=args.config,
-        model=args.model_name,
+        model=args.name,
         xseg=args.xseg,
         to=args.to,
         seed=args.seed,

@@ -48,11 +48,6 @@ WORDS = {
 
 
 def add(steps: Any) -> None:
-    _add_train(steps)
-    _add_export(steps)
-
-
-def _add_train(steps: Any) -> None:
     parser = command(
         steps,
         "train",
@@ -63,7 +58,12 @@ def _add_train(steps: Any) -> None:
         "  accel dfl train workspace --model saehd --iterations 400000 --lr-dropout --no-warp",
     )
     parser.add_argument("workspace", type=Path, help="folder with data_src and data_dst")
-    parser.add_argument("--model", choices=("quick96", "saehd"), default="quick96")
+    parser.add_argument(
+        "--model",
+        choices=("quick96", "saehd"),
+        default="quick96",
+        help="quick96 (default) is 96 pixels and full face; saehd has the shape that you choose",
+    )
     parser.add_argument("--name", default="new", help="of the model (default new)")
     parser.add_argument(
         "--iterations", type=int, required=True, help="to reach in total; a second call goes on"
@@ -83,8 +83,12 @@ def _add_train(steps: Any) -> None:
     )
     parser.add_argument("--threads", type=int, default=0, help="of the networks (default: all)")
     parser.add_argument("--workers", type=int, default=1, help="threads that make samples")
-    parser.add_argument("--save-minutes", type=float, default=15.0)
-    parser.add_argument("--preview-minutes", type=float, default=2.0)
+    parser.add_argument(
+        "--save-minutes", type=float, default=15.0, help="how often the model is saved (15)"
+    )
+    parser.add_argument(
+        "--preview-minutes", type=float, default=2.0, help="how often the preview is drawn (2)"
+    )
     parser.add_argument(
         "--backup-hours", type=float, default=0.0, help="set a copy aside so often; 0: never"
     )
@@ -95,7 +99,7 @@ def _add_train(steps: Any) -> None:
     parser.set_defaults(run=run_train)
 
 
-def _add_export(steps: Any) -> None:
+def add_export(steps: Any) -> None:
     parser = command(
         steps,
         "export",

@@ -19,7 +19,6 @@ def add(steps: Any) -> None:
     _add_extract(steps)
     _add_sort(steps)
     _add_pack(steps)
-    _add_encode(steps)
 
 
 def step(steps: Any, name: str, help: str, examples: str, *, side: bool) -> argparse.ArgumentParser:
@@ -243,7 +242,9 @@ def _add_sort(steps: Any) -> None:
         help="blur, motion-blur, face-yaw, face-pitch, face-source-rect-size, hist (default),"
         " hist-dissim, brightness, hue, black, origname, oneface, absdiff, final or final-fast",
     )
-    parser.add_argument("--target", type=int, default=2000, help="faces that final modes keep")
+    parser.add_argument(
+        "--target", type=int, default=2000, help="faces that final modes keep (2000)"
+    )
     parser.add_argument("--sheet", type=Path, metavar="PNG", help="where the contact sheet goes")
     parser.set_defaults(run=_run_sort)
 
@@ -308,7 +309,7 @@ def _run_unpack(args: argparse.Namespace) -> None:
 # --- encode --------------------------------------------------------------------------------------
 
 
-def _add_encode(steps: Any) -> None:
+def add_encode(steps: Any) -> None:
     parser = step(
         steps,
         "encode",

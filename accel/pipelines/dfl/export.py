@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from accel.core import ConfigError, InputError, fresh
+from accel.core import ConfigError, InputError
 from accel.faces.autoencoder import Autoencoder
 from accel.faces.autoencoder_onnx import to_onnx
+from accel.pipelines.dfl.made import write_whole
 from accel.pipelines.dfl.workspace import Workspace, open_workspace
 from accel.training import model_files
 from accel.training.options import MODELS
@@ -58,12 +58,7 @@ def export(
         raise InputError(
             f"{folder}: the file must give what model {name} gives, got a difference of {error:.2g}"
         )
-    partial = target.with_name(target.name + ".partial")
-    try:
-        fresh(partial).write_bytes(content)
-        os.replace(partial, target)
-    finally:
-        partial.unlink(missing_ok=True)
+    write_whole(target, content)
     return {
         "output": str(target),
         "bytes": len(content),
@@ -83,8 +78,11 @@ def find_model(folder: Path, model: str | None, name: str | None) -> tuple[str, 
     found = [(kinds[k], n) for n, k in dfl.find_models(folder) if k in kinds]
     fitting = [(k, n) for k, n in found if model in (None, k) and name in (None, n)]
     if not fitting:
-        there = ", ".join(f"{n} ({k})" for k, n in found) or "none"
-        raise InputError(f"{folder}: must hold the model that is to be used, found {there}")
+        there = ", ".join(f"{n} ({k})" for k, n in found) or "none; run `accel dfl train`"
+        wanted = " ".join(word for word in (model, name) if word)
+        raise InputError(
+            f"{folder}: must hold a trained model{wanted and ' '}{wanted}, found {there}"
+        )
     return fitting[0]
 
 

@@ -74,7 +74,8 @@ def _choose(folder: Path, name: str | None) -> tuple[str, str]:
     known = ", ".join(f"{n}_{k}" for n, k in found) or "none"
     if not fitting:
         wanted = "a trained model" if name is None else f"a model {name}"
-        raise InputError(f"{folder}: must hold {wanted}, found {known}; run `accel dfl train`")
+        help = "" if found else "; run `accel dfl train`"
+        raise InputError(f"{folder}: must hold {wanted}, found {known}{help}")
     if name is not None and len(fitting) > 1:
         kinds = ", ".join(f"{n}_{k}" for n, k in fitting)
         raise ConfigError(f"model name {name} is not enough, there are {kinds}")

@@ -104,7 +104,9 @@ def test_refuses_what_cannot_be(trained, tmp_path):
         export(trained, tmp_path / "new.pth")
     with pytest.raises(InputError, match=r"found new \(saehd\)"):
         export(trained, tmp_path / "new.dfm", name="other")
-    with pytest.raises(InputError, match="folder of models"):
+    with pytest.raises(
+        InputError, match="must hold a trained model, found none; run `accel dfl train`"
+    ):
         export(trained / "data_src", tmp_path / "new.dfm")
 
 
