@@ -7,9 +7,14 @@ unless its name says otherwise. All of it is numpy in float64; batches are leadi
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
 
+from accel.kernels import _native
+
+native: Any = _native.module
 Array = npt.NDArray[np.float64]
 AnyArray = npt.ArrayLike
 
@@ -32,12 +37,11 @@ def similarity(
             f"got {source.shape} and {target.shape}"
         )
     p, t = _complex(source), _complex(target)
-    p_mean, t_mean = p.mean(-1, keepdims=True), t.mean(-1, keepdims=True)
-    p, t = p - p_mean, t - t_mean
-    spread = (p.real**2 + p.imag**2).sum(-1)
+    p_mean, t_mean = (np.add.reduce(z, axis=-1) / z.shape[-1] for z in (p, t))
+    p = p - p_mean[..., None]  # sums to 0, so the template's centre needs no taking off
     with np.errstate(divide="ignore", invalid="ignore"):
-        turn = (p.conj() * t).sum(-1) / spread
-    return _matrix(turn, t_mean[..., 0] - turn * p_mean[..., 0])
+        turn = np.vecdot(p, t) / np.vecdot(p, p).real
+    return _matrix(turn, t_mean - turn * p_mean)
 
 
 def region_matrix(
@@ -96,9 +100,22 @@ def enclosing_region(
     margin: float = 1.0,
 ) -> Array:  # [..., 4] centre x, centre y, side, angle
     """Return the smallest turned square, `margin` times enlarged, that holds the points' box."""
-    angle = np.asarray(angle, np.float64)
+    sets, angle = np.asarray(points, np.float64), np.asarray(angle, np.float64)
+    if native and sets.shape[:-2] == angle.shape:
+        regions = np.empty((*angle.shape, 4))
+        native.enclosing_regions(
+            np.ascontiguousarray(sets).reshape(angle.size, *sets.shape[-2:]),
+            np.ascontiguousarray(angle).reshape(-1),
+            margin,
+            regions.reshape(-1, 4),
+        )
+        return regions
+    return _enclosing(sets, angle, margin)
+
+
+def _enclosing(points: Array, angle: Array, margin: float) -> Array:
     back = np.exp(-1j * angle)[..., None]
-    turned = _complex(np.asarray(points, np.float64)) * back
+    turned = _complex(points) * back
     low = turned.real.min(-1) + 1j * turned.imag.min(-1)
     high = turned.real.max(-1) + 1j * turned.imag.max(-1)
     centre = (low + high) / 2 * np.exp(1j * angle)

@@ -19,6 +19,7 @@ from accel.weights.pickles import FaceTypeCode
 
 # Brows, nose, eyes (points 17..47), mouth corner 48, mouth corner 54.
 FITTED = (*range(17, 49), 54)
+_FITTED = np.array(FITTED)
 # The 51-point template that faceswap and others ship, moved left as DeepFaceLab has it.
 _SHIFT_X = 0.009873
 _TEMPLATE = (
@@ -126,7 +127,7 @@ def unit_matrix(landmarks: AnyArray) -> Array:  # [..., 68, 2] -> [..., 2, 3]
     points = np.asarray(landmarks, np.float64)
     if points.ndim < 2 or points.shape[-2:] != (68, 2):
         raise ValueError(f"unit_matrix: landmarks must be [..., 68, 2], got {points.shape}")
-    return similarity(points[..., list(FITTED), :], MEAN_FACE)
+    return similarity(points.take(_FITTED, axis=-2), MEAN_FACE)
 
 
 def crop_corners(

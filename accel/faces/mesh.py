@@ -86,6 +86,8 @@ IBUG_68 = (
     61, 39, 37, 0, 267, 269, 291, 405, 314, 17, 84, 181, 78, 82, 13, 312, 308, 317, 14, 87,
 )  # fmt: skip
 
+_IBUG_68 = np.array(IBUG_68)
+
 # Read from the asset on first use, so that importing opens no file.
 CANONICAL: npt.NDArray[np.float32]  # [468, 3] centimetres; x to the subject's left, y up, z front
 UV: npt.NDArray[np.float32]  # [468, 2] texture coordinates, origin at the top left
@@ -94,7 +96,7 @@ TRIANGLES: npt.NDArray[np.int32]  # [898, 3] counter-clockwise seen from outside
 
 def to_68(landmarks: npt.NDArray[Any]) -> npt.NDArray[Any]:  # [..., 468, D] -> [..., 68, D]
     """Pick the 68 points of the iBUG scheme (jaw, brows, nose, eyes, lips) from a mesh."""
-    return landmarks[..., list(IBUG_68), :]
+    return landmarks.take(_IBUG_68, axis=-2)
 
 
 def __getattr__(name: str) -> Any:

@@ -20,7 +20,9 @@ import numpy.typing as npt
 
 from accel.faces import mesh
 from accel.faces.align import AnyArray, Array
+from accel.kernels import _native
 
+native: Any = _native.module
 WIDE, NARROW = 4.0, 1.1  # deviation of the weights over time, in frames
 TOLERANCE = 0.0025  # of the face's side: what wide and narrow may differ by and still agree
 
@@ -41,6 +43,19 @@ def smooth(
         return alone
     counts = (1.0,) * len(window) if weights is None else tuple(weights.tolist())
     fits = _fits(len(window), at, counts)
+    steady = _native_smooth(window, at, fits) if native else _smooth(window, at, fits)
+    if steady is None:
+        raise ValueError("smooth: the points of a face must not lie on each other")
+    return steady
+
+
+def _native_smooth(window: Array, at: int, fits: Array) -> Array | None:
+    series, steady = np.ascontiguousarray(window, np.float64), np.empty(window.shape[1:])
+    moved = native.smooth_landmarks(series, at, fits, _groups(), TOLERANCE, steady)
+    return steady if moved else None
+
+
+def _smooth(window: Array, at: int, fits: Array) -> Array | None:
     points = window.shape[1]
     z = np.empty((len(window), points), np.complex128)
     z.real, z.imag = window[..., 0], window[..., 1]
@@ -49,7 +64,7 @@ def smooth(
     # Row by row (vecdot): for a product of this size a BLAS would wake threads in vain.
     spread = float(np.vecdot(base, base).real)
     if spread == 0:
-        raise ValueError("smooth: the points of a face must not lie on each other")
+        return None
     tolerance = TOLERANCE * float(np.ptp(window[at, :, :2], axis=0).max())
 
     # Head: the similarity that takes the wanted frame to each of the others.

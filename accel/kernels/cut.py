@@ -39,10 +39,11 @@ def cut(
     """
     _check(c0, c1, c2, size, step)
     back = [_back("luma", luma, 1), _back("chroma", chroma, step)]
-    return torch.ops.accel.cut(
+    made: Tensor = op(
         c0, c1, c2, *back, size, [float(v) for v in np.asarray(color).ravel()],
         [float(v) for v in outside], step, as_float,
     )  # fmt: skip
+    return made
 
 
 def cut_jpeg(

@@ -7,9 +7,11 @@ default options, on all cores. Both sides write the same kind of file from the s
 given of the time that passes and of the processor's: on a machine that does other work as well, the
 latter is what to trust, though threads of ONNX Runtime that wait count in it.
 
-    python -m benchmarks.pipelines.extract [FILM ...]
+    python -m benchmarks.pipelines.extract [FILM or FOLDER ...] [--face-types half full head]
 
-Without a film a made one is used. The landmarks of both are compared as well: they must agree.
+A folder is one of pictures. Without a film a made one is used. The face types are measured on the
+first film, besides whole faces on all of them; rows that are not measured again stay. The landmarks
+of both are compared as well: they must agree.
 """
 
 from __future__ import annotations
@@ -19,6 +21,7 @@ import os
 import statistics
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -29,16 +32,16 @@ import onnxruntime
 from accel.faces import mesh
 from accel.faces.align import invert, region_matrix, transform
 from accel.faces.detect import FULL_RANGE, Detector
-from accel.faces.face_types import FaceType, crop_matrix
+from accel.faces.face_types import crop_matrix
 from accel.faces.faceset import FaceRecord, faces_in, read_face, with_face
 from accel.faces.find import FaceModels
 from accel.faces.landmark import face_region
 from accel.pipelines.demo import render_clip
 from accel.pipelines.dfl.extract import ExtractConfig, extract_faces
 from accel.weights.assets import asset
-from benchmarks.harness import conditions, save
+from benchmarks.harness import conditions, kept, save
 
-SIZE, QUALITY = 512, 90
+QUALITY = 90
 
 
 class Plain:
@@ -49,20 +52,17 @@ class Plain:
         self.mesh = _session("facemesh_468_192.fp16w.onnx")
         self.decoder = Detector(FULL_RANGE)  # only its anchors are used
 
-    def __call__(self, film: Path, folder: Path) -> int:
-        folder.mkdir(parents=True, exist_ok=True)
-        capture, faces, number = cv2.VideoCapture(str(film)), 0, 0
-        while True:
-            good, picture = capture.read()
-            if not good:
-                return faces
-            number += 1
+    def __call__(self, root: Path, config: ExtractConfig) -> int:
+        folder, kind, size = root / "aligned", config.kind, config.side_px
+        folder.mkdir()
+        faces = 0
+        for number, picture in enumerate(self.pictures(root), 1):
             for i, points in enumerate(self.find(picture)):
-                matrix = crop_matrix(points, FaceType.WHOLE, SIZE)
-                crop = cv2.warpAffine(picture, matrix, (SIZE, SIZE), flags=cv2.INTER_LINEAR)
+                matrix = crop_matrix(points, kind, size)
+                crop = cv2.warpAffine(picture, matrix, (size, size), flags=cv2.INTER_LINEAR)
                 _, jpeg = cv2.imencode(".jpg", crop, [cv2.IMWRITE_JPEG_QUALITY, QUALITY])
                 record = FaceRecord(
-                    face_type=FaceType.WHOLE,
+                    face_type=kind,
                     landmarks=transform(matrix, points),
                     source_filename=f"{number:05d}.png",
                     source_rect=(*points.min(0).tolist(), *points.max(0).tolist()),
@@ -73,6 +73,20 @@ class Plain:
                 name = f"{number:05d}_{i}.jpg"
                 (folder / name).write_bytes(with_face(jpeg.tobytes(), record))
                 faces += 1
+        return faces
+
+    @staticmethod
+    def pictures(root: Path) -> Iterator[Any]:
+        if (root / "data_src").is_dir():
+            for path in sorted((root / "data_src").glob("*.*")):
+                yield cv2.imread(str(path))
+            return
+        capture = cv2.VideoCapture(str(next(root.glob("data_src.*"))))
+        while True:
+            good, picture = capture.read()
+            if not good:
+                return
+            yield picture
 
     def find(self, picture: Any) -> list[Any]:  # [68, 2] each
         height, width = picture.shape[:2]
@@ -114,52 +128,72 @@ class Ours:
     def __init__(self) -> None:
         self.models = FaceModels()
 
-    def __call__(self, film: Path, root: Path) -> int:
-        root.mkdir(parents=True, exist_ok=True)
-        os.symlink(film.resolve(), root / f"data_src{film.suffix}")
-        config = ExtractConfig(size=SIZE, jpeg_quality=QUALITY)
+    def __call__(self, root: Path, config: ExtractConfig) -> int:
         return int(extract_faces(root, "src", config, models=self.models)["faces"])
+
+
+def workspace(film: Path, root: Path) -> Path:
+    """A workspace of its own, whose source is a film or a folder of pictures."""
+    root.mkdir(parents=True)
+    if not film.is_dir():
+        os.symlink(film.resolve(), root / f"data_src{film.suffix}")
+        return root
+    (root / "data_src").mkdir()
+    for path in film.iterdir():
+        os.symlink(path.resolve(), root / "data_src" / path.name)
+    return root
 
 
 def difference(plain: Path, own: Path) -> dict[str, float]:
     """How far the landmarks of both lie apart, in shares of the face's size."""
-    found = {read_face(p).source_filename: read_face(p) for p in faces_in(own)}
+    found: dict[Any, list[Any]] = {}
+    for path in faces_in(own):
+        record = read_face(path)
+        found.setdefault(Path(record.source_filename or "").stem, []).append(
+            record.source_landmarks
+        )
     apart = []
     for path in faces_in(plain):
         record = read_face(path)
-        other = found.get(record.source_filename)
-        if other is None or record.source_landmarks is None or other.source_landmarks is None:
+        points = record.source_landmarks
+        others = found.get(Path(record.source_filename or "").stem)
+        if others is None or points is None:
             continue
-        side = np.ptp(record.source_landmarks, axis=0).max()
-        gap = np.linalg.norm(record.source_landmarks - other.source_landmarks, axis=1)
-        apart.append(gap.mean() / side)
+        gaps = [np.linalg.norm(points - other, axis=1).mean() for other in others]
+        apart.append(min(gaps) / np.ptp(points, axis=0).max())
+    if not apart:
+        return {"faces": 0}
     return {
-        "frames": len(apart),
+        "faces": len(apart),
         "median": round(float(np.median(apart)), 5),
         "p95": round(float(np.percentile(apart, 95)), 5),
     }
 
 
-def measure(film: Path, rounds: int) -> dict[str, Any]:
+def measure(film: Path, kind: str, rounds: int) -> dict[str, Any]:
     plain, ours = Plain(), Ours()
+    config = ExtractConfig(face_type=kind, jpeg_quality=QUALITY)
     times: dict[str, list[tuple[float, float]]] = {"plain loop": [], "accel": []}
+    faces = {}
     with tempfile.TemporaryDirectory() as folder:
-        root = Path(folder)
         for turn in range(rounds):
             for name, run in (("plain loop", plain), ("accel", ours)):
+                root = workspace(film, Path(folder) / f"{name[:5]}{turn}")
                 wall, cpu = time.perf_counter(), time.process_time()
-                target = root / f"{name[:5]}{turn}"
-                faces = run(film, target)
+                faces[name] = run(root, config)
                 times[name].append((time.perf_counter() - wall, time.process_time() - cpu))
-                print(f"{film.name} {name}: {faces} faces, {times[name][-1][0]:.2f} s, "
-                      f"{times[name][-1][1]:.2f} s of CPU")  # fmt: skip
-        apart = difference(root / "plain0", root / "accel0" / "data_src" / "aligned")
+                print(f"{film.name} {kind} {name}: {faces[name]} faces, {times[name][-1][0]:.2f} s,"
+                      f" {times[name][-1][1]:.2f} s of CPU")  # fmt: skip
+        root = Path(folder)
+        apart = difference(root / "plain0" / "aligned", root / "accel0" / "data_src" / "aligned")
     median = {
         name: [statistics.median(values) for values in zip(*rows)] for name, rows in times.items()
     }
     ratios = [p[0] / a[0] for p, a in zip(times["plain loop"], times["accel"])]
     return {
         "film": film.name,
+        "face_type": kind,
+        "faces": faces,
         "seconds": {name: round(values[0], 3) for name, values in median.items()},
         "cpu_seconds": {name: round(values[1], 3) for name, values in median.items()},
         "ratio": round(statistics.median(ratios), 3),
@@ -171,15 +205,19 @@ def measure(film: Path, rounds: int) -> dict[str, Any]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("films", nargs="*", type=Path)
+    parser.add_argument("--face-types", nargs="*", default=[])
     parser.add_argument("--rounds", type=int, default=3)
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         films = args.films
         if not films:
             films = [render_clip(Path(folder) / "made.mp4")]
-        rows = [measure(film, args.rounds) for film in films]
+        cases = [(film, "whole") for film in films]
+        cases += [(films[0], kind) for kind in args.face_types if kind != "whole"]
+        rows = [measure(film, kind, args.rounds) for film, kind in cases]
     for row in rows:
         print(row)
+    rows += kept("extract", rows, "film", "face_type")
     save("extract", {"load": os.getloadavg()[2], "rows": rows, **conditions(os.cpu_count() or 1)})
 
 

@@ -4,6 +4,7 @@ import cv2
 import numpy as np
 import pytest
 
+from accel.faces import align
 from accel.faces.align import (
     compose,
     cover,
@@ -83,6 +84,19 @@ def test_region_matrix_turns_the_face_upright():
     cropped = transform(region_matrix([50, 50, 80, angle], 64), eyes)
     assert cropped[0, 1] == pytest.approx(cropped[1, 1])
     assert cropped[1, 0] - cropped[0, 0] == pytest.approx(8)
+
+
+@pytest.mark.parametrize("shape", [(), (4,), (2, 3), (0,)])
+@pytest.mark.parametrize("axes", [2, 3])
+def test_enclosing_regions_of_many_sets_are_those_of_each(shape, axes):
+    rng = np.random.default_rng(5)
+    points = rng.normal(size=(*shape, 31, axes)).astype(np.float32) * 40
+    angles = rng.uniform(-4, 4, shape)
+    expected = align._enclosing(points.astype(np.float64), angles, 1.5)
+    np.testing.assert_allclose(enclosing_region(points, angles, 1.5), expected, atol=1e-9)
+    if points.size:
+        points[..., 3, 1] = np.nan
+        assert np.isnan(enclosing_region(points, angles)[..., :3]).all()
 
 
 def test_enclosing_region_holds_all_points_and_turns_with_them():

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from accel.faces import mesh
+from accel.faces import smooth as smooth_module
 from accel.faces.align import transform
 from accel.faces.follow import Sight, Track
 from accel.faces.smooth import smooth
@@ -139,3 +140,23 @@ def test_a_region_is_foretold_at_constant_velocity():
     track = track_of({t: FACE + [5.0 * t, 0, 0] for t in range(4)})
     moved = track.predict(5)[:2] - track.sights[3].region[:2]
     np.testing.assert_allclose(moved, [10, 0], atol=1e-6)
+
+
+@pytest.mark.skipif(smooth_module.native is None, reason="needs the native module")
+@pytest.mark.parametrize("axes", [2, 3])
+@pytest.mark.parametrize(("count", "at"), [(3, 0), (5, 4), (17, 8), (12, 2)])
+def test_native_code_gives_the_same(axes, count, at, monkeypatch):
+    path = np.cumsum(RNG.normal(size=(count, 2)), axis=0)
+    series = (along(path) + RNG.normal(size=(count, 468, 3)) * 0.5)[..., :axes]
+    weights = RNG.uniform(0.2, 1.0, count)
+    ours = smooth(series, at, weights)
+    monkeypatch.setattr(smooth_module, "native", None)
+    np.testing.assert_allclose(ours, smooth(series, at, weights), rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize("native", [True, False])
+def test_points_that_lie_on_each_other_are_refused(native, monkeypatch):
+    if not native:
+        monkeypatch.setattr(smooth_module, "native", None)
+    with pytest.raises(ValueError, match="must not lie on each other"):
+        smooth(np.ones((5, 468, 3)), 2)

@@ -147,7 +147,8 @@ class _Run:
 
     def _found(self, source: FrameSource, sparse: Sparse) -> Generator[Found]:
         """Frames of this run with the faces in them."""
-        begin = max(0, self.first - WARM_UP)
+        # Those frames are looked at which a run in one go looks at.
+        begin = max(0, self.first - WARM_UP) // STRIDE * STRIDE
         earlier = set(source.names[begin : self.first])
         # A few at a time: threads that wake each other for every frame wait for each other.
         groups = _groups(source.start(begin), STRIDE)
