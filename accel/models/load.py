@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -51,9 +51,12 @@ class Loaded:
     tokenizer: BpeTokenizer | None = None
     files: tuple[TensorFile, ...] = ()
 
-    def release(self) -> None:
-        """Stop counting weights as memory of this process where they are as in their files."""
-        release(self.files)
+    def release(self, weights: Iterable[Tensor] | None = None) -> None:
+        """Stop counting weights (None: all) as memory of this process where they are as in files.
+
+        No other thread may change weights meanwhile.
+        """
+        release(self.files, weights)
 
 
 def load(
@@ -146,9 +149,10 @@ def collect(file: TensorFile, rename: Callable[[str], str | None]) -> dict[str, 
     return tensors
 
 
-def release(files: Sequence[TensorFile]) -> None:
+def release(files: Sequence[TensorFile], tensors: Iterable[Tensor] | None = None) -> None:
+    given = None if tensors is None else list(tensors)
     for file in files:
-        file.release()
+        file.release(given)
 
 
 def fill(

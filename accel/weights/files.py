@@ -13,11 +13,12 @@ import json
 import math
 import mmap
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -93,18 +94,22 @@ class TensorFile(Mapping[str, Tensor]):
     def __len__(self) -> int:
         return len(self.entries)
 
-    def release(self) -> None:
+    def release(self, tensors: Iterable[Tensor] | None = None) -> None:
         """Stop counting what was read of the file as this process's memory.
 
-        The system still has it, and it comes back where it is used. Nothing happens where a tensor
-        was written to, where the system does not say so, or for a small file. No other thread may
+        tensors: what alone is let go; those that do not lie in the file are passed over.
+        The system still has it, and it comes back where it is used. What was written to stays, and
+        all does where the system does not say what was, or of a small file. No other thread may
         write meanwhile.
         """
-        if len(self._map) < WORTH_RELEASING:
+        size = len(self._map)
+        if size < WORTH_RELEASING:
             return
         first = torch.frombuffer(self._map, dtype=torch.uint8, count=1).data_ptr()
-        if _is_as_read(first, first + len(self._map)):
-            self._map.madvise(mmap.MADV_DONTNEED)
+        spans = [(0, size)] if tensors is None else _spans(tensors, first, size)
+        for begin, end in spans:
+            if _is_as_read(first + begin, first + end):
+                self._map.madvise(mmap.MADV_DONTNEED, begin, end - begin)
 
 
 class Parts(TensorFile):
@@ -117,9 +122,10 @@ class Parts(TensorFile):
     def __getitem__(self, name: str) -> Tensor:
         return self._owners[name][name]
 
-    def release(self) -> None:
+    def release(self, tensors: Iterable[Tensor] | None = None) -> None:
+        given = None if tensors is None else list(tensors)
         for owner in {id(file): file for file in self._owners.values()}.values():
-            owner.release()
+            owner.release(given)
 
 
 def open_parts(index: Path) -> Parts:
@@ -239,22 +245,42 @@ def _check_layout(path: Path, entries: dict[str, Entry], begin: int, size: int) 
         )
 
 
+def _spans(tensors: Iterable[Tensor], first: int, size: int) -> list[tuple[int, int]]:
+    """The whole pages of tensors that lie in `size` bytes from address `first` on, from there.
+
+    Neighbours are one span.
+    """
+    found: list[list[int]] = []
+    for begin, end in sorted((t.data_ptr() - first, t.nbytes) for t in tensors):
+        end += begin
+        if begin < 0 or end > size:
+            continue
+        if found and begin <= found[-1][1]:
+            found[-1][1] = max(end, found[-1][1])
+        else:
+            found.append([begin, end])
+    page = mmap.PAGESIZE
+    whole = [(-(-begin // page) * page, end // page * page) for begin, end in found]
+    return [(begin, end) for begin, end in whole if begin < end]
+
+
 def _is_as_read(begin: int, end: int) -> bool:
-    """Whether no page between the addresses is this process's own, as those written to are."""
+    """Whether no page between the addresses is this process's own, as those written to are.
+
+    Source: https://docs.kernel.org/admin-guide/mm/pagemap.html. Of each page's 64 bits the last
+    three say that it is there, that it was swapped out, and that it is a file's.
+    """
+    page, most = mmap.PAGESIZE, 1 << 17
     try:
-        text = Path("/proc/self/smaps").read_text()
+        with open("/proc/self/pagemap", "rb", buffering=0) as table:
+            for at in range(begin // page, -(-end // page), most):
+                count = min(most, -(-end // page) - at)
+                pages = np.frombuffer(os.pread(table.fileno(), 8 * count, 8 * at), np.uint64) >> 61
+                if len(pages) != count or ((pages & 2 != 0) | (pages & 5 == 4)).any():
+                    return False
     except OSError:
         return False
-    inside = found = False
-    for line in text.splitlines():
-        head = line.split(maxsplit=1)[0]
-        if "-" in head:
-            low, high = (int(number, 16) for number in head.split("-"))
-            inside = low < end and begin < high
-            found |= inside
-        elif inside and head == "Anonymous:" and int(line.split()[1]):
-            return False
-    return found
+    return True
 
 
 def first_not_finite(tensors: Mapping[str, Tensor]) -> str | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import mmap
 import pickle
 import sys
 import zipfile
@@ -276,7 +277,33 @@ def test_finds_what_is_not_finite(bad, dtype):
     assert first_not_finite(tensors) == "broken"
 
 
-@pytest.mark.skipif(not Path("/proc/self/smaps").exists(), reason="the system does not say")
+def resident_kb(path: Path) -> int:
+    parts = Path("/proc/self/smaps").read_text().split(str(path))[1:]
+    return sum(int(part.split("Rss:")[1].split()[0]) for part in parts)
+
+
+@pytest.mark.skipif(not Path("/proc/self/pagemap").exists(), reason="the system does not say")
+def test_some_tensors_pages_are_let_go_alone(tmp_path, monkeypatch):
+    from accel.weights import files
+
+    monkeypatch.setattr(files, "WORTH_RELEASING", 1)
+    path = tmp_path / "large.safetensors"
+    save_file({name: torch.full((1 << 18,), 7.0) for name in "abcd"}, path)
+    file = open_tensors(path)
+    tensors = dict(file)
+    total = sum(float(t.sum()) for t in tensors.values())
+    tensors["b"][1 << 17] = 1
+    whole = resident_kb(path)
+    file.release([tensors["b"], torch.ones(3)])  # written to; of no file
+    assert resident_kb(path) == whole
+    file.release([tensors["d"], tensors["c"]])  # side by side: two, less the page that ends c
+    assert (2 << 10) - 4 * mmap.PAGESIZE // 1024 <= whole - resident_kb(path) <= 2 << 10
+    assert sum(float(t.sum()) for t in tensors.values()) == total - 6
+    file.release([])
+    file.release([tensors["a"][5:5]])
+
+
+@pytest.mark.skipif(not Path("/proc/self/pagemap").exists(), reason="the system does not say")
 @pytest.mark.parametrize("written", [False, True])
 def test_pages_that_were_read_are_let_go_unless_written_to(tmp_path, monkeypatch, written):
     from accel.weights import files
@@ -287,16 +314,12 @@ def test_pages_that_were_read_are_let_go_unless_written_to(tmp_path, monkeypatch
     file = open_tensors(path)
     a, total = file["a"], file["b"].sum()
 
-    def resident_kb() -> int:
-        parts = Path("/proc/self/smaps").read_text().split(str(path))[1:]
-        return sum(int(part.split("Rss:")[1].split()[0]) for part in parts)
-
     a.sum()
     if written:
         a[5] = -1
-    assert resident_kb() >= 2 << 10
+    assert resident_kb(path) >= 2 << 10
     file.release()
-    assert (resident_kb() == 0) is not written
+    assert (resident_kb(path) == 0) is not written
     assert a[5] == (-1 if written else 5)
     assert a[1 << 17] == 1 << 17
     assert file["b"].sum() == total

@@ -7,13 +7,16 @@ measured. Weights that lie mapped to a file count only where they are touched, w
 from __future__ import annotations
 
 import sys
+import threading
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from accel.core import ConfigError
+from accel.models.load import Loaded
 from accel.models.stable_diffusion import Config
 from accel.models.tiling import decode_tiled, encode_tiled
 from accel.nn.vae import Vae
@@ -24,6 +27,7 @@ AROUND = 12  # latent pixels that a tile is given on each side
 VAE_COPIES = 9.0  # of the first level's channels at full resolution that lie in memory at once
 UNET_COPIES = 36.0  # of the same, at the latent's resolution, skips among them
 ALWAYS_MB = 64  # for what is not counted
+DEEP_PIXELS = 64  # of the deepest level, from which on weights are let go: a picture of 512 pixels
 
 
 @dataclass(frozen=True)
@@ -88,6 +92,30 @@ class Budget:
         return ConfigError(
             f"max_memory must be about {total:.0f} MB or more for {what}, got {self.max_mb:.0f}"
         )
+
+
+def let_weights_go_when_passed(loaded: Loaded, lock: threading.RLock) -> None:
+    """While a UNet samples, let the weights of its deepest level go that lie in a file.
+
+    They are many, a third of SD 1.5's, and each serves few pixels: to find them again in the
+    system's cache takes 2 % of a step of 512 pixels. What is left of the step, at full resolution,
+    needs memory for its results. `lock` is held by who changes weights.
+    """
+    unet = loaded.model.unet
+
+    def passed(stage: nn.Module, given: tuple[Any, ...], result: Any) -> None:
+        x = given[0]
+        if torch.compiler.is_compiling() or torch.jit.is_tracing():  # type: ignore[attr-defined, no-untyped-call]
+            return
+        if x.shape[0] * x.shape[2] * x.shape[3] >= DEEP_PIXELS and lock.acquire(blocking=False):
+            try:
+                loaded.release(stage.parameters())
+            finally:
+                lock.release()
+
+    up = list(unet.output_blocks)[: unet.config.res_blocks + 1]
+    for stage in (unet.middle_block, *up):
+        stage.register_forward_hook(passed)
 
 
 def resident_mb() -> float:

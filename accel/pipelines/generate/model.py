@@ -23,7 +23,7 @@ from accel.models.vae_16bit import scale_activations
 from accel.nn.adapter import Adapter
 from accel.nn.control import ControlNet
 from accel.pipelines.generate.graph_cache import exported, open_exported
-from accel.pipelines.generate.memory import Budget
+from accel.pipelines.generate.memory import Budget, let_weights_go_when_passed
 from accel.pipelines.generate.model_folders import ModelFolders
 from accel.pipelines.generate.prompts import TextEncoder, check_length
 from accel.sampling.schedules import NoiseSchedule
@@ -142,6 +142,8 @@ class Model:
         embeddings = {one.stem: one.path for one in self.folders.of("embedding")}
         self.text = TextEncoder(loaded, rows, device, embeddings)
         self.lock = threading.RLock()
+        if self.has_weights:
+            let_weights_go_when_passed(loaded, self.lock)
         self.controls: dict[Path, ControlNet | Adapter] = {}  # what the last run asked for
         self.tiny: TinyVae | None = None  # decodes in place of the autoencoder
         self.decoder_path: Path | None = None
