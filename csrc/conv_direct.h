@@ -97,6 +97,8 @@ struct Direct {
         std::fill_n(line, begin, 0.0f);
         if (s == 1)
           std::copy(from + begin, from + end, line + begin);
+        else if (s == 2)  // said apart, so that the compiler takes whole vectors
+          for (int64_t i = begin; i < end; ++i) line[i] = from[2 * i];
         else
           for (int64_t i = begin; i < end; ++i) line[i] = from[i * s];
         std::fill(line + end, line + pitch, 0.0f);
@@ -266,7 +268,7 @@ struct Direct {
   }
 
   void run() {
-    pack_own(expanded_scratch.get(weight_floats()));
+    pack_own(packed_scratch.get(weight_floats()));
     if (!few_outputs) {
       steps = steps_of(blocks.size);
       last_steps = steps_of(blocks.width(blocks.count - 1));

@@ -1,7 +1,8 @@
 // What every form of the convolution works with: the problem, blocks of input channels, memory, the
 // sharing of work among threads. Included once, by conv2d.cpp inside an unnamed namespace.
 
-constexpr int64_t kAlign = 64, kPad = 16;  // bytes; floats between streams, see Winograd::v_step
+constexpr int64_t kAlign = 64, kPad = 16;   // bytes; floats between streams, see Winograd::v_step
+constexpr int64_t kPackedBytes = 64 << 20;  // weights that a call packs for itself, at most
 
 int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 int64_t round_up(int64_t a, int64_t b) { return ceil_div(a, b) * b; }
@@ -28,7 +29,7 @@ struct Scratch {
   }
 };
 // Used by the thread that calls / by every thread of the team.
-thread_local Scratch shared_scratch, expanded_scratch, turned_in, turned_out, turned_residual,
+thread_local Scratch shared_scratch, packed_scratch, turned_in, turned_out, turned_residual,
     own_scratch;
 
 // Input channels in equal blocks; the last may be shorter. Follows from the weights alone.
@@ -56,6 +57,15 @@ struct Problem {
   int threads;
   bool planes;  // x, residual and y are [N, C, H, W] instead; only some forms take that
 };
+
+// Weights packed for all of a call: ahead of it, or now if they are used `often` and not too many.
+template <typename Form>
+const float* packed_for(const Problem& p, const Form& form, bool often) {
+  if (p.packed || !often || form.packed_floats() * 4 > kPackedBytes) return p.packed;
+  float* to = packed_scratch.get(form.packed_floats());
+  form.pack(to);
+  return to;
+}
 
 // Lines of `rows` short pieces, a step apart: too short for the CPU to foresee by itself. Fetched
 // before the sums that go there are begun, they have come when those are done. kNear: 3 the first

@@ -13,7 +13,8 @@ struct Product {
   int64_t taps;
   Blocks blocks;
   int64_t rows, together, panels;
-  bool direct;  // the rows lie in x as they are needed
+  bool direct;                   // the rows lie in x as they are needed
+  const float* ahead = nullptr;  // weights that are packed
 
   Product(const ConvKernels& k, const Problem& p)
       : k(k),
@@ -70,8 +71,8 @@ struct Product {
 
   void run_panel(const float* a, float* own, int64_t first, int64_t n, int64_t panel) const {
     float *c = own, *spare = own + kGroup * k.rows * k.panel;
-    const float* weights = p.packed ? p.packed + panel * panel_floats() : spare;
-    if (!p.packed) pack_panel(spare, panel);
+    const float* weights = ahead ? ahead + panel * panel_floats() : spare;
+    if (!ahead) pack_panel(spare, panel);
     // A few rows through all blocks, so that their sums are still near when they are written.
     for (int64_t i = 0; i < n; i += kGroup * k.rows) {
       const int64_t some = std::min<int64_t>(kGroup * k.rows, n - i);
@@ -100,9 +101,10 @@ struct Product {
   }
 
   void run() {
+    ahead = packed_for(p, *this, rows > together);
     run_blocks(
         p, rows, together, panels, direct ? 0 : together * taps * blocks.padded,
-        kGroup * k.rows * k.panel + (p.packed ? 0 : panel_floats()),
+        kGroup * k.rows * k.panel + (ahead ? 0 : panel_floats()),
         [&](float* a, float*, int64_t first, int64_t n, int64_t i) { gather(a, first, n, i); },
         [&](const float* a, float* own, int64_t first, int64_t n, int64_t panel) {
           run_panel(a, own, first, n, panel);
@@ -139,6 +141,10 @@ struct PlaneProduct {
   // Rows 2^n apart would fight for one set of the cache.
   int64_t row_step() const { return blocks.padded + kPad; }
 
+  void copy_panel(const float* from, float* to) const {
+    for (int i = 0; i < k.panel; i += kPad) std::memcpy(to + i, from + i, kPad * sizeof(float));
+  }
+
   // A share of the channels of all n items, for the pixels of a channel lie side by side.
   void gather(float* to, int64_t first, int64_t n, int64_t share) const {
     for (int64_t c = blocks.padded * share / n; c < blocks.padded * (share + 1) / n; ++c)
@@ -148,7 +154,7 @@ struct PlaneProduct {
         const int64_t some = c < p.inputs ? std::min<int64_t>(k.panel, size - at) : 0;
         float* row = to + i * step + c * k.panel;
         if (some == k.panel) {
-          std::copy_n(p.x + (image * p.inputs + c) * size + at, k.panel, row);
+          copy_panel(p.x + (image * p.inputs + c) * size + at, row);
           continue;
         }
         if (some) std::copy_n(p.x + (image * p.inputs + c) * size + at, some, row);

@@ -10,7 +10,6 @@
 constexpr int64_t kShortSum = 128;        // products; so few need three parts to be as exact
 constexpr int64_t kChainSteps = 72;       // tiles of weights that are summed in one chain
 constexpr int64_t kCutBytes = 768 << 10;  // cut pixels that are worked on together, about
-constexpr int64_t kKeptBytes = 64 << 20;  // cut weights that may be kept for a call, at most
 
 struct Split {
   const ConvKernels& k;
@@ -210,13 +209,7 @@ struct Split {
   }
 
   void run() {
-    const float* all = p.packed;
-    if (!all && items > together && packed_floats() * 4 <= kKeptBytes) {
-      float* to = expanded_scratch.get(packed_floats());
-      pack(to);
-      all = to;
-    }
-    kept = reinterpret_cast<const char*>(all);
+    kept = reinterpret_cast<const char*>(packed_for(p, *this, items > together));
     run_blocks(
         p, items, together, panels, chunks * chunk_step(together) / 4,
         together * kTilePixels * kTileWide + value_floats() + offset_floats() +

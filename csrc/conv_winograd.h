@@ -5,7 +5,7 @@ constexpr int64_t kBlockWinograd = 128;      // input channels whose 36 planes a
 constexpr int64_t kSub = 32;                 // input channels that are packed or turned at a time
 constexpr int64_t kMaxT = 144;               // tiles that are worked on together, at most
 constexpr int64_t kTileBytes = 8 << 20;      // transformed tiles that are worked on together
-constexpr int64_t kExpandedBytes = 6 << 20;  // expanded weights small enough to keep for a call
+constexpr int64_t kExpandedBytes = 2 << 20;  // expanded weights that are kept as such, at most
 constexpr int64_t kKeptT = 36;               // tiles that are worked on together where those are
 
 constexpr int64_t kPlanes = 36, kTile = 4;
@@ -17,9 +17,9 @@ struct Winograd {
   const Problem& p;
   Blocks blocks;
   int64_t down, across, tiles, together, panels;
-  bool keeps;  // every panel's planes are few enough to be expanded once
+  bool keeps;  // every panel's planes are few enough to be kept expanded
   std::vector<float> zero;
-  const float* expanded = nullptr;  // every panel's planes, where they are few
+  const float *ahead = nullptr, *expanded = nullptr;  // weights that are packed; and expanded
 
   Winograd(const ConvKernels& k, const Problem& p)
       : k(k),
@@ -135,8 +135,8 @@ struct Winograd {
     each_sub(block, [&](int64_t c, int64_t real, int64_t padded) {
       const int64_t channel = blocks.first(block) + c;
       const float* from = taps;
-      if (p.packed && !keeps)
-        from = p.packed + taps_at(panel, channel);
+      if (ahead && !keeps)
+        from = ahead + taps_at(panel, channel);
       else
         pack_taps(taps, panel, channel, real, padded);
       k.expand(from, padded * k.panel, padded, u + c * k.panel, u_step(block));
@@ -185,11 +185,11 @@ struct Winograd {
 
   // Fetches a plane's share of the taps that are expanded next.
   void expect_taps(int64_t panel, int64_t block, int64_t j) const {
-    if (!p.packed || keeps) return;
+    if (!ahead || keeps) return;
     const int64_t from = taps_at(panel, blocks.first(block) + blocks.padded_width(block));
     const int64_t until = std::min(from + 9 * blocks.size * k.panel, taps_at(panels, 0));
     const int64_t share = round_up(ceil_div(until - from, kPlanes), kPad), at = from + j * share;
-    expect<0, 2>(p.packed + at, 1, 0, std::min(share, until - at));
+    expect<0, 2>(ahead + at, 1, 0, std::min(share, until - at));
   }
 
   // ---- sums to pixels
@@ -267,12 +267,8 @@ struct Winograd {
   }
 
   void run() {
-    expanded = keeps ? p.packed : nullptr;
-    if (keeps && !expanded && tiles > together) {
-      float* to = expanded_scratch.get(packed_floats());
-      pack(to);
-      expanded = to;
-    }
+    ahead = packed_for(p, *this, tiles > together);
+    expanded = keeps ? ahead : nullptr;
     // The same memory serves to turn pixels on their way in, taps, and results on their way out.
     const int64_t turned = (kTile + 1) * k.panel * k.panel + k.panel;
     const int64_t spare = std::max<int64_t>(9 * kSub * k.panel, turned);

@@ -1,11 +1,15 @@
 """Convolutions of diffusion networks and swappers, beside torch's layouts and other engines.
 
 `reference` is torch with contiguous tensors. Peers that are not installed are left out. A network's
-activations lie channels-last here and contiguous in torch's default, so both are timed.
+activations lie channels-last here and contiguous in torch's default, so both are timed; `packed`
+weights are packed once, as accel.nn.Conv2d does it.
+
+    python -m benchmarks.kernels.conv2d [--only "3 to 64"]
 """
 
 from __future__ import annotations
 
+import argparse
 import importlib
 import struct
 import tempfile
@@ -15,8 +19,8 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from accel.kernels.conv2d import op
-from benchmarks.harness import Call, bench_kernel
+from accel.kernels.conv2d import op, pack
+from benchmarks.harness import Call, bench_kernel, kept, save
 
 LAST = torch.channels_last
 # batch, inputs, outputs, height, width, kernel, stride
@@ -55,7 +59,10 @@ def peers(x, weight, bias, residual, stride, padding, groups, slope) -> dict[str
     args = x, weight, bias, residual, stride, padding, groups, slope
     native = [i for i in op.implementations if i.name == "native" and not i.why_not(*args)]
     if native:
+        ready = pack(weight, stride)
         found["native, channels-last"] = lambda: native[0].run(last, *args[1:])
+        found["native, packed"] = lambda: native[0].run(x, *args[1:], ready)
+        found["native, packed, channels-last"] = lambda: native[0].run(last, *args[1:], ready)
     found["torch, channels-last"] = lambda: F.conv2d(last, weight_last, bias, stride, padding)
     try:
         found["torch, packed weights"] = packed(last, weight_last, bias, stride, padding)
@@ -192,9 +199,16 @@ def mnn(x, weight, bias, stride, padding) -> Call:
 
 
 def main() -> None:
-    cases = [(label, case(*shape)) for label, shape in SHAPES.items()]
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--only", default="", help="cases with this in their name; others are kept")
+    only = parser.parse_args().only
+    cases = [(label, case(*shape)) for label, shape in SHAPES.items() if only in label]
+    rows = kept(op.name, [{"case": label} for label, _ in cases], "case")
     with torch.no_grad():
-        bench_kernel(op, cases, peers=peers, rounds=7)
+        result = bench_kernel(op, cases, peers=peers, rounds=7)
+    result["rows"] += [row for row in rows if row["case"] in SHAPES]
+    result["rows"].sort(key=lambda row: list(SHAPES).index(row["case"]))
+    save(op.name, result)
 
 
 if __name__ == "__main__":

@@ -2,9 +2,10 @@
 
 On a machine with tile registers or AVX-512 this says what one without them would get: our
 convolutions are told by ACCEL_CONV_ISA, oneDNN by ONEDNN_MAX_CPU_ISA, torch's own loops by
-ATEN_CPU_CAPABILITY. MNN and ncnn cannot be told; where they are installed they stand beside
-AVX-512, the most that they use for float32. Each set is a process of its own, for all three
-variables are read once.
+ATEN_CPU_CAPABILITY, MKL, which multiplies for torch's 1x1, by MKL_ENABLE_INSTRUCTIONS. Weights are
+packed once, as accel.nn.Conv2d does it; `unpacked` is a call with weights as torch keeps them.
+MNN and ncnn cannot be told; where they are installed they stand beside AVX-512, the most that they
+use for float32. Each set is a process of its own, for all variables are read once.
 
     python -m benchmarks.pipelines.conv2d_isa [--isa avx2] [--only 512]
 """
@@ -20,13 +21,21 @@ import sys
 import torch
 import torch.nn.functional as F
 
-from accel.kernels.conv2d import op
+from accel.kernels.conv2d import op, pack
 from benchmarks.harness import Call, conditions, interleaved, kept, save
 from benchmarks.kernels.conv2d import LAST, case, mnn, ncnn, packed
 
 ISAS = {
-    "avx2": {"ONEDNN_MAX_CPU_ISA": "AVX2", "ATEN_CPU_CAPABILITY": "avx2"},
-    "avx512": {"ONEDNN_MAX_CPU_ISA": "AVX512_CORE", "ATEN_CPU_CAPABILITY": "avx512"},
+    "avx2": {
+        "ONEDNN_MAX_CPU_ISA": "AVX2",
+        "ATEN_CPU_CAPABILITY": "avx2",
+        "MKL_ENABLE_INSTRUCTIONS": "AVX2",
+    },
+    "avx512": {
+        "ONEDNN_MAX_CPU_ISA": "AVX512_CORE",
+        "ATEN_CPU_CAPABILITY": "avx512",
+        "MKL_ENABLE_INSTRUCTIONS": "AVX512",
+    },
 }
 # batch, inputs, outputs, height, width, kernel, stride
 SHAPES = {
@@ -60,9 +69,12 @@ OURS = ("contiguous", "channels-last")
 def calls_of(args: tuple, peers: bool) -> dict[str, Call]:
     x, weight, bias, _, stride, padding, *_ = args
     last, weight_last = x.contiguous(memory_format=LAST), weight.contiguous(memory_format=LAST)
+    ready = pack(weight, stride)
     calls: dict[str, Call] = {
-        "contiguous": lambda: op.run(x, *args[1:]),
-        "channels-last": lambda: op.run(last, *args[1:]),
+        "contiguous": lambda: op.run(x, *args[1:], ready),
+        "channels-last": lambda: op.run(last, *args[1:], ready),
+        "contiguous, unpacked": lambda: op.run(x, *args[1:]),
+        "channels-last, unpacked": lambda: op.run(last, *args[1:]),
         "torch, contiguous": lambda: F.conv2d(x, weight, bias, stride, padding),
         "torch, channels-last": lambda: F.conv2d(last, weight_last, bias, stride, padding),
         "torch, packed weights": packed(last, weight_last, bias, stride, padding),
