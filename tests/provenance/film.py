@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 from collections.abc import Iterable
 
 import av
@@ -57,6 +58,7 @@ def encode(
     """Encode in 25 frames a second, scaled to `size` (width, height) if given."""
     out = io.BytesIO()
     options = {"crf": str(crf), "preset": preset}
+    os.environ.setdefault("SVT_LOG", "1")  # or SVT-AV1 prints its settings
     if codec == "libvpx-vp9":
         options = {"crf": str(crf), "b": "0", "cpu-used": "5"}
     if codec == "libx265":
