@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import struct
 import zlib
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -210,6 +212,16 @@ def test_pak_round_trip_is_byte_identical(folder, tmp_path):
         # The last file runs to the pak's end, as the offset that is too large says.
         assert path.read_bytes() == original
     assert faceset_pak.pack_folder(out).read_bytes() == pak.read_bytes()
+
+
+def test_a_full_disk_is_told_with_the_paks_name(folder, monkeypatch):
+    def full(path):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "read_bytes", full)
+    with pytest.raises(OSError, match=r"faceset\.pak"):
+        faceset_pak.write_pak(folder / "faceset.pak", [({}, folder / "00000_0.jpg")])
+    assert not list(folder.glob("*pak*"))
 
 
 def test_an_opened_pak_is_written_again_byte_for_byte(folder, tmp_path):
