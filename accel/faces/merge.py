@@ -131,7 +131,7 @@ class _Work:
         self.stages, self.cancel = stages, cancel
         self.height, self.width = picture.shape[:2]
         self.px = prediction.px
-        self.size = self.px * FINER if settings.super_resolution else self.px
+        self.size = prediction.large_px if settings.super_resolution else self.px
         self.zoom = zoomed(settings.face_scale)
         self.to_crop = crop_matrix(place.landmarks, place.face_type, self.size)
         self.to_paste = scaled(self.to_crop, self.size, self.zoom)
@@ -262,7 +262,7 @@ def predicted_face(prediction: Prediction, super_resolution: int) -> Pixels:
     """The face as it is pasted: enlarged, with so many per cent of what super-resolution drew."""
     if not super_resolution:
         return prediction.face
-    size, share = prediction.px * FINER, super_resolution / 100
+    size, share = prediction.large_px, super_resolution / 100
     # Linear, as what is mixed in brings the detail.
     large: Pixels = cv2.resize(prediction.face, (size, size))
     if prediction.enhanced is None:

@@ -44,13 +44,18 @@ class Prediction:
     face: Pixels  # [R, R, 3] the source's
     mask: Pixels  # [R, R] where the source's face is
     mask_dst: Pixels  # [R, R] where the destination's is
-    enhanced: Pixels | None = None  # [4 R, 4 R, 3] the face as super-resolution draws it
+    enhanced: Pixels | None = None  # [4 R, 4 R, 3] the face as super-resolution draws it; or less
     xseg_prd: Pixels | None = None  # [256, 256] what an XSeg network says of the new face
     xseg_dst: Pixels | None = None  # [256, 256] and of the one that is there
 
     @property
     def px(self) -> int:
         return len(self.face)
+
+    @property
+    def large_px(self) -> int:
+        """Side of the face that super-resolution draws."""
+        return self.px * FINER if self.enhanced is None else len(self.enhanced)
 
 
 def hull_mask(

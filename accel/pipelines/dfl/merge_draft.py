@@ -21,7 +21,7 @@ from accel.kernels.planes import Planes
 from accel.pipelines.dfl.merge_faces import FrameFaces
 
 DRAFT_PX = 960  # no side of a draft is longer
-LEAST_FACE_PX = 16
+LEAST_FACE_PX, LARGE_FACE_PX = 16, 256  # some color transfers take as long as a face has pixels
 SOON_S = 0.07  # a picture that takes longer is preceded by a draft
 EXACT, DRAFT, ROUGH = range(3)  # rough: a draft without what only networks can tell
 
@@ -58,8 +58,9 @@ def shrunk_prediction(prediction: Prediction, scale: float) -> Prediction:
 def complete_shrunk(small: Prediction, prediction: Prediction) -> None:
     """Add what networks have said since."""
     if small.enhanced is None and prediction.enhanced is not None:
-        times = len(prediction.enhanced) // prediction.px
-        small.enhanced = _smaller(prediction.enhanced, small.px * times)
+        share = small.px / prediction.px
+        large = min(round(prediction.large_px * share), max(small.px, LARGE_FACE_PX))
+        small.enhanced = _smaller(prediction.enhanced, large)
     small.xseg_prd, small.xseg_dst = prediction.xseg_prd, prediction.xseg_dst
 
 
