@@ -34,22 +34,21 @@ class Packing:
 
     def packed(
         self,
-        weight: Tensor,  # [O, C, kh, kw]
-        of: Tensor,  # the parameter that it is, or is a view of
+        weight: Tensor,  # [O, C, kh, kw] or [O, C]
         stride: int = 1,
     ) -> Tensor | None:
-        trained = torch.is_grad_enabled() and of.requires_grad
-        if not self.keeps_packed or trained or not _lasts(of):
+        trained = torch.is_grad_enabled() and weight.requires_grad
+        if not self.keeps_packed or trained or not _lasts(weight):
             return None
         # A version does not tell of changes through `.data`: the kernel looks at some values too.
-        state = of.data_ptr(), of._version
+        state = weight.data_ptr(), weight._version
         last = self._packed
-        if last is None or last[0]() is not of or last[1] != state:
-            self._packed = weakref.ref(of), state, None
+        if last is None or last[0]() is not weight or last[1] != state:
+            self._packed = weakref.ref(weight), state, None
             return None
         if last[2] is not None:
             return last[2]
-        made = pack(weight, stride)
+        made = pack(weight if weight.ndim == 4 else weight[:, :, None, None], stride)
         self._packed = last[0], state, made
         return made
 
@@ -108,7 +107,7 @@ class Conv2d(Packing, nn.Conv2d):
         elif self.bias is not None:
             bias = bias + self.bias
         weight = self.weight
-        packed = self.packed(weight, weight, stride) if self.groups == 1 else None
+        packed = self.packed(weight, stride) if self.groups == 1 else None
         return conv2d(x, weight, bias, stride, padding, self.groups, residual, slope, packed)
 
     def _general(
@@ -130,5 +129,4 @@ class Linear(Packing, nn.Linear):
         x: Tensor,  # [..., in_features]
         residual: Tensor | None = None,  # [..., out_features]
     ) -> Tensor:  # [..., out_features]
-        packed = self.packed(self.weight[:, :, None, None], self.weight)
-        return linear(x, self.weight, self.bias, residual, packed)
+        return linear(x, self.weight, self.bias, residual, self.packed(self.weight))
