@@ -60,6 +60,7 @@ from accel.video.frame import Frame
 from accel.video.info import VideoInfo
 from accel.video.read import VideoReader, open_video
 from accel.video.stages import buffered
+from accel.video.stills import check_still
 from accel.video.write import open_writer
 
 LOOKAHEAD = 12  # frames from being taken to being given out, while faces are followed
@@ -290,8 +291,14 @@ class _Run:
                 raise ConfigError(f"{path}: output must not be the input")
             if path.exists() and not self.config.overwrite:
                 raise ConfigError(f"{path} exists; choose another name, remove it, or overwrite")
+            if path.exists() and not (path.is_file() or path.is_dir()):
+                raise ConfigError(f"{path}: output must be a file or a folder, is a pipe or device")
             if not path.absolute().parent.is_dir():
                 raise ConfigError(f"{path}: its folder must exist")
+        reference = [self.config.reference] if self.config.reference else []
+        for path in (*self.config.sources, *reference):  # before networks are opened for them
+            if not path.is_dir():
+                check_still(path)
 
     def _prepare(self, models: FaceModels, look_aside: Callable[[], object]) -> np.ndarray | None:
         """Open the swapper, read the sources; return the embedding to look for, if any.

@@ -154,6 +154,12 @@ class FolderReader(Closing):
         """Nothing stays open between frames."""
 
 
+def check_still(path: Path, limits: Limits = DEFAULT_LIMITS) -> None:
+    """Raise InputError for a file that can be told to be of no use without decoding anything."""
+    if sniff(path) in _CODECS:
+        read_header(path, limits)
+
+
 def _packet(path: Path) -> av.Packet:
     with open_file(path, "a picture") as file:
         size = os.fstat(file.fileno()).st_size

@@ -1,6 +1,12 @@
 """All attacks, whichever module makes them."""
 
-from tests.hostile import attacks_media, attacks_prompts, attacks_settings, attacks_weights
+from tests.hostile import (
+    attacks_media,
+    attacks_more,
+    attacks_prompts,
+    attacks_settings,
+    attacks_weights,
+)
 from tests.hostile.attacks import ATTACKS as ATTACKS
 
-MADE_BY = (attacks_media, attacks_prompts, attacks_settings, attacks_weights)
+MADE_BY = (attacks_media, attacks_more, attacks_prompts, attacks_settings, attacks_weights)
