@@ -50,7 +50,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except Refused as error:
         return _complain(f"refused: {error}", REFUSED)
     except (Cancelled, KeyboardInterrupt):
-        return _complain("cancelled; nothing was left behind", INTERRUPTED)
+        return _complain("cancelled; nothing half done was left behind", INTERRUPTED)
 
 
 def _complain(text: str, status: int) -> int:
