@@ -116,7 +116,11 @@ def _summary(report: dict[str, Any]) -> str:
     lines = [f"{report['conditions']['device']}, {ceilings['threads']} threads"]
     if ceilings["gflops"]:
         lines.append(f"multiply-adds {ceilings['gflops']:.0f} GFLOP/s")
-    lines.append(f"memory copied {ceilings['gbytes']:.1f} GB/s")
+    if ceilings["by_instructions"]:
+        each = ", ".join(f"{k} {v:.0f}" for k, v in ceilings["by_instructions"].items())
+        lines.append(f"multiply-adds of one thread: {each} GFLOP/s")
+    every = f", {ceilings['gbytes_all']:.1f} by all" if ceilings["gbytes_all"] else ""
+    lines.append(f"memory copied {ceilings['gbytes']:.1f} GB/s by one thread{every}")
     if ceilings["transcode_fps"]:
         lines.append(f"bare transcode at 1080p {ceilings['transcode_fps']:.1f} frames/s")
     if score["all"]:

@@ -1,5 +1,5 @@
-"""ONNX networks on our kernels against ONNX Runtime: a swapper of inswapper's size, and the
-embedded face networks.
+"""ONNX networks on our kernels against ONNX Runtime: the embedded face networks, and a swapper of
+inswapper's size, that against MNN too where it is installed.
 
 The swapper has random weights: 3 -> 128 (7x7) -> 256 -> 512 (stride 2) -> 1024 (stride 2), six
 blocks of two convolutions with AdaIN at 1024 x 32 x 32, and back: 349 GFLOP a face.
@@ -8,12 +8,17 @@ The limit is the float32 multiply-adds that one core does in registers; a networ
 counts the operations of its convolutions and products. Above 1 they are done another way: with
 fewer operations (Winograd), or on tile registers.
 
-Run: python -m benchmarks.pipelines.onnx_networks
+Run: python -m benchmarks.pipelines.onnx_networks [--only swapper]
 """
 
 from __future__ import annotations
 
+import argparse
+import importlib
+import importlib.util
+import tempfile
 import time
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -22,7 +27,8 @@ from onnx import TensorProto, helper, numpy_helper
 from accel.kernels import _native
 from accel.models.onnx import load_onnx
 from accel.weights.assets import asset
-from benchmarks.harness import conditions, interleaved, save
+from benchmarks.harness import Call, conditions, interleaved, save
+from benchmarks.pipelines.unet_peers import apart
 
 EMBEDDED = (
     "facemesh_468_192.fp16w.onnx",
@@ -127,29 +133,37 @@ def peak() -> float:
     return max(rates)
 
 
-def operations(program) -> int:
-    """Of the convolutions and products of a planned graph."""
-    total = 0
-    for node in program.nodes:
-        made, a = node.writes[0], node.arguments
-        pixels = made.floats // (made.shape[1] if made.last else made.shape[-1])
-        if node.kind == "product":
-            total += 2 * made.floats * a["depth"]
-            if a["source"] == 2:  # the depthwise sums in front
-                total += 2 * pixels * a["depth"] * a["window"][0] * a["window"][1]
-        elif node.kind == "depthwise":
-            total += 2 * made.floats * a["window"][0] * a["window"][1]
-        elif node.kind == "conv2d":
-            total += 2 * made.floats * a["weight"][0].numel()
-    return total
+def mnn(source: bytes, feeds: dict[str, np.ndarray], output: str, threads: int) -> Call:
+    """A call of MNN on the same file and inputs, in full precision."""
+    library, expr = (importlib.import_module(name) for name in ("MNN", "MNN.expr"))
+    settings = {"backend": "CPU", "numThread": threads, "precision": "high"}
+    manager = library.nn.create_runtime_manager((settings,))
+    with tempfile.TemporaryDirectory() as folder:
+        graph, made = Path(folder, "graph.onnx"), Path(folder, "graph.mnn")
+        graph.write_bytes(source)
+        # The console command installs telemetry; the compiled entry under it does not.
+        apart("import _tools; _tools.mnnconvert(['mnnconvert', '-f', 'ONNX', '--modelFile', a,"
+              " '--MNNModel', b, '--bizCode', 'x'])", graph, made)  # fmt: skip
+        module = library.nn.load_module_from_file(
+            str(made), list(feeds), [output], runtime_manager=manager
+        )
+    given = [expr.const(a, list(a.shape), expr.NCHW) for a in feeds.values()]
+
+    def run() -> np.ndarray:
+        (result,) = module.onForward(given)
+        return np.array(expr.convert(result, expr.NCHW).read())
+
+    return run
 
 
-def compare(label: str, source, rounds: int, limit: float) -> dict:
-    """Check that both runtimes agree, then time them."""
+def compare(
+    label: str, source, rounds: int, limit: float, *, threads: int = 1, with_mnn: bool = False
+) -> dict:
+    """Check that the runtimes agree, then time them."""
     start = time.process_time()
     ours = load_onnx(source, runtime="accel")
     load_s = time.process_time() - start
-    peer = load_onnx(source, runtime="onnxruntime", threads=1)
+    peer = load_onnx(source, runtime="onnxruntime", threads=threads)
     draw = np.random.default_rng(1)
     feeds = {  # a free batch is one
         p.name: draw.random(
@@ -163,36 +177,58 @@ def compare(label: str, source, rounds: int, limit: float) -> dict:
     )
     assert error < 1e-3, f"{label}: the runtimes differ by {error}"
     calls = {"accel": lambda: ours.run(feeds), "onnxruntime": lambda: peer.run(feeds)}
-    medians = interleaved(calls, rounds=rounds, threads=1)
+    if with_mnn and importlib.util.find_spec("MNN"):
+        name = next(iter(want))
+        calls["mnn"] = mnn(source, feeds, name, threads)
+        off = np.abs(calls["mnn"]().reshape(want[name].shape) - want[name]).max()
+        assert off < 1e-2 * max(1.0, np.abs(want[name]).max()), f"{label}: MNN is off by {off}"
+    medians = interleaved(calls, rounds=rounds, threads=threads)
     program = ours._plan.program({n: torch.from_numpy(a) for n, a in feeds.items()})
-    work = operations(program) if program else 0
+    work = program.operations if program else 0
     row = {
         "network": label,
+        "threads": threads,
+        "clock": "process CPU time" if threads == 1 else "wall",
         "median_ms": {k: round(v * 1e3, 3) for k, v in medians.items()},
-        "ratio_to_onnxruntime": round(medians["onnxruntime"] / medians["accel"], 3),
+        **{
+            f"ratio_to_{peer}": round(medians[peer] / medians["accel"], 3)
+            for peer in calls
+            if peer != "accel"
+        },
         "gflop": round(work / 1e9, 4),
-        "share_of_fma_peak": round(work / medians["accel"] / limit, 3),
+        "share_of_fma_peak": round(work / medians["accel"] / (limit * threads), 3),
         "load_s": round(load_s, 3),
         "arena_mb": round(program.arena_floats * 4 / 1e6, 2) if program else None,
         "error": error,
         "auto": load_onnx(source).runtime,
     }
     print(
-        f"{label:34} accel {medians['accel'] * 1e3:9.2f} ms   onnxruntime"
-        f" {medians['onnxruntime'] * 1e3:9.2f} ms   {row['ratio_to_onnxruntime']:5.2f} x"
-        f"   {row['share_of_fma_peak']:.0%} of the limit   error {error:.1e}   auto: {row['auto']}"
+        f"{label:34} {threads} threads  "
+        + "   ".join(
+            f"{k} {v * 1e3:8.2f} ms ({v / medians['accel']:.2f} x)" for k, v in medians.items()
+        )
+        + f"   {row['share_of_fma_peak']:.0%} of the limit   error {error:.1e}"
+        + f"   auto: {row['auto']}"
     )
     return row
 
 
 def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--only", choices=("swapper",), help="print this alone and write nothing")
+    only = parser.parse_args().only
     limit = peak()
+    if only:
+        compare("swapper, inswapper's size", swapper(), 3, limit, with_mnn=True)
+        return
     rows = [compare(name, asset(name), 15, limit) for name in EMBEDDED]
     times = {r["network"]: r["median_ms"] for r in rows}
     sums = {k: sum(times[name][k] for name in FACES) for k in ("accel", "onnxruntime")}
     together = sums["onnxruntime"] / sums["accel"]
     print(f"mesh, iris and detector together: {together:.2f} x")
-    rows.append(compare("swapper, inswapper's size", swapper(), 3, limit))
+    for threads in (1, 2):
+        name = "swapper, inswapper's size"
+        rows.append(compare(name, swapper(), 3, limit, threads=threads, with_mnn=True))
     save(
         "onnx_networks",
         {

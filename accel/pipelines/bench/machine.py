@@ -7,7 +7,8 @@ import platform
 import tempfile
 import threading
 import time
-from dataclasses import asdict, dataclass
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,10 @@ class Ceilings:
 
     gflops_one, gflops: float32 multiply-adds of one thread, and of all (of the GPU's tensor cores
         in float16 on CUDA). None without the native module.
-    gbytes: memory copied a second by one thread, read and written bytes added.
+    by_instructions: the same of one thread for each instruction set that this CPU has, and of its
+        tile registers, which multiply bfloat16.
+    gbytes, gbytes_all: memory copied a second by one thread, and by all of them; read and written
+        bytes added.
     transcode_fps: bare decoding and x264 veryfast at 1080p, frames a second; None when not run.
     """
 
@@ -40,9 +44,14 @@ class Ceilings:
     gflops: float | None
     gbytes: float
     transcode_fps: float | None
+    gbytes_all: float | None = None
+    by_instructions: dict[str, float] = field(default_factory=dict)
 
     def json(self) -> dict[str, Any]:
-        return {k: round(v, 3) if isinstance(v, float) else v for k, v in asdict(self).items()}
+        whole = {k: round(v, 3) if isinstance(v, float) else v for k, v in asdict(self).items()}
+        return whole | {
+            "by_instructions": {k: round(v, 1) for k, v in self.by_instructions.items()}
+        }
 
 
 def measure_ceilings(device: torch.device, *, codec: bool = True) -> Ceilings:
@@ -59,6 +68,8 @@ def measure_ceilings(device: torch.device, *, codec: bool = True) -> Ceilings:
         gflops_one=one,
         gflops=every,
         gbytes=_copy(device),
+        gbytes_all=_copy(device, threads) if device.type == "cpu" else None,
+        by_instructions=_by_instructions() if device.type == "cpu" else {},
         transcode_fps=transcode_fps() if codec else None,
     )
 
@@ -83,6 +94,8 @@ def conditions(device: torch.device) -> dict[str, Any]:
         "cores": os.cpu_count(),
         "vector_lanes": native.simd_lanes() if native else None,
         "instructions": native.conv_isa() if native else "none",
+        **_processor(),
+        "power_w": None,  # nothing here reads a meter
         "system": f"{platform.system()} {platform.machine()}",
         "accel": accel.__version__,
         "torch": torch.__version__,
@@ -90,6 +103,67 @@ def conditions(device: torch.device) -> dict[str, Any]:
         "date": time.strftime("%Y-%m-%d"),
         "load": round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None,
     }
+
+
+def _processor() -> dict[str, Any]:
+    """What Linux says of the CPU and its memory; None for what it does not say."""
+    cpu, index = Path("/sys/devices/system/cpu/cpu0"), "cache/index{}"
+    caches = {}
+    for i in range(5):
+        level, kind, size = (
+            _said(cpu / index.format(i) / name) for name in ("level", "type", "size")
+        )
+        if level and size and kind != "Instruction":
+            caches[f"L{level}"] = size
+    facts: dict[str, str] = {}
+    for line in (_said(Path("/proc/cpuinfo")) or "").splitlines():
+        name, _, value = line.partition(":")
+        facts.setdefault(name.strip(), value.strip())
+    memory = (_said(Path("/proc/meminfo")) or "").split()
+    return {
+        "microcode": facts.get("microcode"),
+        "family_model_stepping": "-".join(
+            facts.get(name, "?") for name in ("cpu family", "model", "stepping")
+        ) if facts else None,
+        "mhz": round(float(facts["cpu MHz"])) if facts.get("cpu MHz") else None,
+        "governor": _said(cpu / "cpufreq/scaling_governor"),
+        "virtual": "hypervisor" in facts.get("flags", "").split() if facts else None,
+        "caches": caches,
+        "memory_mb": int(memory[1]) >> 10 if memory[1:2] else None,
+    }  # fmt: skip
+
+
+def _said(path: Path) -> str | None:
+    try:
+        return path.read_text().strip()
+    except (OSError, ValueError):
+        return None
+
+
+INSTRUCTIONS = {4: "four floats", 8: "avx2", 16: "avx512"}
+
+
+def _by_instructions(rounds: int = 6_000_000) -> dict[str, float]:
+    """GFLOP/s of one thread, best of three, by CPU time."""
+    native: Any = _native.module
+    if native is None:
+        return {}
+
+    def best(work: Callable[[int], float]) -> float:
+        rates = []
+        for _ in range(3):
+            start = time.thread_time()
+            rates.append(work(rounds) / (time.thread_time() - start) / 1e9)
+        return max(rates)
+
+    found = {
+        name: best(lambda n, lanes=lanes: native.multiply_adds(n, lanes))  # type: ignore[misc]
+        for lanes, name in INSTRUCTIONS.items()
+        if lanes <= native.simd_lanes()
+    }
+    if native.conv_isa() == "amx":
+        found["amx bf16"] = best(lambda n: native.tile_multiply_adds(n // 12))
+    return found
 
 
 def _multiply_adds(threads: int, rounds: int = 12_000_000) -> float | None:
@@ -124,11 +198,11 @@ def _tensor_peak(device: torch.device, size: int = 8192) -> float:
     return 2 * size**3 / took.seconds / 1e9
 
 
-def _copy(device: torch.device) -> float:
+def _copy(device: torch.device, threads: int = 1) -> float:
     source = torch.zeros(COPY_BYTES // 4, device=device)
     target = torch.ones_like(source)
     call = {"copy": lambda: target.copy_(source)}
-    took = interleaved(call, rounds=7, device=device)["copy"]
+    took = interleaved(call, rounds=7, device=device, threads=threads)["copy"]
     return 2 * COPY_BYTES / took.seconds / 1e9
 
 

@@ -7,7 +7,9 @@ from typing import Any
 
 STYLE = """
 body{font:15px/1.5 system-ui,sans-serif;margin:2rem auto;max-width:60rem;padding:0 1rem;color:#222}
-h1{margin-bottom:.2rem}small,.dim{color:#666}table{border-collapse:collapse;width:100%}
+h1{margin-bottom:.2rem}small,.dim{color:#666}
+small.noisy{color:#c33}.wide{overflow-x:auto}td svg{display:block}
+table{border-collapse:collapse;width:100%}
 td,th{padding:.25rem .5rem;text-align:left;border-bottom:1px solid #e4e4e4;vertical-align:middle}
 td.n{text-align:right;font-variant-numeric:tabular-nums;white-space:nowrap}
 .score{display:flex;gap:1rem;flex-wrap:wrap}.score div{border:1px solid #ddd;border-radius:.6rem;
@@ -15,17 +17,19 @@ padding:.6rem 1.2rem;text-align:center}.score b{display:block;font-size:2rem}
 @media(prefers-color-scheme:dark){body{background:#16181c;color:#ddd}td,th{border-color:#333}
 small,.dim{color:#999}.score div{border-color:#444}}
 """
-WIDTH = 160  # of a bar, in pixels
+WIDTH = 110  # of a bar, in pixels
+NOISY = 0.15  # a spread above it is pointed out
+FACTS = (
+    "cores", "instructions", "caches", "microcode", "mhz", "governor", "virtual", "memory_mb",
+    "power_w", "system", "torch", "accel", "date", "load",
+)  # fmt: skip
 
 
 def page(report: dict[str, Any]) -> str:
     """Self-contained HTML; every string of the report is escaped."""
     made = report["conditions"]
     groups = list(dict.fromkeys(row["group"] for row in report["rows"]))
-    facts = ", ".join(
-        f"{name} {made[name]}" for name in ("cores", "system", "torch", "accel", "date", "load")
-        if made.get(name) is not None
-    )  # fmt: skip
+    facts = ", ".join(f"{name} {_fact(made[name])}" for name in FACTS if name in made)
     parts = [
         "<!doctype html><meta charset=utf-8><meta name=viewport content='width=device-width'>",
         f"<title>accel bench: {escape(str(made['device']))}</title><style>{STYLE}</style>",
@@ -33,9 +37,11 @@ def page(report: dict[str, Any]) -> str:
         _scores(report["score"]),
         _ceilings(report["ceilings"]),
         *(_group(g, [r for r in report["rows"] if r["group"] == g]) for g in groups),
-        "<p class=dim>Medians of calls that took turns; &plusmn; is half the middle half. One"
-        " thread means CPU time. A share is of the ceiling measured in the same run. The bar of a"
-        " peer is how long it takes for the same work; shorter is faster.</p>",
+        _scaling(report.get("scaling") or []),
+        "<p class=dim>Medians of calls that took turns, after one that warms up; &plusmn; is half"
+        " the middle half, red where the machine was too busy to say. One thread (1T) means CPU"
+        " time, more mean the clock on the wall. A share is of the ceiling measured in the same"
+        " run. The bar of a peer is how long it takes for the same work; shorter is faster.</p>",
     ]
     return "\n".join(parts) + "\n"
 
@@ -55,7 +61,12 @@ def _ceilings(found: dict[str, Any]) -> str:
     lines = [
         ("multiply-adds, one thread", found.get("gflops_one"), "GFLOP/s"),
         (f"multiply-adds, {found.get('threads')} threads", found.get("gflops"), "GFLOP/s"),
-        ("memory copied", found.get("gbytes"), "GB/s"),
+        *(
+            (f"multiply-adds, one thread, {name}", value, "GFLOP/s")
+            for name, value in (found.get("by_instructions") or {}).items()
+        ),
+        ("memory copied, one thread", found.get("gbytes"), "GB/s"),
+        (f"memory copied, {found.get('threads')} threads", found.get("gbytes_all"), "GB/s"),
         ("bare transcode, 1080p", found.get("transcode_fps"), "frames/s"),
     ]
     rows = "".join(
@@ -68,18 +79,41 @@ def _ceilings(found: dict[str, Any]) -> str:
 
 def _group(name: str, rows: list[dict[str, Any]]) -> str:
     body = "".join(_row(row) for row in rows)
-    head = "<tr><th>what<th>case<th>time<th>rate<th>of the limit<th>against peers"
-    return f"<h2>{escape(name)}</h2><table>{head}{body}</table>"
+    head = "<tr><th>what<th>case<th><th>time<th>rate<th>of the limit<th>against peers"
+    return f"<h2>{escape(name)}</h2><div class=wide><table>{head}{body}</table></div>"
+
+
+def _scaling(rows: list[dict[str, Any]]) -> str:
+    if not rows:
+        return ""
+    body = "".join(
+        f"<tr><td>{escape(row['name'])}<td>{escape(row['case'])}"
+        f"<td class=n>{row['threads']}<td class=n>{row['times']:.2f}&times;"
+        for row in rows
+    )
+    head = "<tr><th>what<th>case<th>threads<th>as fast as one"
+    return f"<h2>All threads against one</h2><table>{head}{body}</table>"
+
+
+def _fact(value: Any) -> str:
+    if isinstance(value, dict):
+        return " ".join(f"{k} {v}" for k, v in value.items())
+    return "n/a" if value is None else str(value)
+
+
+def _number(value: float) -> str:
+    return f"{value:.0f}" if value >= 1000 else f"{value:.3g}"
 
 
 def _row(row: dict[str, Any]) -> str:
-    share = row.get("share")
+    share, noisy = row.get("share"), " class=noisy" if row["spread"] > NOISY else ""
     limit = f"<small>{escape(row.get('limit') or '')}</small>"
     return (
-        f"<tr><td>{escape(row['name'])}<td>{escape(row['case'])}"
-        f"<td class=n>{row['seconds'] * 1e3:.3g} ms <small>&plusmn;{row['spread']:.0%}</small>"
-        f"<td class=n>{row['rate']:.4g} {escape(row['unit'])}"
-        f"<td class=n>{f'{share:.0%}' if share is not None else ''} {limit if share else ''}"
+        f"<tr><td>{escape(row['name'])}<td>{escape(row['case'])}<td class=n>{row['threads']}T"
+        f"<td class=n>{_number(row['seconds'] * 1e3)} ms"
+        f" <small{noisy}>&plusmn;{row['spread']:.0%}</small>"
+        f"<td class=n>{_number(row['rate'])} {escape(row['unit'])}"
+        f"<td>{f'{share:.0%}' if share is not None else ''} {limit if share else ''}"
         f"<td>{_bars(row.get('peers') or {})}"
     )
 

@@ -72,9 +72,28 @@ def run_bench(
         "quick": quick,
         "ceilings": ceilings.json(),
         "rows": measured,
+        "scaling": scaling(measured),
         "score": score(measured, where.type),
         "seconds": round(time.perf_counter() - started, 1),
     }
+
+
+def scaling(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """How many times as fast all threads are as one, of what was measured with both.
+
+    One thread is timed by its CPU time, all by the clock on the wall: on a busy machine these are
+    too small.
+    """
+    one = {key(row)[:4]: row for row in rows if row["threads"] == 1}
+    return [
+        {
+            "group": row["group"], "name": row["name"], "case": row["case"],
+            "threads": row["threads"],
+            "times": round(one[key(row)[:4]]["seconds"] / row["seconds"], 3),
+        }
+        for row in rows
+        if row["threads"] > 1 and key(row)[:4] in one
+    ]  # fmt: skip
 
 
 def key(row: dict[str, Any]) -> tuple[str, str, str, str, int]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import platform
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from accel.core import Cancel, ConfigError, ProgressCallback
 from accel.pipelines.gate import ContentGate
 from accel.pipelines.generate.grid import Axis, Grid, axis_of, grid
 from accel.pipelines.generate.loras import without
-from accel.pipelines.generate.model import tiny_decoder
+from accel.pipelines.generate.model import Model, tiny_decoder
 from accel.pipelines.generate.options import Options
 from accel.pipelines.generate.output import OutputConfig, PictureGate, write
 from accel.pipelines.generate.pictures import check_picture
@@ -27,24 +28,21 @@ from accel.pipelines.generate.sampler import Picture, Sampler
 from accel.pipelines.provenance import ProvenanceConfig
 from accel.pipelines.swap import peak_memory_mb
 
+# What `accel.load` takes beside the model.
+LOADING = (
+    "models", "dtype", "device", "vae", "max_memory", "runtime", "decoder", "prediction",
+    "zero_terminal_snr",
+)  # fmt: skip
+
 
 def generate(
     prompt: str | None,
     output: str | Path,
     *,
     model: str | Path | Sampler | None = None,
-    models: str | Path | None = None,
-    dtype: torch.dtype | None = None,
-    device: str = "auto",
-    vae: str | Path | None = None,
-    max_memory: float | None = None,
-    runtime: str | None = None,
-    decoder: str | Path | None = None,
-    prediction: str | None = None,
-    zero_terminal_snr: bool | None = None,
-    tiny_vae: str | Path | None = None,
     from_picture: str | Path | None = None,
     preview: str | Path | None = None,
+    tiny_vae: str | Path | None = None,
     x: str | Axis | None = None,
     y: str | Axis | None = None,
     z: str | Axis | None = None,
@@ -59,15 +57,15 @@ def generate(
 ) -> dict[str, Any]:
     """Make pictures and write them; return the report that the command line gives as JSON.
 
-    model, models, dtype, device, vae, max_memory, runtime, decoder, prediction, zero_terminal_snr:
-        see `accel.load`. model None is `nano`, or what `from_picture` names; a `Sampler` is reused.
+    model: as `accel.load` takes it, or a `Sampler`, which is reused; None is `nano`, or what
+        `from_picture` names.
     from_picture: a picture with A1111's text in it: its prompt and settings are taken, and those
         given here go before. preview: a PNG that shows the picture as it comes,
         through the TAESD `tiny_vae` if one is given.
     x, y, z: settings to be varied on one sheet, such as "cfg=1,3,7": see `axis_of`.
     gate: your own content gate, in place of `accel.pipelines.gate.ContentGate`.
-    options: those of `Model.sample` (with `init` and `mask`), named as on the command line; a seed
-        of None is drawn.
+    options: those of `accel.load` (`models`, `dtype`, `device`, ...) and of `Model.sample` (with
+        `init` and `mask`), named as on the command line; a seed of None is drawn.
     Raises ConfigError for what cannot be, Refused where the gate says no, Cancelled; nothing
     half-written is left then.
     """
@@ -77,80 +75,131 @@ def generate(
         sheet=sheet,
         provenance=provenance or ProvenanceConfig(),
     )
-    started = time.perf_counter()
-    notes: list[str] = []
-    loading: dict[str, Any] = {
-        "vae": vae, "decoder": decoder, "dtype": dtype, "runtime": runtime,
-        "prediction": prediction, "zero_terminal_snr": zero_terminal_snr,
-    }  # fmt: skip
+    clock = Clock()
+    ask = Ask(prompt, model, {name: options.pop(name, None) for name in LOADING}, options)
     if from_picture is not None:
-        settings = settings_from(
-            Path(from_picture),
-            models,
-            has_model=model is not None,
-            has_controls=bool(options.get("controls")),
-        )
-        prompt = settings.pop("prompt") if prompt is None else prompt
-        model = settings.pop("model") if model is None else model
-        for name, given in loading.items():
-            own = settings.pop(name, None)
-            loading[name] = own if given is None else given
-        if options.get("loras") and isinstance(prompt, str):
-            prompt = without(prompt, options["loras"])  # what is given again goes before
-        options = settings | options
-    if prompt is None:
-        raise ConfigError("generate: a prompt must be given, or a picture to repeat")
-    options.setdefault("seed", None)
-    check_length(prompt)
-    check_given(options)
-    config.check_free(int(options.get("count", 1)))
-    sampler = model if isinstance(model, Sampler) else Sampler(
-        model or "nano", device=device, models=models, max_memory=max_memory,
-        **{name: value for name, value in loading.items() if value is not None},
-    )  # fmt: skip
-    loaded = time.perf_counter()
-    watch = callback
-    if preview:
-        tiny = None
-        if tiny_vae is not None:
-            path = sampler.model.folders.find("decoder", tiny_vae)
-            tiny = tiny_decoder(sampler.model, path)
-        watch = Preview(sampler.model, Path(preview), callback, tiny)
+        ask.take_over(Path(from_picture))
+    words = ask.check()
+    config.check_free(int(ask.options.get("count", 1)))
+    sampler = ask.sampler()
+    clock.lap("load")
+    watch = callback if preview is None else shown(sampler, Path(preview), callback, tiny_vae)
     asked: dict[str, Any] = {"progress": progress, "cancel": cancel, "callback": watch}
-    table: Grid | None = None
-    if x is not None:
-        table = grid_of(sampler, prompt, options, (x, y, z), asked)
-        pictures = list(table.cells)
-    else:
-        pictures = list(sampler.pictures(prompt, **asked, **options))
-    sampled = time.perf_counter()
-    target = options.get("init")
-    made_from = Path(target) if isinstance(target, (str, Path)) else None
-    files, marked = write(pictures, config, sampler.model, gate or ContentGate(), made_from, table)
+    table = None if x is None else grid_of(sampler, words, ask.options, (x, y, z), asked)
+    pictures = list(table.cells if table else sampler.pictures(words, **asked, **ask.options))
+    clock.lap("sample")
+    files, marked = write(
+        pictures, config, sampler.model, gate or ContentGate(), ask.made_from, table
+    )
+    clock.lap("write")
+    notes = []
     if from_picture is not None and equals(Path(from_picture), files[0]):
         notes.append(f"the same picture as {from_picture}, to the bit")
-    done = time.perf_counter()
+    return report(config.output, files, pictures, sampler.model, clock, marked, notes)
+
+
+@dataclass
+class Ask:
+    """What is asked for: a prompt, a model and how to load it, and the options of sampling."""
+
+    prompt: str | None
+    model: str | Path | Sampler | None
+    loading: dict[str, Any]
+    options: dict[str, Any]
+
+    def take_over(self, picture: Path) -> None:
+        """Fill in what is not given from the text that a picture carries."""
+        settings = settings_from(
+            picture,
+            self.loading["models"],
+            has_model=self.model is not None,
+            has_controls=bool(self.options.get("controls")),
+        )
+        told = settings.pop("prompt")
+        self.prompt = told if self.prompt is None else self.prompt
+        own = settings.pop("model") if self.model is None else None
+        self.model = own if self.model is None else self.model
+        for name in LOADING:
+            value = settings.pop(name, None)
+            if self.loading[name] is None:
+                self.loading[name] = value
+        if self.options.get("loras"):  # what is given again goes before
+            self.prompt = without(self.prompt, self.options["loras"])
+        self.options = settings | self.options
+
+    def check(self) -> str:
+        """Refuse what cannot be before any network is opened; the prompt."""
+        if self.prompt is None:
+            raise ConfigError("generate: a prompt must be given, or a picture to repeat")
+        self.options.setdefault("seed", None)
+        check_length(self.prompt)
+        check_given(self.options)
+        return self.prompt
+
+    def sampler(self) -> Sampler:
+        if isinstance(self.model, Sampler):
+            return self.model
+        given = {name: value for name, value in self.loading.items() if value is not None}
+        return Sampler(self.model or "nano", **({"device": "auto"} | given))
+
+    @property
+    def made_from(self) -> Path | None:
+        """The file of the picture that this one begins with."""
+        begun = self.options.get("init")
+        return Path(begun) if isinstance(begun, (str, Path)) else None
+
+
+class Clock:
+    """Seconds of each stage, and of all."""
+
+    def __init__(self) -> None:
+        self.began = self._last = time.perf_counter()
+        self.stages: dict[str, float] = {}
+
+    def lap(self, stage: str) -> None:
+        now = time.perf_counter()
+        self.stages[stage], self._last = now - self._last, now
+
+
+def shown(
+    sampler: Sampler,
+    target: Path,
+    callback: Callable[[int, Tensor], None] | None,
+    tiny_vae: str | Path | None,
+) -> Preview:
+    """What writes the picture as it comes, by a small decoder where one is named."""
+    model, tiny = sampler.model, None
+    if tiny_vae is not None:
+        tiny = tiny_decoder(model, model.folders.find("decoder", tiny_vae))
+    return Preview(model, target, callback, tiny)
+
+
+def report(
+    output: Path,
+    files: Sequence[Path],
+    pictures: Sequence[Picture],
+    model: Model,
+    clock: Clock,
+    marked: Mapping[str, Any],
+    notes: Sequence[str],
+) -> dict[str, Any]:
     return {
-        "output": str(config.output),
+        "output": str(output),
         "files": [str(path) for path in files],
         "pictures": [described(one) for one in pictures],
-        "model": sampler.model.path.stem,
-        "family": sampler.model.name,
-        "seconds": done - started,
-        "stage_seconds": {
-            "load": loaded - started,
-            "sample": sampled - loaded,
-            "write": done - sampled,
-        },
+        "model": model.path.stem,
+        "family": model.name,
+        "seconds": time.perf_counter() - clock.began,
+        "stage_seconds": clock.stages,
         "peak_memory_mb": peak_memory_mb(),
-        "device": str(sampler.model.device),
+        "device": str(model.device),
         "versions": {
             "accel": accel.__version__,
             "torch": torch.__version__,
             "python": platform.python_version(),
         },
         "marked": marked,
-        "notes": notes,
+        "notes": list(notes),
     }
 
 

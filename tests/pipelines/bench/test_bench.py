@@ -12,10 +12,10 @@ from accel.core import ConfigError, InputError
 from accel.kernels._op import OPS, Implementation
 from accel.pipelines.bench import kernels
 from accel.pipelines.bench.compare import compare, slower
-from accel.pipelines.bench.machine import Ceilings, measure_ceilings
+from accel.pipelines.bench.machine import Ceilings, conditions, measure_ceilings
 from accel.pipelines.bench.measure import Row, interleaved, timing
 from accel.pipelines.bench.page import page
-from accel.pipelines.bench.run import REFERENCE, SCHEMA, read_report, score
+from accel.pipelines.bench.run import REFERENCE, SCHEMA, read_report, scaling, score
 
 CPU = torch.device("cpu")
 CEILINGS = Ceilings(
@@ -76,6 +76,26 @@ def test_ceilings_of_this_machine_are_plausible():
     assert found.gbytes > 0.2
     if found.gflops_one is not None:
         assert found.gflops >= 0.5 * found.gflops_one > 0.5
+
+
+def test_ceilings_and_conditions_say_what_hardware_it_is():
+    jsonschema = pytest.importorskip("jsonschema")
+    schema = json.loads((REFERENCE.parent / "schema.json").read_text())
+    found = measure_ceilings(CPU, codec=False)
+    whole = report(row()) | {"conditions": conditions(CPU), "ceilings": found.json()}
+    jsonschema.validate(whole, schema)
+    rates = list(found.by_instructions.values())
+    assert all(rate > 0.1 for rate in rates)
+    text = page(whole)
+    assert "power_w n/a" in text
+    assert text.count("multiply-adds, one thread") == len(rates) + (found.gflops_one is not None)
+
+
+def test_all_threads_are_told_against_one():
+    rows = [row(), row(threads=2, seconds=0.5e-3), row(case="b", threads=2)]
+    (found,) = scaling(rows)
+    assert (found["threads"], found["times"]) == (2, 2.0)
+    assert "2.00&times;" in page(report(*rows) | {"scaling": [found]})
 
 
 def test_timing_is_the_median_and_turns_are_taken():
