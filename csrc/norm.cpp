@@ -140,20 +140,21 @@ class ChannelsLast {
   const int64_t each_, blocks_;
 };
 
-// x and y: [N, C, pixels] float32, side by side; or [N, pixels, C] when `last`.
+// x and y: [N, C, ...] float32, side by side; with `last`, channels are the last in memory, as they
+// are in name where there are three dimensions, [N, pixels, C].
 void group_norm_cpu(ConstArray x, ConstArray weight, ConstArray bias, Array y, int64_t groups,
                     double eps, bool silu, bool last, int threads) {
   const auto real = nb::dtype<float>();
-  check(x.ndim() == 3 && y.ndim() == 3 && x.dtype() == real && y.dtype() == real,
-        "x and y must be float32 of three dimensions");
-  const int64_t images = x.shape(0), channels = x.shape(last ? 2 : 1);
-  const int64_t pixels = x.shape(last ? 1 : 2);
-  for (int i = 0; i < 3; ++i) check(x.shape(i) == y.shape(i), "x and y must have one shape");
+  check(x.ndim() >= 2 && y.ndim() == x.ndim() && x.dtype() == real && y.dtype() == real,
+        "x and y must be float32 of two dimensions or more");
+  for (size_t i = 0; i < x.ndim(); ++i) check(x.shape(i) == y.shape(i), "x and y differ in shape");
+  const int64_t images = x.shape(0), channels = x.shape(last && x.ndim() == 3 ? 2 : 1);
   check(weight.dtype() == real && bias.dtype() == real && int64_t(weight.size()) == channels &&
             int64_t(bias.size()) == channels,
         "weight and bias must be float32 [C]");
   check(groups > 0 && channels % groups == 0, "groups must divide the channels");
   if (!x.size()) return;
+  const int64_t pixels = int64_t(x.size()) / (images * channels);
   const Group g{static_cast<const float*>(x.data()),
                 static_cast<const float*>(weight.data()),
                 static_cast<const float*>(bias.data()),
@@ -169,13 +170,15 @@ void group_norm_cpu(ConstArray x, ConstArray weight, ConstArray bias, Array y, i
   last ? ChannelsLast(g).run() : planes_first(g);
 }
 
-// x: [rows, 2 D] float32, y: [rows, D], both side by side.
+// x: [..., 2 D] float32, y: [..., D], both side by side.
 void geglu_cpu(ConstArray x, Array y, int threads) {
   const auto real = nb::dtype<float>();
-  if (x.ndim() != 2 || y.ndim() != 2 || x.dtype() != real || y.dtype() != real ||
-      x.shape(0) != y.shape(0) || x.shape(1) != 2 * y.shape(1))
-    throw std::invalid_argument("geglu: x must be float32 [rows, 2 D] and y [rows, D]");
-  const int64_t rows = x.shape(0), width = y.shape(1);
+  const size_t dims = y.ndim(), last = dims ? y.shape(dims - 1) : 0;
+  if (!dims || x.ndim() != dims || x.dtype() != real || y.dtype() != real ||
+      x.shape(dims - 1) != 2 * last || x.size() != 2 * y.size())
+    throw std::invalid_argument("geglu: x must be float32 [..., 2 D] and y [..., D]");
+  if (!y.size()) return;
+  const int64_t width = last, rows = y.size() / last;
   const float* from = static_cast<const float*>(x.data());
   float* to = static_cast<float*>(y.data());
   const int team = rows * width < kWorthThreads ? 1 : threads;
@@ -190,18 +193,18 @@ void geglu_cpu(ConstArray x, Array y, int threads) {
   }
 }
 
-// x and y: [rows, D] float32 side by side; weight and bias: [D], or both without values.
+// x and y: [..., D] float32 side by side; weight and bias: [D], or both without values.
 void layer_norm_cpu(ConstArray x, ConstArray weight, ConstArray bias, Array y, double eps,
                     int threads) {
   const auto real = nb::dtype<float>();
-  if (x.ndim() != 2 || y.ndim() != 2 || x.dtype() != real || y.dtype() != real ||
-      weight.dtype() != real || bias.dtype() != real || x.shape(0) != y.shape(0) ||
-      x.shape(1) != y.shape(1) || weight.size() != bias.size() ||
-      (weight.size() && weight.size() != x.shape(1)))
+  const size_t last = x.ndim() ? x.shape(x.ndim() - 1) : 0;
+  if (!x.ndim() || x.dtype() != real || y.dtype() != real || weight.dtype() != real ||
+      bias.dtype() != real || x.size() != y.size() || weight.size() != bias.size() ||
+      (weight.size() && weight.size() != last))
     throw std::invalid_argument(
-        "layer_norm: x and y must be float32 [rows, D], weight and bias [D]");
-  const int64_t rows = x.shape(0), width = x.shape(1);
-  if (!rows || !width) return;
+        "layer_norm: x and y must be float32 [..., D], weight and bias [D]");
+  if (!x.size()) return;
+  const int64_t width = last, rows = x.size() / last;
   const float* from = static_cast<const float*>(x.data());
   const float* by = weight.size() ? static_cast<const float*>(weight.data()) : nullptr;
   const float* on = weight.size() ? static_cast<const float*>(bias.data()) : nullptr;

@@ -3,6 +3,8 @@
 // After vectors were written past the caches.
 inline void end_streams() { fence(); }
 
+constexpr int kTogether = 8;  // pixels
+
 // Into into[2]: the sum of the values less `shift`, and of their squares.
 // Sums are kept in floats over short runs only, so that their rounding stays far below the answer.
 inline void moments(const float* x, int64_t count, float shift, double* into) {
@@ -49,43 +51,49 @@ inline void apply_run(const float* x, float* y, int64_t count, float about, floa
   run(x, y, count, about, scale, shift, ahead);
 }
 
-// A few vectors of channels at a time, so that a pixel's lines are read side by side.
-template <int kVectors>
-inline void some_moments(const float* x, int64_t pixels, int64_t channels, const float* shift,
-                         float* sums, float* squares) {
-  Vec zero[kVectors], s[kVectors], q[kVectors];
-#pragma GCC unroll 4
-  for (int i = 0; i < kVectors; ++i) zero[i] = load(shift + i * kLanes), s[i] = q[i] = Vec{};
-  for (int64_t p = 0; p < pixels; ++p, x += channels)
-#pragma GCC unroll 4
-    for (int i = 0; i < kVectors; ++i) {
-      const Vec d = load(x + i * kLanes) - zero[i];
-      s[i] += d;
-      q[i] = fma(d, d, q[i]);
-    }
-#pragma GCC unroll 4
-  for (int i = 0; i < kVectors; ++i)
-    store(sums + i * kLanes, s[i]), store(squares + i * kLanes, q[i]);
+// Adds `count` pixels' values less `zero`, and their squares, to the sums of one vector of
+// channels.
+template <bool kFirst>
+inline void add_pixels(const float* x, int count, int64_t channels, Vec zero, Vec& s, Vec& q) {
+  if (kFirst) s = q = Vec{};
+#pragma GCC unroll 8
+  for (int i = 0; i < count; ++i) {
+    const Vec d = load(x + i * channels) - zero;
+    s += d;
+    q = fma(d, d, q);
+  }
 }
 
-// Channels last: the pixels' values less `shift`[C] summed into sums[C], their squares likewise.
+template <bool kFirst>
+inline void some_moments(const float* x, int count, int64_t channels, const float* shift,
+                         float* sums, float* squares) {
+  int64_t c = 0;
+  for (; c + kLanes <= channels; c += kLanes) {
+    Vec s = load(sums + c), q = load(squares + c);
+    if (count == kTogether)
+      add_pixels<kFirst>(x + c, kTogether, channels, load(shift + c), s, q);
+    else
+      add_pixels<kFirst>(x + c, count, channels, load(shift + c), s, q);
+    store(sums + c, s), store(squares + c, q);
+  }
+  for (; c < channels; ++c) {
+    float s = kFirst ? 0 : sums[c], q = kFirst ? 0 : squares[c];
+    for (int i = 0; i < count; ++i) {
+      const float d = x[i * channels + c] - shift[c];
+      s += d, q += d * d;
+    }
+    sums[c] = s, squares[c] = q;
+  }
+}
+
+// Channels last: the pixels' values less `shift`[C] summed into sums[C], their squares likewise. A
+// few pixels are read side by side, each from its first channel to its last, as the CPU foresees.
 inline void pixel_moments(const float* x, int64_t pixels, int64_t channels, const float* shift,
                           float* sums, float* squares) {
-  int64_t c = 0;
-  for (; c + 4 * kLanes <= channels; c += 4 * kLanes)
-    some_moments<4>(x + c, pixels, channels, shift + c, sums + c, squares + c);
-  for (; c + kLanes <= channels; c += kLanes)
-    some_moments<1>(x + c, pixels, channels, shift + c, sums + c, squares + c);
-  if (const int some = int(channels - c)) {
-    const Vec zero = load_some(shift + c, some);
-    Vec s{}, q{};
-    for (int64_t p = 0; p < pixels; ++p) {
-      const Vec d = load_some(x + p * channels + c, some) - zero;
-      s += d;
-      q = fma(d, d, q);
-    }
-    store_some(sums + c, s, some);
-    store_some(squares + c, q, some);
+  for (int64_t p = 0; p < pixels; p += kTogether, x += kTogether * channels) {
+    const int count = pixels - p < kTogether ? int(pixels - p) : kTogether;
+    const auto add = p ? some_moments<false> : some_moments<true>;
+    add(x, count, channels, shift, sums, squares);
   }
 }
 
@@ -181,9 +189,7 @@ inline float sum_up(Vec v) {
 #endif
 }
 
-// The sums of a row less `about`, and of their squares where wanted; few numbers in each lane's
-// sum.
-template <bool kSquares>
+// The sums of a row less `about`, and of their squares; few numbers in each lane's sum.
 inline void row_sums(const float* x, int64_t count, float about, double* into) {
   constexpr int64_t kRun = 4096, kStep = 4 * kLanes;
   const Vec zero = spread(about);
@@ -193,7 +199,7 @@ inline void row_sums(const float* x, int64_t count, float about, double* into) {
     Vec s[4] = {}, q[4] = {};
     const auto add = [&](Vec d, int k) {
       s[k] += d;
-      if (kSquares) q[k] = fma(d, d, q[k]);
+      q[k] = fma(d, d, q[k]);
     };
     for (; i + kStep <= end; i += kStep)
 #pragma GCC unroll 4
@@ -206,22 +212,26 @@ inline void row_sums(const float* x, int64_t count, float about, double* into) {
       i = end;
     }
     into[0] += sum_up((s[0] + s[1]) + (s[2] + s[3]));
-    if (kSquares) into[1] += sum_up((q[0] + q[1]) + (q[2] + q[3]));
+    into[1] += sum_up((q[0] + q[1]) + (q[2] + q[3]));
   }
 }
 
 // One row: less its mean, over its deviation, times weight, plus bias (both or neither).
 inline void normalize_row(const float* x, float* y, int64_t count, double eps, const float* weight,
                           const float* bias) {
-  double first[2], second[2];
-  row_sums<false>(x, count, x[0], first);
-  // Squares about the mean itself: where x[0] lies far from the rest, those about it say nothing.
-  const float mean = float(x[0] + first[0] / double(count));
-  row_sums<true>(x, count, mean, second);
-  const double off = second[0] / double(count);
-  const double variance = second[1] / double(count) - off * off;
+  double sums[2];
+  float about = count < kLanes ? x[0] : sum_up(load(x)) / kLanes;
+  const double share = 1 / double(count);
+  row_sums(x, count, about, sums);
+  double off = sums[0] * share, variance = sums[1] * share - off * off;
+  // Where the first values lie far from the rest, squares about their mean say nothing.
+  if (!(off * off <= variance)) {
+    about = float(about + off);
+    row_sums(x, count, about, sums);
+    off = sums[0] * share, variance = sums[1] * share - off * off;
+  }
   const double rate = 1 / __builtin_sqrt((variance < 0 ? 0 : variance) + eps);
-  const Vec a = spread(mean), s = spread(float(rate)), t = spread(float(-off * rate));
+  const Vec a = spread(about), s = spread(float(rate)), t = spread(float(-off * rate));
   int64_t i = 0;
   for (; i + kLanes <= count; i += kLanes) {
     const Vec v = fma(load(x + i) - a, s, t);

@@ -50,14 +50,13 @@ def may_run_at_once(args: Iterable[Any]) -> bool:
     ):
         return False
     recording = torch.is_grad_enabled()
-    return not any(_is_special(arg, recording) for arg in args if isinstance(arg, Tensor))
-
-
-def _is_special(tensor: Tensor, recording: bool) -> bool:
-    return (
-        type(tensor) not in TENSORS
-        or (recording and tensor.requires_grad)
-        or not (tensor.is_cpu or tensor.is_cuda)
-        or tensor.layout is not torch.strided
-        or tensor.is_neg()
-    )
+    for arg in args:
+        if isinstance(arg, Tensor) and (
+            type(arg) not in TENSORS
+            or (recording and arg.requires_grad)
+            or not (arg.is_cpu or arg.is_cuda)
+            or arg.layout is not torch.strided
+            or arg.is_neg()
+        ):
+            return False
+    return True

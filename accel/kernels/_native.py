@@ -24,7 +24,7 @@ def why_not(*tensors: Tensor) -> str:
     if reason:
         return reason
     for tensor in tensors:
-        if tensor.device.type != "cpu":
+        if not tensor.is_cpu:
             return f"needs CPU tensors, got {tensor.device}"
     return ""
 

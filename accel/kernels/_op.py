@@ -74,8 +74,10 @@ class Op:
         for implementation in self.implementations:
             if FORCED and implementation.name != FORCED:
                 continue
-            # The interpreter is there to check Triton kernels, never to do work unasked.
-            if implementation.name == "triton" and INTERPRETED and FORCED != "triton":
+            # The interpreter is there to check Triton kernels, never to do work unasked; without
+            # it they are for GPUs.
+            is_triton = implementation.name == "triton" and not FORCED
+            if is_triton and (INTERPRETED or not args[0].is_cuda):
                 continue
             if not implementation.why_not(*args):
                 self.used.add(implementation.name)

@@ -40,8 +40,7 @@ op = Op("geglu(Tensor x) -> Tensor", _reference)
 def _native(x):
     module: Any = native.module
     y = native.empty(*x.shape[:-1], x.shape[-1] // 2)
-    rows = x.detach().contiguous().view(-1, x.shape[-1])
-    module.geglu(rows, y.view(-1, y.shape[-1]), torch.get_num_threads())
+    module.geglu(x.detach().contiguous(), y, torch.get_num_threads())
     return y
 
 

@@ -58,26 +58,23 @@ op = Op(
 
 def channels_last(x: Tensor) -> bool:
     """Whether the channels lie side by side in memory."""
-    return x.ndim == 4 and not x.is_contiguous() and x.permute(0, 2, 3, 1).is_contiguous()
+    if x.ndim != 4 or x.is_contiguous():
+        return False
+    return x.is_contiguous(memory_format=torch.channels_last)
 
 
 def _native(x, groups, weight, bias, eps, silu):
     module: Any = native.module
-    y, last = native.empty_like(x), channels_last(x)
-
-    def flat(t: Tensor) -> Tensor:  # [N, C, pixels], or [N, pixels, C]
-        shape = (x.shape[0], -1, x.shape[1]) if last else (x.shape[0], x.shape[1], -1)
-        return (t.permute(0, 2, 3, 1) if last else t).detach().view(shape)
-
+    y = native.empty_like(x)
     module.group_norm(
-        flat(x),
+        x.detach(),
         weight.detach().contiguous(),
         bias.detach().contiguous(),
-        flat(y),
+        y,
         groups,
         eps,
         silu,
-        last,
+        channels_last(x),
         torch.get_num_threads(),
     )
     return y

@@ -58,9 +58,16 @@ def _both(x, weight, bias) -> tuple[Tensor, Tensor]:
 def _native(x, weight, bias, eps):
     module: Any = native.module
     y = native.empty(*x.shape)
-    rows = x.detach().contiguous().view(-1, x.shape[-1])
-    scale, shift = (t.detach().contiguous() for t in _both(x, weight, bias))
-    module.layer_norm(rows, scale, shift, y.view(rows.shape), eps, torch.get_num_threads())
+    if weight is None or bias is None:
+        weight, bias = _both(x, weight, bias)
+    module.layer_norm(
+        x.detach().contiguous(),
+        weight.detach().contiguous(),
+        bias.detach().contiguous(),
+        y,
+        eps,
+        torch.get_num_threads(),
+    )
     return y
 
 
