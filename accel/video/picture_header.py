@@ -23,6 +23,7 @@ logging.getLogger("PIL").addHandler(logging.NullHandler())
 # What Pillow raises over damaged headers, whose values have any type.
 DAMAGED = (OSError, ValueError, SyntaxError, TypeError, AttributeError, LookupError, EOFError,
            ArithmeticError, RuntimeError, struct.error)  # fmt: skip
+MOST_CHUNKS = 1 << 17  # of a PNG that are looked over; usual ones have 8 KiB
 LARGE_PX = 1 << 24  # from which on it pays to look for memory
 # EXIF orientation to (degrees clockwise that a viewer turns, mirrored left to right before that)
 _ORIENTATIONS = {
@@ -49,7 +50,7 @@ def read_header(path: Path, limits: Limits) -> tuple[int, bool, dict[str, Any]]:
                 extras = {}
                 if image.info.get("icc_profile") and image.mode not in ("CMYK", "L"):
                     extras["icc_profile"] = image.info["icc_profile"]
-                exif = _exif(image)
+                exif = _exif(image, path)
                 if exif and image.format != "TIFF":  # whose tags describe how it is stored
                     with suppress(*DAMAGED):  # what cannot be written again is left out
                         extras["exif"] = exif.tobytes()
@@ -66,11 +67,29 @@ def read_header(path: Path, limits: Limits) -> tuple[int, bool, dict[str, Any]]:
     return *(turn or (0, False)), extras
 
 
-def _exif(image: Image.Image) -> Image.Exif:
-    """Of a large PNG only what lies before its pixels: Pillow would decode them to look behind."""
-    if image.format == "PNG" and image.width * image.height >= LARGE_PX:
+def _exif(image: Image.Image, path: Path) -> Image.Exif:
+    """Pillow decodes a PNG to look behind its pixels: only where something is, and not if large."""
+    if image.format == "PNG" and (
+        image.width * image.height >= LARGE_PX or not _says_more_behind(path)
+    ):
         return Image.Image.getexif(image)
     return image.getexif()
+
+
+def _says_more_behind(path: Path) -> bool:
+    """Whether a PNG has EXIF or text behind its pixels."""
+    has_pixels = False
+    with open_file(path) as file:
+        file.seek(8)
+        for _ in range(MOST_CHUNKS):
+            if len(head := file.read(8)) < 8:
+                break
+            length, kind = struct.unpack(">I4s", head)
+            has_pixels |= kind == b"IDAT"
+            if has_pixels and kind in (b"eXIf", b"tEXt", b"zTXt", b"iTXt"):
+                return True
+            file.seek(length + 4, 1)
+    return False
 
 
 def check_picture_size(path: Path, image: Image.Image, limits: Limits) -> None:

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import math
+import struct
+import zlib
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, PngImagePlugin
 
 from accel.core import ConfigError, InputError
 from accel.video import save_stills
+from accel.video.picture_header import read_header
 from accel.video.read import Limits, open_video
 from accel.video.save_stills import ImageWriter
 from accel.video.stills import FolderReader, ImageReader
@@ -142,6 +145,20 @@ def test_exif_and_profile_are_kept(tmp_path, name):
         assert out.size == (160, 120)
         assert dict(out.getexif()) == dict(_exif())
         assert out.info["icc_profile"] == profile
+
+
+def test_exif_behind_the_pixels_of_a_png_is_found_and_nothing_is_decoded_without(
+    tmp_path, monkeypatch
+):
+    plain, behind = tmp_path / "plain.png", tmp_path / "behind.png"
+    _photo().save(plain)
+    data, exif = plain.read_bytes(), _exif(ROTATE_90).tobytes().removeprefix(b"Exif\0\0")
+    chunk = struct.pack(">I", len(exif)) + b"eXIf" + exif
+    end = data.rindex(b"IEND") - 4
+    behind.write_bytes(data[:end] + chunk + struct.pack(">I", zlib.crc32(chunk[4:])) + data[end:])
+    assert read_header(behind, Limits())[:2] == (90, False)
+    monkeypatch.setattr(PngImagePlugin.PngImageFile, "load", None)
+    assert read_header(plain, Limits()) == (0, False, {})
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
