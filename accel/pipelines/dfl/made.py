@@ -13,6 +13,7 @@ from pathlib import Path
 from accel.core import InputError, fresh, read_file
 
 LIST_NAME = ".accel-made"
+PARTIAL = ".partial"
 MAX_LIST_BYTES = 256 << 20
 
 
@@ -25,7 +26,10 @@ def remember(folder: Path, names: Iterable[str]) -> None:
 
 
 def made_in(folder: Path) -> list[Path]:
-    """The files of a folder that were made here and are still there, the list itself last."""
+    """The files of a folder that were made here and are still there, the list itself last.
+
+    What a killed run left half written of them is among them.
+    """
     path = folder / LIST_NAME
     if not path.is_file():
         return []
@@ -35,7 +39,8 @@ def made_in(folder: Path) -> list[Path]:
     # A name with a folder in it was written by somebody else.
     plain = [name for name in names if name and Path(name).name == name]
     found = [folder / name for name in plain if (folder / name).is_file()]
-    return [*found, path]
+    torn = {_partial(folder / name) for name in plain} & set(folder.glob(f".*{PARTIAL}"))
+    return [*found, *sorted(torn), path]
 
 
 def renamed(folder: Path, names: Mapping[str, Path]) -> None:
@@ -61,7 +66,7 @@ def renamed(folder: Path, names: Mapping[str, Path]) -> None:
 
 def write_whole(path: Path, data: bytes) -> None:
     """Write a file under its name only once it is complete; a full disk leaves nothing."""
-    partial = path.with_name(f".{path.name}.partial")
+    partial = _partial(path)
     try:
         fresh(partial).write_bytes(data)
         os.replace(partial, path)
@@ -69,3 +74,8 @@ def write_whole(path: Path, data: bytes) -> None:
         partial.unlink(missing_ok=True)
         error.filename = error.filename or str(path)  # a full disk does not say where
         raise
+
+
+def _partial(path: Path) -> Path:
+    """The name of a file that is being written."""
+    return path.with_name(f".{path.name}{PARTIAL}")

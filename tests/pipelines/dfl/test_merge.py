@@ -17,6 +17,7 @@ from accel.core import Cancel, Cancelled, ConfigError, InputError
 from accel.faces.faceset_pak import pack_folder
 from accel.faces.merge_settings import MASKS, MODES, MergeSettings
 from accel.pipelines.dfl import merge as merge_module
+from accel.pipelines.dfl.clear import clear_workspace
 from accel.pipelines.dfl.merge import MergeConfig, merge_faces
 from accel.pipelines.dfl.merge_session import load_session
 from tests.pipelines.dfl.merge_clip import (
@@ -220,6 +221,22 @@ def test_faces_of_other_frames(workspace):
     for path in sorted((workspace / "data_dst").glob("*.png")):
         path.rename(path.with_name(f"x{path.name}"))
     refused(workspace, "faces must name frames such as x00001.png")
+
+
+def test_a_run_that_was_killed_while_it_wrote_goes_on(workspace):
+    merge_faces(workspace, MergeConfig(settings=SHOWN))
+    merged, masks = (workspace / "data_dst" / name for name in ("merged", "merged_mask"))
+    expected = pictures(masks)
+    (merged / ".00002.png.partial").write_bytes(b"half")
+    (masks / "00003.png").rename(masks / ".00003.png.partial")
+    (merged / "merged.json").unlink()  # not saved yet
+    report = merge_faces(workspace, MergeConfig(settings=SHOWN))
+    assert report["merged"] == FRAMES
+    assert pictures(masks) == expected
+    assert not list((workspace / "data_dst").rglob("*.partial"))
+    (masks / ".00001.png.partial").write_bytes(b"half")
+    clear_workspace(workspace, parts=("merged",), really=True)
+    assert not masks.exists()
 
 
 def test_a_frame_that_is_missing_is_told_of(workspace):
