@@ -81,6 +81,10 @@ class Frame:
             self._planes = view_planes(self.picture, self.layout)
         return self._planes
 
+    def view(self) -> Planes:
+        """The planes to look at, not to write into: nothing is copied, whoever else needs them."""
+        return view_planes(self.picture, self.layout) if self._planes is None else self._planes
+
     @property
     def time_s(self) -> float:
         return float(self.pts * self.time_base)

@@ -175,6 +175,20 @@ def test_planes_fit_their_layout(tmp_path, codec, pixel_format, dtype):
             assert frame.planes.layout == reader.info.layout
 
 
+def test_frames_that_are_looked_at_stay_as_they_were_and_are_not_copied(tmp_path):
+    clip = make_clip(tmp_path / "a.mp4", stamps=range(40))
+    with VideoReader(clip) as reader:
+        held = []
+        for frame in reader:
+            where = frame.picture.planes[0].buffer_ptr
+            held.append(frame.view())
+            assert held[-1].c0.data_ptr() == where  # the decoder's own
+    with VideoReader(clip) as reader:
+        for seen, frame in zip(held, reader, strict=True):
+            assert all(torch.equal(a, b) for a, b in zip(seen[:3], frame.planes[:3]))
+            assert frame.view() is frame.planes
+
+
 def test_frames_can_be_read_twice(tmp_path):
     clip = make_clip(tmp_path / "a.mp4")
     with VideoReader(clip) as reader:

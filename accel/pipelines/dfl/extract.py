@@ -153,7 +153,7 @@ class _Run:
         # A few at a time: threads that wake each other for every frame wait for each other.
         groups = _groups(source.start(begin), STRIDE)
         with closing(buffered(groups, 8 // STRIDE, "decode")) as decoded:
-            tagged = ((named.name, named.frame.planes) for group in decoded for named in group)
+            tagged = ((named.name, named.frame.view()) for group in decoded for named in group)
             with closing(sparse.analyse(tagged)) as found:
                 for name, planes, faces in found:
                     if name not in earlier:
