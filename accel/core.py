@@ -80,6 +80,16 @@ def read_file(path: Path, most_bytes: int, what: str = "a file") -> bytes:
     return data
 
 
+def write_text(path: Path, text: str) -> None:
+    """Write a small file where a user asked for it; OSError for a pipe that nobody reads from."""
+    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | getattr(os, "O_NONBLOCK", 0)
+    handle = os.open(path, flags, 0o666)
+    if hasattr(os, "set_blocking"):
+        os.set_blocking(handle, True)
+    with os.fdopen(handle, "w", encoding="utf-8") as file:
+        file.write(text)
+
+
 def fresh(path: Path) -> Path:
     """Make room for a file that is written under a passing name, and give that name back.
 

@@ -16,6 +16,7 @@ from accel.core import (
     light_collector,
     one_line,
     read_file,
+    write_text,
 )
 
 
@@ -97,3 +98,11 @@ def test_a_device_that_is_not_there_is_refused(name):
 
 def test_auto_is_a_device():
     assert choose_device("auto").type in ("cpu", "cuda")
+
+
+def test_a_pipe_that_nobody_reads_is_an_error(tmp_path):
+    os.mkfifo(tmp_path / "p")
+    with pytest.raises(OSError, match="No such device"):
+        write_text(tmp_path / "p", "x")
+    write_text(tmp_path / "a.json", "ä\n")
+    assert (tmp_path / "a.json").read_text(encoding="utf-8") == "ä\n"

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from accel.core import Cancel, ConfigError, Progress
+from accel.core import Cancel, ConfigError, Progress, write_text
 
 DONE, BAD_INPUT, REFUSED, INTERRUPTED = 0, 2, 3, 130
 
@@ -69,7 +69,7 @@ def deliver(report: dict[str, Any], target: str | None, text: str) -> None:
         print(json.dumps(report, indent=1))
         return
     if target:
-        Path(target).write_text(json.dumps(report, indent=1) + "\n")
+        write_text(Path(target), json.dumps(report, indent=1) + "\n")
     print(text)
 
 

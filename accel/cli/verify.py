@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from accel.cli.shared import command, deliver
+from accel.core import write_text
 
 if TYPE_CHECKING:
     from accel.pipelines.verify import Report
@@ -60,7 +61,7 @@ def run(args: argparse.Namespace) -> int:
     if args.report:
         from accel.pipelines.report_page import page
 
-        args.report.write_text(page(reports, language), encoding="utf-8")
+        write_text(args.report, page(reports, language))
     status = verify.status_of(reports)
     if args.json:
         told = {"status": status, "files": [report.json() for report in reports]}

@@ -42,6 +42,9 @@ def read_header(path: Path, limits: Limits) -> tuple[int, bool, dict[str, Any]]:
     Returns (degrees clockwise that a viewer turns it, mirrored before that, extras as Pillow takes
     them). Nothing is decoded. Raises InputError.
     """
+    most_mb = 2 * limits.max_picture_mb  # a decoder is given all of a file at once
+    if path.stat().st_size > most_mb << 20:
+        raise InputError(f"{path}: a picture's file may have {most_mb} MB, this one has more")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of damaged EXIF, and of sizes that are checked below
         try:

@@ -213,8 +213,8 @@ def gif_of_huge_canvas_and_small_frames(folder: Path, url: str) -> Words:
     return ["swap", "a.gif", "out.gif", "--source", "portrait.png"]
 
 
-@attack(statuses=(2, 3, 4))
-def credential_beside_of_a_hundred_gigabytes(folder: Path, url: str) -> Words:
+@attack(statuses=(1, 2, 3, 4))
+def credential_beside_of_900_megabytes(folder: Path, url: str) -> Words:
     (folder / "a.mkv").write_bytes(film(folder, "a.mkv", codec="ffv1").read_bytes())
     with open(folder / "a.mkv.c2pa", "wb") as file:
         file.truncate(900 << 20)
@@ -222,7 +222,7 @@ def credential_beside_of_a_hundred_gigabytes(folder: Path, url: str) -> Words:
 
 
 @attack(statuses=(2, 3, 4))
-def picture_of_a_hundred_gigabytes(folder: Path, url: str) -> Words:
+def picture_of_900_megabytes(folder: Path, url: str) -> Words:
     data = strip_of(8, 8)
     with open(folder / "a.png", "wb") as file:
         file.write(data)
@@ -230,7 +230,7 @@ def picture_of_a_hundred_gigabytes(folder: Path, url: str) -> Words:
     return ["verify", "a.png"]
 
 
-@attack(statuses=(0, 2))
+@attack("file may have")
 def picture_with_a_long_tail(folder: Path, url: str) -> Words:
     with open(folder / "a.png", "wb") as file:
         file.write(strip_of(64, 64))
@@ -483,7 +483,7 @@ def folder_to_train_on_of_odd_things(folder: Path, url: str) -> Words:
 
 
 @attack()
-def model_of_a_hundred_gigabytes(folder: Path, url: str) -> Words:
+def model_of_900_megabytes(folder: Path, url: str) -> Words:
     with open(folder / "a.safetensors", "wb") as file:
         file.write((1 << 20).to_bytes(8, "little") + b'{"a":')
         file.truncate(900 << 20)

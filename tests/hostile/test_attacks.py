@@ -129,7 +129,9 @@ def unasked(report: dict) -> list[str]:
     The workflow's own folders may hold what was done before a step stopped: it is resumed there.
     Nothing unfinished may stay even there.
     """
-    words, done = report["words"], report["status"] == 0 or report["words"][0] == "verify"
+    words = report["words"]
+    # Verifying has other statuses; a report that cannot be written comes after the film.
+    done = report["status"] == 0 or words[0] == "verify" or "--json" in words
     named = {*words, *(f"{word}.c2pa" for word in words)} if done else set()
     faults = [name for name in report["new"] + report["changed"] if name not in named]
     if words[0] == "dfl":

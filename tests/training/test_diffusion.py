@@ -192,8 +192,11 @@ def test_emoji_are_captioned_and_retrieved(tmp_path):
     perfect = score(white, list(range(18)), pictures)
     assert (perfect.concept, perfect.style) == (1.0, 1.0)
     assert score(white, [(i + 3) % 18 for i in range(18)], pictures).concept == 0.0
-    with pytest.raises(InputError, match=r"must be a \.npz"):
+    with pytest.raises(InputError, match="no such file"):
         load_data(tmp_path / "missing.npz")
+    (tmp_path / "text.npz").write_text("evil")
+    with pytest.raises(InputError, match=r"must be a \.npz"):
+        load_data(tmp_path / "text.npz")
 
 
 def test_muon_makes_directions_orthogonal_and_fits_a_line():

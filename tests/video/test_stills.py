@@ -312,6 +312,14 @@ def test_a_webp_that_takes_too_much_to_make_is_refused(tmp_path, monkeypatch, lo
     assert sorted(p.name for p in tmp_path.iterdir()) == ["a.webp", "b.webp"]
 
 
+def test_a_file_far_longer_than_its_picture_is_refused(tmp_path):
+    _photo((64, 48)).save(tmp_path / "a.png")
+    with open(tmp_path / "a.png", "ab") as file:
+        file.truncate((2 << 20) + 1)
+    with pytest.raises(InputError, match="a picture's file may have 2 MB, this one has more"):
+        ImageReader(tmp_path / "a.png", limits=Limits(max_picture_mb=1))
+
+
 def test_limits_hold_for_pictures(tmp_path):
     _photo().save(tmp_path / "a.png")
     with pytest.raises(InputError, match="a frame may have 100 pixels, this one is 160x120"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from pathlib import Path
 
 import numpy as np
@@ -9,10 +10,14 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from accel.core import InputError
+from accel.core import InputError, open_file, read_file
 
 PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 MAX_CAPTION_BYTES = 1 << 16
+MAX_PX, LARGE_PX = 1 << 25, 1 << 23
+# What Pillow raises over damaged files.
+DAMAGED = (OSError, ValueError, SyntaxError, TypeError, AttributeError, LookupError, EOFError,
+           ArithmeticError, RuntimeError, struct.error, Image.DecompressionBombError)  # fmt: skip
 
 
 def captioned(folder: Path) -> list[tuple[Path, str]]:
@@ -29,9 +34,8 @@ def captioned(folder: Path) -> list[tuple[Path, str]]:
         beside = path.with_suffix(".txt")
         text = path.stem.replace("_", " ").replace("-", " ")
         if beside.exists():
-            if beside.stat().st_size > MAX_CAPTION_BYTES:
-                raise InputError(f"{beside}: a caption must be at most {MAX_CAPTION_BYTES} bytes")
-            text = " ".join(beside.read_text(encoding="utf-8", errors="replace").split())
+            read = read_file(beside, MAX_CAPTION_BYTES, "a caption")
+            text = " ".join(read.decode("utf-8", "replace").split())
         found.append((path, text))
     if not found:
         raise InputError(f"{folder}: must hold pictures ({', '.join(PICTURES)})")
@@ -41,15 +45,22 @@ def captioned(folder: Path) -> list[tuple[Path, str]]:
 def read_square(path: Path, side: int) -> Tensor:  # [side, side, 4] uint8, premultiplied
     """The middle square of a picture, shrunk or enlarged to `side`. Raises InputError."""
     try:
-        with Image.open(path) as picture:
+        with open_file(path, "a picture") as file, Image.open(file) as picture:
+            if picture.width * picture.height > MAX_PX:
+                raise InputError(f"{path}: must have {MAX_PX} pixels at most, got {picture.size}")
             edge = min(picture.size)
             left, top = ((s - edge) // 2 for s in picture.size)
             box = (left, top, left + edge, top + edge)
             rgba = picture.convert("RGBA").crop(box)
-    except (OSError, ValueError, Image.DecompressionBombError) as error:
+    except InputError:
+        raise
+    except DAMAGED as error:
         raise InputError(f"{path}: must be a picture ({error})") from None
-    values = np.asarray(rgba).astype(np.float32)
-    values[..., :3] *= values[..., 3:] / 255  # or transparent pixels would bleed into edges
+    if edge * edge > LARGE_PX:  # whose numbers would take a gigabyte
+        values = np.asarray(rgba.convert("RGBa").reduce(max(1, edge // (4 * side))), np.float32)
+    else:
+        values = np.asarray(rgba).astype(np.float32)
+        values[..., :3] *= values[..., 3:] / 255  # or transparent pixels would bleed into edges
     planes = [
         np.asarray(Image.fromarray(values[..., i]).resize((side, side), Image.Resampling.LANCZOS))
         for i in range(4)

@@ -6,6 +6,8 @@ The file is made by training/nano/data.py.
 from __future__ import annotations
 
 import json
+import zipfile
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from accel.core import InputError
+from accel.core import InputError, open_file
 
 Array = NDArray[Any]
 
@@ -22,6 +24,7 @@ STYLES = ("flat", "noto", "3d")  # "gradient" equals "3d" in a third of all pict
 SHARES = {3: 110, 4: 90, 7: 70, 5: 60, 6: 25, 0: 30, 1: 15}  # concepts of each emojibase group
 LONGEST_LABEL = 2  # words
 MIN_DISTANCE = 0.05  # between two concepts' pictures at 16 px, as a share of the value range
+MAX_BYTES = 1 << 29  # of a file, unpacked
 HELD_OUT = 0.1  # share of the (concept, style) pairs
 FIELDS = ("image", "label", "tags", "group", "version", "style")
 
@@ -43,9 +46,15 @@ COLOURS = {
 def load_data(path: Path) -> dict[str, Array]:
     """Read the arrays; InputError where the file is not such a set."""
     try:
-        with np.load(path, allow_pickle=False) as file:
-            data = {name: file[name] for name in file.files}
-    except (OSError, ValueError, EOFError) as error:
+        with open_file(path, "a .npz") as opened, np.load(opened, allow_pickle=False) as file:
+            taken = sum(member.file_size for member in file.zip.infolist())
+            if taken > MAX_BYTES:
+                raise InputError(f"{path}: must unpack to {MAX_BYTES} bytes at most, got {taken}")
+            data = {name: file[name] for name in file.files if name in FIELDS}
+    except InputError:
+        raise
+    except (OSError, ValueError, EOFError, LookupError, AttributeError, TypeError, RuntimeError,
+            SyntaxError, MemoryError, zipfile.BadZipFile, zlib.error) as error:  # fmt: skip
         raise InputError(f"{path}: must be a .npz of training/nano/data.py ({error})") from None
     missing = [name for name in FIELDS if name not in data]
     if missing:
