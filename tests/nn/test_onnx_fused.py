@@ -88,6 +88,10 @@ class TestAttention:
         mask = torch.full((9, 9), float("-inf")).triu(1)
         assert native(Heads(mask=mask), draw(1, 9, 24)).count("call") == 1
 
+    def test_with_numbers_added_for_each_head(self):
+        kinds = native(Heads(mask=draw(3, 9, 9)[None]), draw(2, 9, 24))
+        assert kinds.count("call") == 1
+
     def test_over_the_pixels_of_a_picture(self):
         def run(self, x):
             b, c, h, w = x.shape
@@ -109,6 +113,19 @@ class TestAttention:
         got = load_onnx(data, runtime="accel").run(feeds)
         for name, array in want.items():
             np.testing.assert_allclose(got[name], array, rtol=1e-5, atol=1e-5)
+
+    @pytest.mark.parametrize(
+        ("first", "second"),
+        [("bhid,bhjd->bhij", "bhij,bhjd->bhid"), ("bhid,bhjd->bhij", "bhij,bhjd->bihd"),
+         ("bhid,bhjd->bhji", "bhji,bhjd->bhid")],
+    )  # fmt: skip
+    def test_by_sums_over_letters(self, first, second):
+        def run(self, q, k, v):
+            weights = (torch.einsum(first, q, k) * 0.3).softmax(-1)
+            return torch.einsum(second, weights, v)
+
+        kinds = native(Of(run), draw(2, 3, 7, 8), draw(2, 3, 7, 8), draw(2, 3, 7, 8))
+        assert kinds.count("call") <= 2
 
 
 class TestNorms:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from torch import Tensor
 
 from accel.nn.onnx.convolve import convolve
-from accel.nn.onnx.fuse_attention import attentions
+from accel.nn.onnx.fuse_attention import attentions, einsums
 from accel.nn.onnx.fuse_norms import group_norms, instance_norms, layer_norms, scaled_norms
 from accel.nn.onnx.fuse_pointwise import gates, gelus
 from accel.nn.onnx.ops import Attributes, op
@@ -25,7 +25,7 @@ def fuse(steps: Sequence[Step], constants: Constants, outputs: Sequence[str]) ->
         step.inputs = [_follow(renamed, name) for name in step.inputs]
     for rewrite in (
         batch_norms, group_norms, instance_norms, scaled_norms, layer_norms, gelus, gates,
-        attentions, residuals, activations, depth_to_space,
+        einsums, attentions, residuals, activations, depth_to_space,
     ):  # fmt: skip
         done = rewrite(done, constants, outputs)
     return done

@@ -11,6 +11,50 @@ from accel.nn.onnx.plan import Step
 from accel.nn.onnx.wiring import Constants, Wiring, other, replaced
 
 
+def einsums(steps: Sequence[Step], constants: Constants, outputs: Sequence[str]) -> list[Step]:
+    """Sums over one letter of two operands are products of matrices, perhaps turned."""
+    result = []
+    for step in steps:
+        parts = _as_product(step) if step.kind == "Einsum" and len(step.inputs) == 2 else None
+        result.extend(parts or [step])
+    return result
+
+
+def _as_product(step: Step) -> list[Step] | None:
+    operands, arrow, out = step.attributes["equation"].replace(" ", "").partition("->")
+    x, _, y = operands.partition(",")
+    if not arrow or not all(t.isalpha() and len(set(t)) == len(t) for t in (x, y, out)):
+        return None
+    batch = [c for c in out if c in x and c in y]
+    summed = [c for c in x if c in y and c not in out]
+    left, right = ([c for c in t if c not in batch + summed] for t in (x, y))
+    if not len(summed) == len(left) == len(right) == 1 or set(left + right) - set(out):
+        return None
+    opset, made = {"opset": step.attributes["opset"], "outputs": 1}, []
+    names = []
+    wanted = (batch + left + summed, batch + summed + right)
+    for name, letters, order in zip(step.inputs, (x, y), wanted):
+        turn = [letters.index(c) for c in order]
+        if turn != sorted(turn):
+            made.append(
+                Step(
+                    "Transpose",
+                    opset | {"perm": turn},
+                    [name],
+                    [f"{step.outputs[0]}/{''.join(order)}"],
+                )
+            )
+            name = made[-1].outputs[0]
+        names.append(name)
+    given = batch + left + right
+    turn = [given.index(c) for c in out]
+    product = step.outputs[0] if turn == sorted(turn) else f"{step.outputs[0]}/product"
+    made.append(Step("MatMul", opset, names, [product]))
+    if turn != sorted(turn):
+        made.append(Step("Transpose", opset | {"perm": turn}, [product], step.outputs))
+    return made
+
+
 def attentions(steps: Sequence[Step], constants: Constants, outputs: Sequence[str]) -> list[Step]:
     """softmax(q k + mask) v, with its factors and the turns of its operands taken in."""
     graph, result = Wiring(steps, outputs), list(steps)
