@@ -12,18 +12,25 @@ presets that were not measured again stay as they were
 from __future__ import annotations
 
 import argparse
+import io
 import json
 import statistics
 import subprocess
 import sys
 import tempfile
+import time
+from itertools import islice
 from pathlib import Path
+
+import av
+import numpy as np
 
 from accel.faces.scene import thumbnail
 from accel.pipelines.gate import ContentGate
 from accel.provenance.label import Label
 from accel.provenance.ledger import look
 from accel.provenance.watermark import Mark
+from accel.video.read import open_video
 from benchmarks.harness import conditions, interleaved, kept, save
 from tests.provenance.film import planes_of
 
@@ -92,6 +99,48 @@ def steps(height: int, width: int) -> dict:
     return {"frame": f"{width}x{height}"} | {k: round(v * 1e3, 3) for k, v in medians.items()}
 
 
+def encoder(clip: Path, preset: str, frames: int = 120) -> dict:
+    """What an encoder of one thread needs for marked frames, beside one for the same unmarked.
+
+    Both get each frame in turn, so that whatever else the machine does slows both alike.
+    """
+    mark, label = Mark("c0ffee123456"), Label("face_swap", language="en")
+    files, streams = {}, {}
+    seconds = dict.fromkeys(("plain", "marked"), 0.0)
+    with open_video(clip) as reader:
+        height, width = reader.info.height, reader.info.width
+        for way in seconds:
+            files[way] = io.BytesIO()
+            out = av.open(files[way], "w", format="mp4")
+            options = {"crf": "18", "preset": preset}
+            stream = out.add_stream("libx264", rate=reader.info.average_rate, options=options)
+            stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
+            stream.codec_context.thread_count = 1
+            streams[way] = (out, stream)
+        for frame in islice(reader, frames):
+            marked = frame.planes.clone()
+            label.draw(marked)
+            mark.add(marked)
+            for way, planes in (("plain", frame.planes), ("marked", marked)):
+                rows = [plane.numpy().reshape(-1, width) for plane in planes[:3]]
+                picture = av.VideoFrame.from_ndarray(np.concatenate(rows), format="yuv420p")
+                start = time.thread_time()
+                packets = streams[way][1].encode(picture)
+                seconds[way] += time.thread_time() - start
+                streams[way][0].mux(packets)
+    for out, stream in streams.values():  # not timed: what was held back comes out at once
+        out.mux(stream.encode(None))
+        out.close()
+    count = frame.index + 1
+    return {
+        "clip": clip.name, "preset": preset, "frames": count,
+        "ratio": round(seconds["marked"] / seconds["plain"], 4),
+        "bytes_growth_crf18": round(
+            len(files["marked"].getvalue()) / len(files["plain"].getvalue()) - 1, 4
+        ),
+    }  # fmt: skip
+
+
 def main() -> None:
     from accel.pipelines.demo import PORTRAIT, demo_clip, render_clip
     from accel.weights.assets import asset
@@ -101,7 +150,14 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--preset", default="medium", help="of x264; medium is a swap's default")
     parser.add_argument("--steps", action="store_true", help="only the cost of each step")
+    parser.add_argument("--encoder", action="store_true", help="only what encoding costs more")
     args = parser.parse_args()
+    if args.encoder:
+        rows = [encoder(clip, args.preset) for clip in args.clips or [demo_clip()]]
+        print(*rows, sep="\n")
+        rows = [*kept("provenance_encoder", rows, "clip", "preset"), *rows]
+        save("provenance_encoder", {"rows": rows, **conditions(threads=1)})
+        return
     if args.steps:
         rows = [steps(720, 1280), steps(1080, 1920)]
         print(*rows, sep="\n")
