@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import pickletools
+import shutil
 from pathlib import Path
 
 import cv2
@@ -149,6 +151,15 @@ def test_a_film_that_a_player_turns_gives_upright_faces(
         assert np.abs(cv2.imread(str(one)).astype(int) - cv2.imread(str(other))).mean() < 8
     debug = cv2.imread(str(tmp_path / "data_src" / "aligned_debug" / "00001.jpg"))
     assert debug.shape == (240, 320, 3)
+
+
+def test_runs_write_the_same_bytes_whatever_the_number_of_threads(tmp_path, done, monkeypatch):
+    shutil.copy(done[0] / "data_src.mp4", tmp_path)
+    monkeypatch.setattr(os, "cpu_count", lambda: 1)
+    extract_faces(tmp_path, "src", models=FaceModels(threads=2))
+    one, other = (faces_in(folder / "data_src" / "aligned") for folder in (tmp_path, done[0]))
+    assert [path.name for path in one] == [path.name for path in other]
+    assert all(a.read_bytes() == b.read_bytes() for a, b in zip(one, other))
 
 
 def test_a_complete_run_is_not_repeated_and_deleted_faces_stay_away(tmp_path, models):
