@@ -12,6 +12,7 @@ import socket
 import struct
 import zipfile
 import zlib
+from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
@@ -42,10 +43,11 @@ def frames_of(folder: Path, name: str, pictures: list[bytes], **options: object)
     with av.open(str(folder / name), "w") as file:
         stream = file.add_stream("mjpeg", rate=25)
         stream.width, stream.height, stream.pix_fmt = 64, 64, "yuvj420p"
+        stream.time_base = Fraction(1, 25)
         for index, data in enumerate(pictures):
             packet = av.Packet(data)
             packet.stream, packet.pts, packet.dts = stream, index, index
-            packet.time_base, packet.duration = stream.time_base, 1
+            packet.time_base, packet.duration = Fraction(1, 25), 1
             packet.is_keyframe = True
             file.mux(packet)
     return swap(name)
