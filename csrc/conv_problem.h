@@ -20,7 +20,8 @@ struct Scratch {
     if (floats > size) {
       release();
       size = 0;
-      const bool large = size_t(floats) * 4 >= kPage;
+      // 36 streams lie in as many small pages, more than the lookups of stores hold.
+      const bool large = size_t(floats) * 4 >= kPage / 8;
       const int64_t whole = large ? round_up(floats, int64_t(kPage / 4)) : floats;
       data = static_cast<float*>(map_pages(whole * 4, large ? kPage : kAlign));
       size = whole;
