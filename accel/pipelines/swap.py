@@ -67,6 +67,7 @@ LOOKAHEAD = 12  # frames from being taken to being given out, while faces are fo
 AHEAD_PX = 12 * 4096 * 2304  # of the frames that wait at one place
 BATCH = 4  # frames whose faces are swapped in one call
 AROUND = 1.0  # of a source's face, kept on each side of it
+MOST_ASPECT = 30  # of a source picture
 LARGEST_SOURCE_PX = 768  # of a source's face; those that are painted are smaller
 T = TypeVar("T")
 
@@ -108,6 +109,12 @@ def load_source(path: Path, *, device: str = "cpu", models: FaceModels | None = 
         frame = next(iter(reader), None)
     if frame is None:
         raise InputError(f"{path}: holds no picture")
+    short, long = sorted((frame.planes.width, frame.planes.height))
+    if long > MOST_ASPECT * short:  # searched tile by tile, of which a line has thousands
+        raise InputError(
+            f"{path}: a source's longer side may be {MOST_ASPECT} times the other, "
+            f"this one is {frame.planes.width}x{frame.planes.height}"
+        )
     faces = find_faces(frame.planes, models=models, device=device)
     if not faces:
         raise InputError(f"{path}: a source must show a face, but none was found")

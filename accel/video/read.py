@@ -20,6 +20,8 @@ from accel.video.sniff import open_demuxer, reason, sniff
 if TYPE_CHECKING:
     from accel.video.stills import FolderReader, ImageReader
 
+MAX_SIDE = 65535  # as in JPEG; kernels count on rows that are not endless
+
 
 @dataclass(frozen=True, kw_only=True)
 class Limits:
@@ -42,6 +44,10 @@ class Limits:
 
     def check_size(self, path: Path, width: int, height: int, most: int | None = None) -> None:
         most = most or self.max_pixels
+        if max(width, height) > MAX_SIDE:
+            raise InputError(
+                f"{path}: a frame's sides may have {MAX_SIDE} pixels, this one is {width}x{height}"
+            )
         if width * height > most:
             raise InputError(
                 f"{path}: a frame may have {most} pixels, this one is {width}x{height}"

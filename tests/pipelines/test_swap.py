@@ -220,3 +220,10 @@ def test_fewer_large_frames_wait(width, height, ahead):
     info = SimpleNamespace(width=width, height=height)
     assert frames_ahead(info, 12) == ahead
     assert frames_ahead(info, 1) == 1
+
+
+def test_a_source_that_is_a_line_is_refused(tmp_path):
+    """Its tiles would be searched for minutes."""
+    Image.new("RGB", (3200, 100)).save(tmp_path / "a.png")
+    with pytest.raises(InputError, match="longer side may be 30 times the other, this one is 3200"):
+        load_source(tmp_path / "a.png")

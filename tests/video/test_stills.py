@@ -320,6 +320,12 @@ def test_a_file_far_longer_than_its_picture_is_refused(tmp_path):
         ImageReader(tmp_path / "a.png", limits=Limits(max_picture_mb=1))
 
 
+def test_a_picture_of_endless_rows_is_refused(tmp_path):
+    Image.new("1", (65536, 1)).save(tmp_path / "a.png")
+    with pytest.raises(InputError, match="a frame's sides may have 65535 pixels, this one is 6553"):
+        ImageReader(tmp_path / "a.png")
+
+
 def test_limits_hold_for_pictures(tmp_path):
     _photo().save(tmp_path / "a.png")
     with pytest.raises(InputError, match="a frame may have 100 pixels, this one is 160x120"):
