@@ -60,6 +60,13 @@ def test_finds_nothing_in_nothing(models):
     assert models.full.find(planes, whole_view(planes)) == []
 
 
+def test_strips_without_room_for_a_face_are_not_shrunk(models):
+    strip = planes_of(np.full((4, 30_000, 3), 120, np.uint8))
+    before = models.full.runs
+    assert models.full.find(strip, whole_view(strip, np.pi / 2)) == []
+    assert models.full.runs == before
+
+
 def test_near_views_cover_the_frame():
     for size in ((1920, 1080), (1080, 1920), (512, 512)):
         planes = planes_of(np.zeros((size[1], size[0], 3), np.uint8))
