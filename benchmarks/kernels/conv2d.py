@@ -198,10 +198,8 @@ def mnn(x, weight, bias, stride, padding) -> Call:
     return run
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--only", default="", help="cases with this in their name; others are kept")
-    only = parser.parse_args().only
+def main(only: str = "") -> None:
+    """only: cases with this in their name; the rows of the others are kept."""
     cases = [(label, case(*shape)) for label, shape in SHAPES.items() if only in label]
     rows = kept(op.name, [{"case": label} for label, _ in cases], "case")
     with torch.no_grad():
@@ -212,4 +210,6 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--only", default="", help="cases with this in their name; others are kept")
+    main(parser.parse_args().only)

@@ -108,7 +108,7 @@ def test_hashes_are_kept_until_the_file_changes(tmp_path, monkeypatch):
     path = tmp_path / "a.bin"
     path.write_bytes(b"one")
     first = hashes.sha256(path)
-    monkeypatch.setattr(hashes, "_hash", lambda *args: pytest.fail("hashed again"))
+    monkeypatch.setattr(hashes, "of_file", lambda *args: pytest.fail("hashed again"))
     assert hashes.sha256(path) == first
     monkeypatch.undo()
     path.write_bytes(b"other")
