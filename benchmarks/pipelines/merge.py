@@ -8,6 +8,7 @@ clock, on all cores; for a machine that does nothing else, and only where Chromi
 
 from __future__ import annotations
 
+import argparse
 import itertools
 import os
 import shutil
@@ -243,4 +244,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    argparse.ArgumentParser(description=__doc__).parse_args()
     main()
