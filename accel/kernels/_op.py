@@ -28,6 +28,11 @@ def triton_kernels(name: str) -> Any:
     return importlib.import_module(f"accel.kernels._{name}_triton")
 
 
+def in_triton(module: str, function: str) -> Callable:
+    """A function of that module, which is loaded when the function is called."""
+    return lambda *args: getattr(triton_kernels(module), function)(*args)
+
+
 @dataclass(frozen=True)
 class Implementation:
     name: str
@@ -65,9 +70,12 @@ class Op:
             return self.run(*args)
         return getattr(torch.ops.accel, self.name)(*args)
 
-    def implement(self, name: str, run: Callable | None, why_not: Callable[..., str]) -> None:
-        """Add a faster implementation; later additions are tried first."""
-        if run is not None:
+    def implement(self, name: str, run: Callable, why_not: Callable[..., str]) -> None:
+        """Add a faster implementation; later additions are tried first.
+
+        Kernels of Triton's, told by `name`, are left out where it is not installed.
+        """
+        if name != "triton" or TRITON:
             self.implementations.insert(0, Implementation(name, run, why_not))
 
     def run(self, *args):

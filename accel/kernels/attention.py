@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from accel.kernels import _native as native
-from accel.kernels._op import INTERPRETED, TRITON, Op, triton_kernels
+from accel.kernels._op import INTERPRETED, Op, triton_kernels
 
 
 def attention(
@@ -86,4 +86,4 @@ def _why_not_triton(q, k, v, scale, causal) -> str:
     return triton_kernels("attention").why_not(q, k, v, causal)
 
 
-op.implement("triton", _triton if TRITON else None, _why_not_triton)
+op.implement("triton", _triton, _why_not_triton)

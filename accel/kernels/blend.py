@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from accel.kernels import _native
-from accel.kernels._op import INTERPRETED, TRITON, Op, triton_kernels
+from accel.kernels._op import INTERPRETED, Op, in_triton, triton_kernels
 
 
 def feather(
@@ -137,8 +137,7 @@ def _why_not_triton(*tensors) -> str:
 feather_op.implement(
     "native", _feather_native, lambda masks, *rest: _native.why_not(masks) or _flat(masks)
 )
-if TRITON:
-    feather_op.implement("triton", _feather_triton, lambda masks, *rest: _why_not_triton(masks))
+feather_op.implement("triton", _feather_triton, lambda masks, *rest: _why_not_triton(masks))
 
 
 def blend_pyramid(
@@ -234,9 +233,8 @@ def _blend_native(front, back, masks, levels):
 blend_op.implement(
     "native", _blend_native, lambda *args: _native.why_not(*args[:3]) or _flat(*args[:3])
 )
-if TRITON:
-    blend_op.implement(
-        "triton",
-        lambda *args: triton_kernels("blend").blend_pyramid(*args),
-        lambda *args: _why_not_triton(*args[:3]),
-    )
+blend_op.implement(
+    "triton",
+    in_triton("blend", "blend_pyramid"),
+    lambda *args: _why_not_triton(*args[:3]),
+)

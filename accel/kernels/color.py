@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from accel.kernels import _native
-from accel.kernels._op import INTERPRETED, TRITON, Op, triton_kernels
+from accel.kernels._op import INTERPRETED, Op, triton_kernels
 
 native: Any = _native.module  # there whenever `_why_not_cpu` lets a call through
 
@@ -240,9 +240,9 @@ def _relight_triton(crops, *rest):
     return triton_kernels("color").apply(crops, gain, bias, added)
 
 
-color_stats_op.implement("triton", _stats_triton if TRITON else None, _why_not_triton)
-illumination_op.implement("triton", _illumination_triton if TRITON else None, _why_not_triton)
-relight_op.implement("triton", _relight_triton if TRITON else None, _why_not_triton)
+color_stats_op.implement("triton", _stats_triton, _why_not_triton)
+illumination_op.implement("triton", _illumination_triton, _why_not_triton)
+relight_op.implement("triton", _relight_triton, _why_not_triton)
 
 
 def _why_not_cpu(crops, *rest) -> str:

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from accel.kernels import _native
-from accel.kernels._op import INTERPRETED, TRITON, Op, triton_kernels
+from accel.kernels._op import INTERPRETED, Op, triton_kernels
 from accel.kernels.planes import Planes, check_planes
 
 LAYOUTS = ("NCHW", "NHWC")
@@ -273,4 +273,4 @@ def _why_not_triton(c0, c1, c2, *rest) -> str:
     return ""
 
 
-op.implement("triton", _triton if TRITON else None, _why_not_triton)
+op.implement("triton", _triton, _why_not_triton)

@@ -13,7 +13,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from accel.kernels._op import INTERPRETED, TRITON, Op, triton_kernels
+from accel.kernels._op import INTERPRETED, Op, triton_kernels
 
 COLUMNS = 17  # score; centre x, y, side and angle of the square; x and y of six points
 MOST_ANCHORS = 4096
@@ -120,4 +120,4 @@ def _why_not_triton(boxes, logits, centres, back, *numbers) -> str:
     return ""
 
 
-op.implement("triton", _triton if TRITON else None, _why_not_triton)
+op.implement("triton", _triton, _why_not_triton)

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from accel.kernels import _native as native
-from accel.kernels._op import INTERPRETED, TRITON, Op, triton_kernels
+from accel.kernels._op import INTERPRETED, Op, in_triton
 
 
 def geglu(
@@ -65,6 +65,4 @@ def _why_not_triton(x) -> str:
     return ""
 
 
-op.implement(
-    "triton", (lambda x: triton_kernels("norm").gate(x)) if TRITON else None, _why_not_triton
-)
+op.implement("triton", in_triton("norm", "gate"), _why_not_triton)

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from accel.kernels._op import INTERPRETED, TRITON, Op, triton_kernels
+from accel.kernels._op import INTERPRETED, Op, triton_kernels
 from accel.kernels.conv2d import linear
 from accel.kernels.geglu import geglu
 
@@ -70,4 +70,4 @@ def _why_not_triton(x, weight, bias) -> str:
     return ""
 
 
-op.implement("triton", _triton if TRITON else None, _why_not_triton)
+op.implement("triton", _triton, _why_not_triton)

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from accel.kernels import _native as native
-from accel.kernels._op import INTERPRETED, TRITON, Op, triton_kernels
+from accel.kernels._op import INTERPRETED, Op, triton_kernels
 
 
 def group_norm_silu(
@@ -109,4 +109,4 @@ def _why_not_triton(x, groups, weight, bias, eps, silu) -> str:
     return ""
 
 
-op.implement("triton", _triton if TRITON else None, _why_not_triton)
+op.implement("triton", _triton, _why_not_triton)

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from accel.kernels import _native as native
-from accel.kernels._op import INTERPRETED, TRITON, Op, triton_kernels
+from accel.kernels._op import INTERPRETED, Op, in_triton
 
 OUTPUTS, TERMS = 3, 10  # sums of one step, and remembered values in each, at most
 # A step's numbers: guidance, keep, gain, scale of the inputs; then for each output of_clean,
@@ -146,6 +146,6 @@ def _why_not_triton(values, inputs, cond, uncond, numbers, slots, step) -> str:
 
 op.implement(
     "triton",
-    (lambda *args: triton_kernels("guided_step").run(*args)) if TRITON else None,
+    in_triton("guided_step", "run"),
     _why_not_triton,
 )

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from accel.kernels import _native
-from accel.kernels._op import INTERPRETED, TRITON, Op, triton_kernels
+from accel.kernels._op import INTERPRETED, Op, in_triton
 
 WORD = 0xFFFFFFFF
 ALL = 1 << 32  # `limit` that keeps every weight's update
@@ -161,10 +161,5 @@ def _why_not_triton(*args) -> str:
 
 rmsprop_op.implement("native", _rmsprop_native, _why_not_native)
 adabelief_op.implement("native", _adabelief_native, _why_not_native)
-if TRITON:
-    rmsprop_op.implement(
-        "triton", lambda *args: triton_kernels("optimise").rmsprop(*args), _why_not_triton
-    )
-    adabelief_op.implement(
-        "triton", lambda *args: triton_kernels("optimise").adabelief(*args), _why_not_triton
-    )
+rmsprop_op.implement("triton", in_triton("optimise", "rmsprop"), _why_not_triton)
+adabelief_op.implement("triton", in_triton("optimise", "adabelief"), _why_not_triton)

@@ -34,7 +34,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from accel.kernels import _native as native
-from accel.kernels._op import INTERPRETED, TRITON, Op, triton_kernels
+from accel.kernels._op import INTERPRETED, Op, triton_kernels
 from accel.kernels.planes import Planes, check_planes
 
 # A footprint of exactly 2 crop pixels must not become 3 samples because a rotation's entries were
@@ -347,4 +347,4 @@ def _why_not_triton(*args) -> str:
     return _flat(*tensors[3:])
 
 
-op.implement("triton", _triton if TRITON else None, _why_not_triton)
+op.implement("triton", _triton, _why_not_triton)

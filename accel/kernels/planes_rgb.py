@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from accel.kernels import _native
-from accel.kernels._op import INTERPRETED, TRITON, Op, triton_kernels
+from accel.kernels._op import INTERPRETED, Op, triton_kernels
 from accel.kernels.planes import PlaneLayout, Planes, check_planes
 
 FULL_SCALE = {torch.uint8: 255.0, torch.uint16: 65535.0, torch.float32: 1.0}
@@ -203,5 +203,5 @@ def _why_not_triton(tensor, *rest) -> str:
     return ""
 
 
-to_rgb_op.implement("triton", _triton_to_rgb if TRITON else None, _why_not_triton)
-to_planes_op.implement("triton", _triton_to_planes if TRITON else None, _why_not_triton)
+to_rgb_op.implement("triton", _triton_to_rgb, _why_not_triton)
+to_planes_op.implement("triton", _triton_to_planes, _why_not_triton)

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from accel.kernels import _native
-from accel.kernels._op import INTERPRETED, TRITON, Op, triton_kernels
+from accel.kernels._op import INTERPRETED, Op, in_triton
 
 
 def raster(
@@ -226,6 +226,6 @@ def _why_not_triton(*args) -> str:
 
 op.implement(
     "triton",
-    (lambda *args: triton_kernels("raster").draw(*args)) if TRITON else None,
+    in_triton("raster", "draw"),
     _why_not_triton,
 )

@@ -12,7 +12,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from accel.kernels._op import INTERPRETED, TRITON, Op, triton_kernels
+from accel.kernels._op import INTERPRETED, Op, triton_kernels
 from accel.kernels.planes import yuv_layout
 
 
@@ -72,4 +72,4 @@ def _why_not_triton(x, color) -> str:
     return ""
 
 
-op.implement("triton", _triton if TRITON else None, _why_not_triton)
+op.implement("triton", _triton, _why_not_triton)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from accel.kernels import _native as native
-from accel.kernels._op import INTERPRETED, TRITON, Op, triton_kernels
+from accel.kernels._op import INTERPRETED, Op, in_triton
 
 
 def to_uint8(
@@ -63,6 +63,4 @@ def _why_not_triton(x) -> str:
     return ""
 
 
-op.implement(
-    "triton", (lambda x: triton_kernels("norm").to_bytes(x)) if TRITON else None, _why_not_triton
-)
+op.implement("triton", in_triton("norm", "to_bytes"), _why_not_triton)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from accel.kernels import _native
-from accel.kernels._op import INTERPRETED, TRITON, Op, triton_kernels
+from accel.kernels._op import INTERPRETED, Op, in_triton
 
 CUBIC_A = -0.75
 
@@ -154,6 +154,6 @@ def _why_not_triton(pictures, grids, matrices, cubic) -> str:
 op.implement("native", _native_run, _why_not_native)
 op.implement(
     "triton",
-    (lambda *args: triton_kernels("warp").warp(*args)) if TRITON else None,
+    in_triton("warp", "warp"),
     _why_not_triton,
 )
