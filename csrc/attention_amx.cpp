@@ -496,16 +496,6 @@ struct Panel {
   }
 };
 
-// Eight tiles of 16 rows of 64 bytes. Not a local: gcc 12's intrinsic does not say that all of it
-// is read, so stores to a local may be left out.
-struct TileShapes {
-  uint8_t palette, start, unused[14];
-  uint16_t row_bytes[16];
-  uint8_t rows[16];
-};
-constexpr TileShapes kShapes = {
-    1, 0, {}, {64, 64, 64, 64, 64, 64, 64, 64}, {16, 16, 16, 16, 16, 16, 16, 16}};
-
 // Sums of parts of what is this large, or this small, may leave the range of float32.
 bool serves(float keys, float values) {
   return keys < 0x1p60f && values < 0x1p100f && (values == 0 || values > 0x1p-80f);
@@ -540,7 +530,7 @@ uint32_t attend(const AttentionHead& h, const char* packed, const float* most, i
   const Shape shape(h.dim);
   const int64_t panels = ceil_to(last - from, kPanel) / kPanel, together = shape.together(h.keys);
   uint32_t refused = 0;
-  _tile_loadconfig(&kShapes);
+  _tile_loadconfig(&kTileShapes);
   for (int64_t i = 0; i < panels; i += together)
     refused |=
         attend_some(h, shape, packed, most, from + i * kPanel, least(together, panels - i), scratch)

@@ -1,6 +1,7 @@
 // What the machine itself can do, for benchmarks to measure shares against.
 #define ACCEL_VECTOR_CODE "ceiling_loop.h"
 #include "binding.h"
+#include "conv_tiles.h"
 #include "simd.h"
 
 namespace accel {
@@ -28,18 +29,9 @@ double multiply_adds(int64_t rounds, int lanes) {
 // The same on tile registers: products of bfloat16, summed in float32. To be called only where the
 // convolutions use them.
 #if ACCEL_WIDE && defined(__linux__)
-// Not a local: gcc 12's intrinsic does not say that it is read, so stores to one may be left out.
-struct TileShapes {
-  uint8_t palette, start, unused[14];
-  uint16_t row_bytes[16];
-  uint8_t rows[16];
-};
-constexpr TileShapes kShapes = {
-    1, 0, {}, {64, 64, 64, 64, 64, 64, 64, 64}, {16, 16, 16, 16, 16, 16, 16, 16}};
-
 __attribute__((target("amx-tile,amx-bf16"))) double tile_multiply_adds(int64_t rounds) {
   nb::gil_scoped_release unlocked;
-  _tile_loadconfig(&kShapes);
+  _tile_loadconfig(&kTileShapes);
   _tile_zero(0);
   _tile_zero(1);
   _tile_zero(2);

@@ -225,20 +225,10 @@ void multiply_all(const char* a, int64_t pixels, const int64_t* offsets, int64_t
   }
 }
 
-// Eight tiles of 16 rows of 64 bytes. Not a local of `multiply`: gcc 12's intrinsic does not say
-// that all of it is read, so stores to a local may be left out.
-struct TileShapes {
-  uint8_t palette, start, unused[14];
-  uint16_t row_bytes[16];
-  uint8_t rows[16];
-};
-constexpr TileShapes kShapes = {
-    1, 0, {}, {64, 64, 64, 64, 64, 64, 64, 64}, {16, 16, 16, 16, 16, 16, 16, 16}};
-
 void multiply(const char* a, int64_t pixels, const int64_t* offsets, int64_t steps, const char* b,
               int parts, int wide, float* sums, bool accumulate, const char* ahead,
               int64_t ahead_bytes) {
-  _tile_loadconfig(&kShapes);
+  _tile_loadconfig(&kTileShapes);
   const auto run = wide > 16 ? (parts == 3 ? multiply_all<2, 3> : multiply_all<2, 2>)
                              : (parts == 3 ? multiply_all<1, 3> : multiply_all<1, 2>);
   run(a, pixels, offsets, steps, b, sums, accumulate, ahead, ahead_bytes);

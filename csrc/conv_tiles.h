@@ -19,6 +19,16 @@ constexpr int64_t kPartHalves = 32;  // one pixel's part of a tile, in bfloat16s
 constexpr int64_t kPartBytes = 64;
 constexpr int64_t kWeightBytes = 2048;  // one part of kTileDepth x kTileWide weights
 
+// What the registers are told before use: eight tiles of 16 rows of 64 bytes. Not a local: gcc 12's
+// intrinsic does not say that all of it is read, so stores to a local may be left out.
+struct TileShapes {
+  uint8_t palette, start, unused[14];
+  uint16_t row_bytes[16];
+  uint8_t rows[16];
+};
+inline constexpr TileShapes kTileShapes = {
+    1, 0, {}, {64, 64, 64, 64, 64, 64, 64, 64}, {16, 16, 16, 16, 16, 16, 16, 16}};
+
 // Cut pixels are [chunks of kTileDepth channels, chunk_step bytes
 // apart][pixels][parts][kTileDepth].
 struct TileKernels {

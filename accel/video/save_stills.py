@@ -37,7 +37,39 @@ _TURNS = {  # clockwise; Pillow counts the other way round
 }
 
 
-class ImageWriter(KeptIfWell):
+_Like = VideoReader | ImageReader | FolderReader
+
+
+class _PictureWriter(KeptIfWell):
+    """What both writers do: everything lies beside its place until the last of it is written."""
+
+    def __init__(self, path: Path, like: _Like, beside: Path, finish: Finish | None) -> None:
+        self.path = path
+        self.notes: list[str] = []
+        self.frames = 0
+        self._like = like
+        self._finish = finish
+        self._partial = partial_name(beside, like.path)
+
+    def _save(self, frame: Frame, path: Path, like: _Like, quality: int = 95) -> None:
+        extras = like.extras if isinstance(like, ImageReader) else {}
+        try:
+            save_picture(frame, path, extras, like.info, quality=quality)
+        except OSError as error:
+            self.abort()
+            raise ConfigError(f"{self.path}: cannot be written: {reason(error)}") from error
+        self.frames += 1
+
+    def _finish_partial(self) -> None:
+        if self._finish is not None:
+            try:
+                self._finish(self._partial)
+            except BaseException:
+                self.abort()
+                raise
+
+
+class ImageWriter(_PictureWriter):
     """Writes one picture: PNG, WebP, BMP and TIFF without loss, JPEG at quality 95 with the input's
     chroma sampling. EXIF, orientation and colour profile are kept where the format has them.
 
@@ -48,21 +80,11 @@ class ImageWriter(KeptIfWell):
     encoder = "picture"
 
     def __init__(
-        self,
-        path: Path,
-        like: VideoReader | ImageReader | FolderReader,
-        *,
-        quality: int = 95,
-        finish: Finish | None = None,
+        self, path: Path, like: _Like, *, quality: int = 95, finish: Finish | None = None
     ) -> None:
-        self.path = Path(path)
-        self._finish = finish
-        self.notes: list[str] = []
-        self.frames = 0
-        self._like = like
+        super().__init__(Path(path), like, Path(path), finish)
         _check_size(self.path, like.info)
         self._quality = quality
-        self._partial = partial_name(self.path, like.path)
         self._is_finished = False
 
     def write(self, frame: Frame) -> None:
@@ -72,22 +94,11 @@ class ImageWriter(KeptIfWell):
                 f"{self.path}: a {self.path.suffix} file holds one picture, the input has more; "
                 "name a folder or a video file"
             )
-        extras = self._like.extras if isinstance(self._like, ImageReader) else {}
-        try:
-            save_picture(frame, self._partial, extras, self._like.info, quality=self._quality)
-        except OSError as error:
-            self.abort()
-            raise ConfigError(f"{self.path}: cannot be written: {reason(error)}") from error
-        self.frames += 1
+        self._save(frame, self._partial, self._like, self._quality)
 
     def close(self) -> None:
         if self.frames and not self._is_finished:
-            if self._finish is not None:
-                try:
-                    self._finish(self._partial)
-                except BaseException:
-                    self.abort()
-                    raise
+            self._finish_partial()
             os.replace(self._partial, self.path)
             self._is_finished = True
 
@@ -95,7 +106,7 @@ class ImageWriter(KeptIfWell):
         self._partial.unlink(missing_ok=True)
 
 
-class FolderWriter(KeptIfWell):
+class FolderWriter(_PictureWriter):
     """Writes each frame as a picture into a folder that appears when all of them are there.
 
     The names are the input folder's; frames of a video become 000000.png and so on.
@@ -104,52 +115,29 @@ class FolderWriter(KeptIfWell):
 
     encoder = "pictures"
 
-    def __init__(
-        self,
-        path: Path,
-        like: VideoReader | ImageReader | FolderReader,
-        *,
-        finish: Finish | None = None,
-    ) -> None:
-        self.path = Path(path)
-        self._finish = finish
-        self.notes: list[str] = []
-        self.frames = 0
-        self._like = like
-        if self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
+    def __init__(self, path: Path, like: _Like, *, finish: Finish | None = None) -> None:
+        path = Path(path)
+        parent = path.absolute().parent
+        super().__init__(path, like, parent / f"{path.name}.folder", finish)
+        if path.exists() and (not path.is_dir() or any(path.iterdir())):
             raise ConfigError(f"{path}: the output folder must be new or empty")
-        parent = self.path.absolute().parent
         if not parent.is_dir() or not os.access(parent, os.W_OK):
             raise ConfigError(f"{path}: the folder it lies in must exist and be writable")
-        self._partial = partial_name(parent / f"{self.path.name}.folder", like.path)
         try:
             self._partial.mkdir()
         except OSError as error:
             raise ConfigError(f"{path}: cannot be made: {reason(error)}") from error
 
     def write(self, frame: Frame) -> None:
-        extras: dict[str, Any] = {}
         name = picture_name(self._like, frame.index)
-        like: VideoReader | ImageReader | FolderReader = self._like
+        like = self._like
         if isinstance(like, FolderReader):
             like = like.open(frame.index)
-        if isinstance(like, ImageReader):
-            extras = like.extras
-        try:
-            save_picture(frame, self._partial / name, extras, like.info)
-        except OSError as error:
-            self.abort()
-            raise ConfigError(f"{self.path}: cannot be written: {reason(error)}") from error
-        self.frames += 1
+        self._save(frame, self._partial / name, like)
 
     def close(self) -> None:
         if self._partial.exists():
-            if self._finish is not None:
-                try:
-                    self._finish(self._partial)
-                except BaseException:
-                    self.abort()
-                    raise
+            self._finish_partial()
             if self.path.exists():
                 self.path.rmdir()  # it was empty
             os.replace(self._partial, self.path)
@@ -158,7 +146,7 @@ class FolderWriter(KeptIfWell):
         shutil.rmtree(self._partial, ignore_errors=True)
 
 
-def picture_name(reader: VideoReader | ImageReader | FolderReader, index: int) -> str:
+def picture_name(reader: _Like, index: int) -> str:
     """What a frame is called in a folder: as in the folder it came from, or 000000.png."""
     return reader.names[index] if isinstance(reader, FolderReader) else f"{index:06}.png"
 

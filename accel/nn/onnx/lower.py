@@ -239,6 +239,14 @@ class Lowering:
         self.copy(place, turned, place.steps(), turned.steps(), place.shape)
         return turned
 
+    def dense(self, place: Place) -> Place:
+        """The value with nothing between its pixels, its channels last."""
+        if place.dense:
+            return place
+        packed = self.new(place.shape, True)
+        self.copy(place, packed, place.steps(), packed.steps(), place.shape)
+        return packed
+
     def copy(
         self,
         x: Place,

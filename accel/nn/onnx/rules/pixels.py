@@ -124,7 +124,7 @@ def instance_norm(low: Lowering, step: Step) -> None:
                 flat if flat.last else flat.alias((sizes[0] // c, c, 1, 1), last=True, step=c)
             )
     if None not in parts and parts[0].step != parts[1].step:  # type: ignore[union-attr]
-        parts = [None if p is None else _dense(low, p) for p in parts]
+        parts = [None if p is None else low.dense(p) for p in parts]
     epsilon = step.attributes.get("epsilon", 1e-5)
     y = low.new(shape, True)
     scale, shift = parts
@@ -138,14 +138,6 @@ def instance_norm(low: Lowering, step: Step) -> None:
         low.add(Node("norm", reads, [y], {**arguments, "last": e}, over))
 
     low.values[step.outputs[0]] = Pending(y, emit, low.stays)
-
-
-def _dense(low: Lowering, place: Place) -> Place:
-    if place.dense:
-        return place
-    y = low.new(place.shape, True)
-    low.copy(place, y, place.steps(), y.steps(), place.shape)
-    return y
 
 
 @rule("Resize", "Upsample")

@@ -194,7 +194,7 @@ def _by_computed_weights(low: Lowering, step: Step) -> None:
     if slope != 1:
         ending.activation, ending.alpha = (RELU, 0.0) if slope == 0 else (LEAKY, slope)
     weight = low.plain(low.place(step.inputs[1]))
-    x, y = _dense(low, low.last(step.inputs[0])), low.new((shape[0], outputs, *size), True)
+    x, y = low.dense(low.last(step.inputs[0])), low.new((shape[0], outputs, *size), True)
     window = window_of(kernel, strides, pads)
 
     def emit(pending: Pending) -> None:
@@ -202,18 +202,10 @@ def _by_computed_weights(low: Lowering, step: Step) -> None:
         assert e is not None
         if not _like(e.residual, y.shape):
             assert e.residual is not None
-            e.residual = _dense(low, e.residual)
+            e.residual = low.dense(e.residual)
         _by_conv2d(low, x, y, weight, window, e)
 
     low.values[step.outputs[0]] = Pending(y, emit, low.stays, ending)
-
-
-def _dense(low: Lowering, place: Place) -> Place:
-    if place.dense:
-        return place
-    y = low.new(place.shape, True)
-    low.copy(place, y, place.steps(), y.steps(), place.shape)
-    return y
 
 
 def _grouped(
@@ -239,7 +231,7 @@ def _grouped(
             e = _ending_part(pending.ending, first * outputs, together * outputs)
             if wide and e.residual is None:  # worth laying it together for
                 one = low.new((*made[:1], together * outputs, *made[2:]), True)
-                _by_conv2d(low, _dense(low, part), one, block, window, e)
+                _by_conv2d(low, low.dense(part), one, block, window, e)
                 low.copy(one, y, one.steps(), y.steps(), one.shape)
                 continue
             arguments = {
