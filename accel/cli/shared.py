@@ -7,7 +7,8 @@ import json
 import os
 import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -63,6 +64,18 @@ def take_untrusted(argv: Sequence[str]) -> tuple[list[str], dict[str, float] | N
     return rest, numbers if is_asked else None
 
 
+def check_target(path: Path, made: Sequence[Path] = ()) -> None:
+    """Raise ConfigError, before any work is done, where a report cannot be written.
+
+    made: folders that the work may make, in which the report may lie.
+    """
+    folder = path.parent
+    if path.is_dir() or (path.exists() and not os.access(path, os.W_OK)):
+        raise ConfigError(f"{path}: must be a file that can be written")
+    if not folder.is_dir() and not any(one in (folder, *folder.parents) for one in made):
+        raise ConfigError(f"{path}: must lie in a folder that is there, {folder} is not")
+
+
 def deliver(report: dict[str, Any], target: str | None, text: str) -> None:
     """Write the JSON report where it was asked for; tell a person the rest in plain words."""
     if target == "-":
@@ -76,14 +89,26 @@ def deliver(report: dict[str, Any], target: str | None, text: str) -> None:
 def with_progress(work: Callable[[Any, Cancel], dict[str, Any]]) -> dict[str, Any]:
     """Run `work` with a progress bar on a terminal, none in a pipe; SIGTERM cancels."""
     cancel = Cancel()
-    before = signal.signal(signal.SIGTERM, lambda *_: cancel.set())
-    try:
+    with stopped_by_signals(cancel):
         if not sys.stderr.isatty() or os.environ.get("TERM") == "dumb":
             return work(None, cancel)
         with _Bar() as bar:
             return work(bar.update, cancel)
+
+
+@contextmanager
+def stopped_by_signals(cancel: Cancel) -> Iterator[None]:
+    """SIGTERM, and the end of the terminal unless `nohup` hides it, set `cancel`."""
+    before = {}
+    for name in ("SIGTERM", "SIGHUP"):
+        number = getattr(signal, name, None)
+        if number is not None and signal.getsignal(number) is not signal.SIG_IGN:
+            before[number] = signal.signal(number, lambda *_: cancel.set())
+    try:
+        yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 class _Bar:
@@ -114,6 +139,7 @@ class _Bar:
             transient=True,
         )
         self._task: Any = None
+        self._stage = ""
 
     def __enter__(self) -> _Bar:
         self._display.start()
@@ -123,6 +149,9 @@ class _Bar:
         self._display.stop()
 
     def update(self, event: Progress) -> None:
-        if self._task is None:
+        if event.stage != self._stage:  # one after the other, as `encode` and `masks`
+            if self._task is not None:
+                self._display.remove_task(self._task)
             self._task = self._display.add_task(event.stage, total=event.total, rate=0.0)
+            self._stage = event.stage
         self._display.update(self._task, completed=event.done, total=event.total, rate=event.rate)

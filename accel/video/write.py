@@ -30,6 +30,7 @@ from accel.video.read import VideoReader
 from accel.video.remux import StreamCopier, keep_tags
 from accel.video.scope import KeptIfWell
 from accel.video.sniff import PICTURE_SUFFIXES, reason
+from accel.video.unfinished import Unfinished, passing_name
 
 Finish = Callable[[Path], object]
 
@@ -50,7 +51,8 @@ class VideoWriter(KeptIfWell):
     """Writes a video file; a context manager that keeps the file only if its block ends well.
 
     The file grows beside `path` under a temporary name and takes the name `path` in one step when
-    it is complete; on any failure it is removed and whatever was at `path` stays.
+    it is complete; on any failure it is removed and whatever was at `path` stays. What a killed
+    process left of it is removed by the next one that writes to `path`.
     `finish` is called with the complete file under its temporary name, just before it gets its own;
     what it raises gives the file up.
     `like` gives time base, colour, rotation and HDR tags, metadata, chapters, and the audio,
@@ -77,17 +79,26 @@ class VideoWriter(KeptIfWell):
         self._copier: StreamCopier | None = None
         self._output: av.container.OutputContainer | None = None
         self._muxer = choose_muxer(self.path.suffix)
-        self._partial = partial_name(self.path, like.path)
+        check_place(self.path, like.path)
         self.encoder, notes = choose_encoder(like.info, self._muxer, config)
         self._pixel_format, more = self._choose_format()
         self.notes += notes + more
         self._palette = GifPalette(like.info) if self.encoder == "gif" else None
+        try:
+            self._unfinished = Unfinished(self.path)
+        except OSError as error:
+            raise ConfigError(f"{self.path}: cannot be written: {reason(error)}") from error
         try:
             self._open()
         except BaseException as error:
             self.abort()
             self._explain(error)
             raise
+
+    @property
+    def partial(self) -> Path:
+        """The name under which the file grows."""
+        return self._unfinished.path
 
     def _choose_format(self) -> tuple[str, list[str]]:
         return choose_format(self.encoder, self._like.info)
@@ -102,7 +113,7 @@ class VideoWriter(KeptIfWell):
     def _open(self) -> None:
         like, info = self._like, self._like.info
         self._output = av.open(
-            f"file:{self._partial}", "w", format=self._muxer, container_options=self._mux_options()
+            f"file:{self.partial}", "w", format=self._muxer, container_options=self._mux_options()
         )
         if isinstance(like, VideoReader):
             self._copier = StreamCopier(
@@ -275,8 +286,9 @@ class VideoWriter(KeptIfWell):
             output, self._output = self._output, None
             output.close()
             if self._finish is not None:
-                self._finish(self._partial)
-            os.replace(self._partial, self.path)
+                self._finish(self.partial)
+            os.replace(self.partial, self.path)
+            self._unfinished.close()
         except BaseException as error:
             self.abort()
             self._explain(error)
@@ -289,11 +301,12 @@ class VideoWriter(KeptIfWell):
         output, self._output = self._output, None
         # Without a name the muxer cannot start to move an index to the front of a file nobody wants
         with contextlib.suppress(OSError):
-            self._partial.unlink(missing_ok=True)
+            self.partial.unlink(missing_ok=True)
         if output is not None:
             with contextlib.suppress(av.error.FFmpegError, OSError):  # the disk may be full
                 output.close()
-        self._partial.unlink(missing_ok=True)
+        self.partial.unlink(missing_ok=True)
+        self._unfinished.close()
 
     def _explain(self, error: BaseException) -> None:
         if isinstance(error, ConfigError):
@@ -308,6 +321,12 @@ class VideoWriter(KeptIfWell):
 
 def partial_name(path: Path, source: Path) -> Path:
     """Return the temporary name beside `path`, after checking that `path` can be written at all."""
+    check_place(path, source)
+    return passing_name(path, secrets.token_hex(4))
+
+
+def check_place(path: Path, source: Path) -> None:
+    """Raise ConfigError where `path` cannot be written, or is what is read."""
     folder = path.parent
     if not folder.is_dir():
         raise ConfigError(f"{path}: the folder must exist, {folder} does not")
@@ -317,7 +336,6 @@ def partial_name(path: Path, source: Path) -> Path:
         raise ConfigError(f"{path}: must be a file, is a folder")
     if path.exists() and source.exists() and path.samefile(source):
         raise ConfigError(f"{path}: the output must not be the input")
-    return folder / f".{path.stem[:64]}.{secrets.token_hex(4)}.partial{path.suffix}"
 
 
 def open_writer(

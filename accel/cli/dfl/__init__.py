@@ -18,8 +18,9 @@ def add(commands: Any) -> None:
         epilog="examples:\n"
         "  accel dfl extract workspace --side src\n"
         "  accel dfl extract workspace --side dst\n"
-        "  accel dfl sort workspace --side src --by blur\n"
-        "  accel dfl encode workspace --to result.mp4",
+        "  accel dfl sort workspace --side src --by final\n"
+        "  accel dfl train workspace --model quick96 --iterations 100000\n"
+        "  accel dfl merge workspace --to workspace/result.mp4",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
 

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from accel.cli.dfl.next_step import with_next
 from accel.cli.shared import command, deliver, with_progress
 from accel.cli.swap import add_marking, marking
 
@@ -106,15 +107,21 @@ def run(args: argparse.Namespace) -> None:
     )
     if args.interactive:
         report = merge_interactively(args.workspace, config, port=args.port, ready=_say)
-        text = describe(report) if report else "nothing was merged; the settings are saved"
-        deliver(report or {"command": "dfl merge", "merged": 0}, args.json, text)
+        saved = f"settings: {report['session']}"
+        if "output" in report:
+            deliver(report, args.json, f"{describe(report)}\n{saved}")
+        else:
+            text = f"nothing was merged\n{saved}"
+            more = ("--config", report["session"])
+            deliver(report, args.json, with_next(text, "merge", args.workspace, *more))
         return
     report = with_progress(
         lambda progress, cancel: merge_faces(
             args.workspace, config, progress=progress, cancel=cancel
         )
     )
-    deliver(report, args.json, describe(report))
+    text = describe(report)
+    deliver(report, args.json, text if args.to else with_next(text, "encode", args.workspace))
 
 
 def _say(url: str) -> None:

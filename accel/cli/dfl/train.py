@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import argparse
 import os
-import signal
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from accel.cli.shared import INTERRUPTED, command, deliver
-from accel.core import Cancel, Progress
+from accel.cli.dfl.ask import add_interactive, ask, yes
+from accel.cli.dfl.next_step import with_next
+from accel.cli.shared import INTERRUPTED, command, deliver, stopped_by_signals
+from accel.core import Cancel, ConfigError, Progress
 
 SWITCHES = {
     "lr_dropout": "move 30 %% of the weights a step, drawn anew each time; sharpens (quick96: on)",
@@ -45,6 +47,11 @@ WORDS = {
     "color": "give source faces the target's colours: none, rct, lct, mkl, idt or sot",
     "optimiser": "adabelief (default of saehd) or rmsprop",
 }
+# With --interactive, in this order.
+ASKED_OF_NEW = ("resolution", "face_type", "archi", "ae_dims", "e_dims", "d_dims")
+ASKED = (
+    "batch", "flip", "uniform_yaw", "lr_dropout", "warp", "eyes_mouth", "masked", "color", "gan",
+)  # fmt: skip
 
 
 def add(steps: Any) -> None:
@@ -64,10 +71,11 @@ def add(steps: Any) -> None:
         default="quick96",
         help="quick96 (default) is 96 pixels and full face; saehd has the shape that you choose",
     )
-    parser.add_argument("--name", default="new", help="of the model (default new)")
     parser.add_argument(
-        "--iterations", type=int, required=True, help="to reach in total; a second call goes on"
-    )
+        "--name", "--model-name", dest="name", default="",
+        help="of the model; default: the one of its kind that was saved last, else new",
+    )  # fmt: skip
+    parser.add_argument("--iterations", type=int, help="to reach in total; a second call goes on")
     for name, (kind, text) in NUMBERS.items():
         parser.add_argument(_flag(name), type=kind, help=text)
     for name, text in WORDS.items():
@@ -96,6 +104,7 @@ def add(steps: Any) -> None:
     parser.add_argument(
         "--preview-port", type=int, help="show how it goes on http://127.0.0.1:PORT; 0: any"
     )
+    add_interactive(parser)
     parser.set_defaults(run=run_train)
 
 
@@ -122,6 +131,10 @@ def _flag(name: str) -> str:
 def run_train(args: argparse.Namespace) -> int | None:
     from accel.pipelines.dfl.train import TrainConfig, train
 
+    if args.interactive:
+        _ask(args)
+    if args.iterations is None:
+        raise ConfigError("train: --iterations must say how many steps there are to be in total")
     config = TrainConfig(
         model=args.model,
         name=args.name,
@@ -138,14 +151,36 @@ def run_train(args: argparse.Namespace) -> int | None:
         preview_port=args.preview_port,
     )
     cancel = Cancel()
-    before = signal.signal(signal.SIGTERM, lambda *_: cancel.set())
-    try:
-        with _Display() as display:
-            report = train(args.workspace, config, progress=display, cancel=cancel)
-    finally:
-        signal.signal(signal.SIGTERM, before)
-    deliver(report, args.json, describe(report))
+    with stopped_by_signals(cancel), _Display() as display:
+        report = train(args.workspace, config, progress=display, cancel=cancel)
+    text = describe(report)
+    if report["finished"]:
+        film = str(args.workspace / "result.mp4")
+        text = with_next(text, "merge", args.workspace, "--to", film)
+    deliver(report, args.json, text)
     return INTERRUPTED if report["cancelled"] else None
+
+
+def _ask(args: argparse.Namespace) -> None:
+    """Ask for the model, and for options with what they are now as the answer of an empty line."""
+    from accel.pipelines.dfl.train import TrainConfig, current_options
+
+    ask(args, "model", "model, quick96 or saehd", str)
+    ask(args, "iterations", "iterations in total", int)
+    now, is_new = current_options(args.workspace, TrainConfig(model=args.model, name=args.name))
+    names = [name for name in ASKED if name in now]
+    if is_new and args.model == "saehd":
+        names = [*ASKED_OF_NEW, *names]
+    kinds = {name: kind for name, (kind, _) in NUMBERS.items()} | dict.fromkeys(SWITCHES, yes)
+    for name in names:
+        given = getattr(args, name)
+        setattr(args, name, now[name] if given is None else given)
+        ask(args, name, _question(name), kinds.get(name, str))
+
+
+def _question(name: str) -> str:
+    texts = WORDS | SWITCHES | {number: text for number, (_, text) in NUMBERS.items()}
+    return f"{_flag(name)[2:]}: {texts[name].partition(' (')[0]}".replace("%%", "%")
 
 
 def describe(report: dict[str, Any]) -> str:
@@ -208,6 +243,10 @@ class _Display:
             self._bar.stop()
 
     def __call__(self, event: Progress) -> None:
+        with suppress(OSError):  # a terminal that is gone must not cost the training
+            self._show(event)
+
+    def _show(self, event: Progress) -> None:
         text = words(event)
         page = getattr(event, "page", None)
         if page and page != self._page:

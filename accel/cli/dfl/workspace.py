@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from accel.cli.dfl.ask import add_interactive, ask, yes
+from accel.cli.dfl.next_step import after_faces
 from accel.cli.shared import BAD_INPUT, command, deliver, with_progress
 from accel.cli.swap import add_marking, marking
-from accel.core import ConfigError
 
 
 def add(steps: Any) -> None:
@@ -29,34 +29,8 @@ def step(steps: Any, name: str, help: str, examples: str, *, side: bool) -> argp
         parser.add_argument(
             "--side", required=True, choices=("src", "dst"), help="source or target of the swap"
         )
-    parser.add_argument(
-        "--interactive", action="store_true", help="ask for what the options leave open"
-    )
+    add_interactive(parser)
     return parser
-
-
-def ask(args: argparse.Namespace, name: str, question: str, convert: Callable[[str], Any]) -> None:
-    """With --interactive, ask for an option; an empty answer keeps what it is.
-
-    Raises ConfigError for an answer that cannot be used.
-    """
-    if not args.interactive:
-        return
-    now = getattr(args, name)
-    print(f"{question} [{'none' if now is None else now}]: ", end="", file=sys.stderr, flush=True)
-    answer = sys.stdin.readline().strip()
-    if not answer:
-        return
-    try:
-        setattr(args, name, convert(answer))
-    except ValueError as error:
-        raise ConfigError(f"{question}: cannot be {answer!r:.40}") from error
-
-
-def _yes(answer: str) -> bool:
-    if answer.lower() not in ("y", "yes", "n", "no"):
-        raise ValueError(answer)
-    return answer.lower().startswith("y")
 
 
 # --- clear ---------------------------------------------------------------------------------------
@@ -89,7 +63,7 @@ def _run_clear(args: argparse.Namespace) -> int | None:
     report = clear_workspace(args.workspace, parts=parts, really=args.yes)
     if report["going"] and not args.yes and args.interactive:
         print(_describe_clear(report), file=sys.stderr)
-        ask(args, "yes", "remove these", _yes)
+        ask(args, "yes", "remove these", yes)
         report = clear_workspace(args.workspace, parts=parts, really=args.yes)
     text = _describe_clear(report)
     refused = bool(report["going"]) and not report["is_done"]
@@ -154,7 +128,7 @@ def _run_frames(args: argparse.Namespace) -> None:
         f"{report['folder']}: {report['frames']} frames of {report['width']}x{report['height']},"
         f" {report['written']} written now in {report['seconds']:.1f} s"
     )
-    deliver(report, args.json, _with_notes(text, report))
+    deliver(report, args.json, after_faces(_with_notes(text, report), args.workspace))
 
 
 # --- extract -------------------------------------------------------------------------------------
@@ -185,7 +159,7 @@ def _add_extract(steps: Any) -> None:
         "--landmarks", type=Path, metavar="ONNX", help="2DFAN-4 network; the mesh by default"
     )
     parser.add_argument("--debug", action="store_true", help="also write aligned_debug pictures")
-    parser.add_argument("--fps", type=float, help="thin out a film that is read directly")
+    parser.add_argument("--fps", type=float, help="thin out the film of src, read directly")
     parser.add_argument("--device", default="cpu", help="cpu, cuda or cuda:N")
     parser.add_argument(
         "--overwrite", action="store_true", help="remove faces extracted with other settings"
@@ -200,7 +174,7 @@ def _run_extract(args: argparse.Namespace) -> None:
     ask(args, "max_faces", "most faces a frame, 0 for all", int)
     ask(args, "size", "side of the crop in pixels", int)
     ask(args, "jpeg_quality", "JPEG quality", int)
-    ask(args, "debug", "write debug pictures, y or n", _yes)
+    ask(args, "debug", "write debug pictures, y or n", yes)
     names = (
         "face_type", "size", "jpeg_quality", "max_faces", "min_score", "min_face_px", "landmarks",
         "debug", "fps", "device", "overwrite",
@@ -220,7 +194,8 @@ def _run_extract(args: argparse.Namespace) -> None:
     if report["dropped"]:
         reasons = ", ".join(f"{why} {n}" for why, n in report["dropped"].items())
         lines.append(f"dropped: {reasons}")
-    deliver(report, args.json, _with_notes("\n".join(lines), report))
+    text = _with_notes("\n".join(lines), report)
+    deliver(report, args.json, after_faces(text, args.workspace))
 
 
 # --- sort, pack, unpack --------------------------------------------------------------------------
@@ -270,7 +245,7 @@ def _run_sort(args: argparse.Namespace) -> None:
     )
     if report["sheet"]:
         text += f"\ncontact sheet: {report['sheet']}"
-    deliver(report, args.json, _with_notes(text, report))
+    deliver(report, args.json, after_faces(_with_notes(text, report), args.workspace))
 
 
 def _add_pack(steps: Any) -> None:

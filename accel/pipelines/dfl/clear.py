@@ -8,7 +8,8 @@ from typing import Any
 
 from accel.core import ConfigError
 from accel.pipelines.dfl.made import LIST_NAME, made_in
-from accel.pipelines.dfl.workspace import SIDES, Workspace, open_workspace
+from accel.pipelines.dfl.workspace import SIDES, VIDEO_SUFFIXES, Workspace, open_workspace
+from accel.video.unfinished import leftovers
 
 PARTS = ("frames", "aligned", "merged", "model", "result")
 
@@ -63,6 +64,9 @@ def list_made(workspace: Workspace, parts: tuple[str, ...] = PARTS) -> Going:
     staying: dict[Path, int] = {}
     for folder in folders(workspace, parts):
         here = [path for path in made_in(folder) if _belongs(path, workspace, parts)]
+        if folder == workspace.root and "result" in parts:  # of runs that were killed
+            films = {workspace.result, *(path for path in here if path.suffix in VIDEO_SUFFIXES)}
+            here = [left for film in sorted(films) for left in leftovers(film)] + here
         files += here
         if folder != workspace.root:
             others = {p for p in folder.iterdir() if p.is_file()} - set(here)

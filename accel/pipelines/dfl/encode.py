@@ -34,7 +34,7 @@ from accel.pipelines.provenance import (
     earlier_mark,
     first_lumas,
 )
-from accel.pipelines.swap import peak_memory_mb, versions
+from accel.pipelines.run_report import peak_memory_mb, versions
 from accel.pipelines.verify import decoded
 from accel.provenance.c2pa import sidecar_of
 from accel.video.encode import EncodeConfig
@@ -63,7 +63,8 @@ def encode_result(
     """Encode `merged` (and `merged_mask` to `mask_output`) into films; return the report.
 
     output: `result.mp4` of the workspace by default; its suffix chooses the container.
-    Frames of the target that were not merged are taken from the target itself.
+    Frames of the target that were not merged are taken from the target itself. The film of masks
+    has no sound.
     provenance: what marks the film gets, `frame` or `off` for the invisible one; masks get none.
     Raises InputError when there is nothing merged; nothing is left under the output's name unless
     all goes well.
@@ -117,7 +118,7 @@ class ResultWriter(KeptIfWell):
     and chapters are the target's; without a film there are none.
 
     marking: the marks that every frame gets as it is written, None without a marker. The film is
-    sealed as altered only if a frame was.
+    sealed as altered only if a frame was. is_silent: take over what is seen alone.
     """
 
     def __init__(
@@ -127,6 +128,7 @@ class ResultWriter(KeptIfWell):
         config: EncodeConfig,
         size: tuple[int, int],
         marker: Marker | None = None,
+        is_silent: bool = False,
     ) -> None:
         self.path = Path(path)
         self.marking: Marking | None = None
@@ -149,11 +151,11 @@ class ResultWriter(KeptIfWell):
             is_folder=False,
         )
         like: Any
-        if self._reader is not None:
+        if self._reader is not None and not is_silent:
             like = copy.copy(self._reader)
             like.info = info
         else:
-            like = _Like(self.path.with_name(".no-film"), info)
+            like = _Like(source.video or self.path.with_name(".no-film"), info)
         self.info, self.layout = info, info.layout
         try:
             self._writer = VideoWriter(self.path, like, config, finish=self._seal)
@@ -212,14 +214,17 @@ def open_result(
     *,
     size: tuple[int, int] | None = None,
     marker: Marker | None = None,
+    is_silent: bool = False,
 ) -> ResultWriter:
     """Open a film for the target's frames.
 
     size: width and height, the source's by default. marker: marks what is written; give one to
-    whatever shows a swapped face.
+    whatever shows a swapped face. is_silent: no sound, subtitles, tags or chapters.
     """
     own = (source.info.width, source.info.height)
-    return ResultWriter(Path(path), source, config or EncodeConfig(), size or own, marker)
+    return ResultWriter(
+        Path(path), source, config or EncodeConfig(), size or own, marker, is_silent
+    )
 
 
 def _target(source: FrameSource) -> Path:
@@ -318,7 +323,12 @@ class _Encoding:
         stage = "encode" if self.marker else "masks"
         with (
             open_result(
-                self.path, self.source, self.config, size=size, marker=self.marker
+                self.path,
+                self.source,
+                self.config,
+                size=size,
+                marker=self.marker,
+                is_silent=self.marker is None,
             ) as writer,
             closing(buffered(self._converted(writer.info, cancel), 4, "read")) as frames,
         ):

@@ -13,6 +13,7 @@ from accel.faces.autoencoder import Autoencoder
 from accel.faces.autoencoder_onnx import to_onnx
 from accel.pipelines.dfl.made import write_whole
 from accel.pipelines.dfl.workspace import Workspace, open_workspace
+from accel.pipelines.run_report import versions
 from accel.training import model_files
 from accel.training.options import MODELS
 from accel.weights import dfl
@@ -36,7 +37,8 @@ def export(
     Raises ConfigError if `to` exists or does not end in .dfm, InputError if there is no such model
     or its files are damaged.
     """
-    folder, target = open_workspace(workspace).model, Path(to)
+    place, target = open_workspace(workspace), Path(to)
+    folder = place.model
     if target.suffix.lower() not in (".dfm", ".onnx"):
         raise ConfigError(f"{target}: the name must end in .dfm or .onnx")
     if target.exists() and not overwrite:
@@ -60,6 +62,8 @@ def export(
         )
     write_whole(target, content)
     return {
+        "command": "dfl export",
+        "workspace": str(place.root),
         "output": str(target),
         "bytes": len(content),
         "model": model,
@@ -69,6 +73,8 @@ def export(
         "face_type": config.face_type.value,
         "iterations": iterations,
         "largest_difference": error,
+        "notes": [],
+        "versions": versions(),
     }
 
 

@@ -16,7 +16,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from accel.core import Cancel, Progress, ProgressCallback, light_collector
+from accel.core import Cancel, ConfigError, Progress, ProgressCallback, light_collector
 from accel.faces.between import Sparse, quick
 from accel.faces.face import Face
 from accel.faces.track import Analyser, FaceModels
@@ -29,7 +29,7 @@ from accel.pipelines.dfl.frames import FrameSource, NamedFrame, open_frames
 from accel.pipelines.dfl.made import remember
 from accel.pipelines.dfl.save_frames import in_order, one_opencv_thread
 from accel.pipelines.dfl.workspace import Workspace, check_side, open_workspace
-from accel.pipelines.swap import peak_memory_mb, versions
+from accel.pipelines.run_report import peak_memory_mb, versions
 from accel.video.stages import buffered
 
 __all__ = ["ExtractConfig", "extract_faces", "read_journal"]
@@ -64,6 +64,8 @@ class _Run:
     def __init__(
         self, workspace: Workspace, side: str, config: ExtractConfig, models: FaceModels | None
     ) -> None:
+        if side == "dst" and config.fps is not None:
+            raise ConfigError("extract: fps thins out src alone, every frame of dst is merged")
         self.workspace, self.side, self.config = workspace, side, config
         self.folder = workspace.aligned(side)
         self.debug_folder = workspace.aligned_debug(side)

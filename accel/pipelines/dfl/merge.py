@@ -44,7 +44,7 @@ from accel.pipelines.dfl.merge_session import MergeSession, load_session
 from accel.pipelines.dfl.save_frames import encode_picture, in_order
 from accel.pipelines.dfl.workspace import Workspace, open_workspace
 from accel.pipelines.provenance import Marker, ProvenanceConfig
-from accel.pipelines.swap import peak_memory_mb, versions
+from accel.pipelines.run_report import peak_memory_mb, versions
 from accel.provenance.c2pa import sidecar_of
 from accel.video.encode import EncodeConfig
 from accel.video.frame import Frame
@@ -96,11 +96,13 @@ class MergeJob:
 
     def __init__(self, workspace: Workspace, config: MergeConfig) -> None:
         self.workspace, self.config = workspace, config
+        self.notes: list[str] = []
         device = choose_device(config.device)
         self.model: FaceModel = open_model(workspace.model, config.model)
         self.source: FrameSource = open_frames(workspace, "dst")
         try:
             self.predictor = Predictor(self.model, config.xseg, device=str(device))
+            self._xseg = config.xseg and hashlib.sha256(config.xseg.read_bytes()).hexdigest()
             folder = workspace.need_faces("dst")
             self.table: FaceTable = read_faces(
                 folder, self.source.names, self.model.config.face_type
@@ -115,6 +117,10 @@ class MergeJob:
         session = MergeSession(stems, config.settings)
         if config.config is not None:
             session = load_session(config.config, stems, config.settings)
+            given = config.settings.differences(MergeSettings())
+            for name in sorted(session.default.differences(config.settings).keys() & given.keys()):
+                says = f"{name} {getattr(session.default, name)}"
+                self.notes.append(f"{config.config} says {says}; {given[name]} is not used")
         if config.seed is not None:
             session.seed = config.seed
         if config.color_variant is not None:
@@ -148,7 +154,7 @@ class MergeJob:
             self.session.seed,
             self.session.color_variant,
             self.model.fingerprint,
-            str(self.config.xseg),
+            self._xseg,
             [place.landmarks.tolist() for place in faces.places],
             [(motion.length, motion.degrees) for motion in faces.motions],
             faces.tracks,
@@ -199,7 +205,9 @@ def run_merge(
         "seconds": round(time.perf_counter() - started, 3),
         "peak_memory_mb": peak_memory_mb(),
         "device": job.predictor.device,
-        "notes": list(dict.fromkeys([*report["notes"], *job.table.notes, *job.source.notes])),
+        "notes": list(
+            dict.fromkeys([*report["notes"], *job.notes, *job.table.notes, *job.source.notes])
+        ),
         "versions": versions(),
     }
 

@@ -15,6 +15,7 @@ from accel.faces.faceset import FaceRecord, face_in, faces_in
 from accel.faces.faceset_pak import NAME as PAK_NAME
 from accel.faces.faceset_pak import open_pak
 from accel.faces.merge_place import Motion, Place, middle_of, motion_between
+from accel.pipelines.dfl.pack import beside_pak
 
 NEAR = 0.5  # of the crop's side: a face that moves further between two frames is another one
 
@@ -71,7 +72,7 @@ def read_faces(folder: Path, names: Sequence[str], kind: FaceType) -> FaceTable:
             f" but none of {count} does"
         )
     follow(by_frame)
-    return FaceTable(by_frame, notes)
+    return FaceTable(by_frame, [*notes, *beside_pak(folder)])
 
 
 def source_points(record: FaceRecord) -> Array | None:
@@ -84,9 +85,10 @@ def source_points(record: FaceRecord) -> Array | None:
 
 
 def _records(folder: Path) -> Iterator[tuple[str, FaceRecord]]:
-    if (folder / PAK_NAME).is_file():
+    if (folder / PAK_NAME).is_file():  # pictures beside it are the same faces once more
         for face, data in open_pak(folder / PAK_NAME).pictures():
             yield face.name, face_in(data, f"{folder / PAK_NAME}: {face.name}")
+        return
     for path in faces_in(folder):
         yield path.name, face_in(path.read_bytes(), str(path))
 

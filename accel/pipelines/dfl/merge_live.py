@@ -347,12 +347,13 @@ def open_live(job: MergeJob) -> LiveMerger:
     if job.config.config is None and path.exists():
         try:
             job.session = load_session(path, job.session.names, job.config.settings)
+            job.notes.append(f"settings of the last time go on; remove {path} to begin anew")
         except InputError as error:
             old = path.with_name(path.name + ".old")
             path.replace(old)
-            job.source.notes.append(f"settings were put aside as {old.name}: {error}")
+            job.notes.append(f"settings were put aside as {old.name}: {error}")
     live = LiveMerger(job, path)
-    live.note = "; ".join(job.source.notes[-1:])
+    live.note = "; ".join([*job.notes, *job.source.notes[-1:]])
     return live
 
 

@@ -32,10 +32,11 @@ def merge_interactively(
     *,
     port: int = 0,
     ready: Callable[[str], None] | None = None,
-) -> dict[str, Any] | None:
+) -> dict[str, Any]:
     """Serve the merger until the user leaves, or presses Ctrl-C.
 
-    Returns the report of the merge, if there was one.
+    Returns the report of the last merge, or one that says that nothing was merged; `session` is the
+    file with the settings, for `MergeConfig.config`.
     port: 0 takes a free one. ready: called with the address to open.
     Raises what `merge_faces` raises before anything is served.
     """
@@ -47,7 +48,8 @@ def merge_interactively(
         with suppress(KeyboardInterrupt):
             page.wait()
             live.wait()
-    return live.finished
+    nothing = {"command": "dfl merge", "workspace": str(job.workspace.root), "merged": 0}
+    return (live.finished or nothing | {"notes": []}) | {"session": str(live.path)}
 
 
 class MergePage:

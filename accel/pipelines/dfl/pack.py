@@ -6,11 +6,12 @@ import time
 from pathlib import Path
 from typing import Any
 
-from accel.core import Cancel, InputError, Progress, ProgressCallback
+from accel.core import Cancel, ConfigError, InputError, Progress, ProgressCallback
+from accel.faces.faceset import faces_in
 from accel.faces.faceset_pak import NAME, open_pak, pack_folder, unpack
 from accel.pipelines.dfl.made import made_in, remember
 from accel.pipelines.dfl.workspace import Workspace, open_workspace
-from accel.pipelines.swap import versions
+from accel.pipelines.run_report import versions
 
 
 def pack_faces(
@@ -24,11 +25,13 @@ def pack_faces(
     """Pack one side's aligned faces into `aligned/faceset.pak`, then remove the pictures.
 
     They are removed only once the pak was read back and every face in it equals its file.
-    keep: leave the pictures. Raises InputError for a picture that is no aligned face.
+    keep: leave the pictures. Raises InputError for a picture that is no aligned face, ConfigError
+    where an earlier pak has faces that are not among the pictures: they would be lost.
     """
     workspace = open_workspace(place)
     folder = workspace.need_faces(side)
     started = time.perf_counter()
+    _check_earlier(folder)
     target = pack_folder(folder, progress=_watched(progress, cancel))
     pak = open_pak(target)
     paths = [folder / (face.person or "") / face.name for face in pak.faces]
@@ -91,6 +94,32 @@ def unpack_faces(
         "notes": [],
         "versions": versions(),
     }
+
+
+def beside_pak(folder: Path) -> list[str]:
+    """A note where a pak and pictures lie side by side, of which training and merging take one."""
+    pictures = faces_in(folder)
+    if not (folder / NAME).is_file() or not pictures:
+        return []
+    return [
+        f"{folder / NAME} is used, and not the {len(pictures)} pictures beside it; after changes to"
+        " them remove it or pack again"
+    ]
+
+
+def _check_earlier(folder: Path) -> None:
+    pak = folder / NAME
+    if not pak.is_file():
+        return
+    if not any(faces_in(one) for one in (folder, *filter(Path.is_dir, folder.iterdir()))):
+        raise ConfigError(f"{pak}: holds the faces already, and there are no pictures beside it")
+    faces = open_pak(pak).faces
+    lost = [face.name for face in faces if not (folder / (face.person or "") / face.name).is_file()]
+    if lost:
+        raise ConfigError(
+            f"{pak}: holds {len(lost)} faces that no picture beside it is, such as {lost[0]};"
+            " unpack it first, so that all are packed together"
+        )
 
 
 def _made_of(paths: list[Path]) -> set[Path]:

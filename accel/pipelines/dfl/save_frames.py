@@ -29,7 +29,7 @@ from accel.pipelines.dfl.frames import (
 )
 from accel.pipelines.dfl.made import made_in, remember, write_whole
 from accel.pipelines.dfl.workspace import Workspace, check_side, open_workspace
-from accel.pipelines.swap import peak_memory_mb, versions
+from accel.pipelines.run_report import peak_memory_mb, versions
 from accel.video.sniff import PICTURE_SUFFIXES
 from accel.video.stages import buffered
 

@@ -14,7 +14,7 @@ from accel.faces.sort import recover as recover_files
 from accel.pipelines.dfl.made import remember, renamed, write_whole
 from accel.pipelines.dfl.save_frames import encode_picture
 from accel.pipelines.dfl.workspace import Workspace, open_workspace
-from accel.pipelines.swap import peak_memory_mb, versions
+from accel.pipelines.run_report import peak_memory_mb, versions
 
 
 def sort_faces(

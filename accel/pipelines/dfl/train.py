@@ -8,7 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, closing, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -18,14 +18,16 @@ import torch
 from accel.core import Cancel, ConfigError, Progress, ProgressCallback, choose_device
 from accel.pipelines.dfl.live import LivePage
 from accel.pipelines.dfl.made import remember, write_whole
-from accel.pipelines.dfl.workspace import Workspace, open_workspace
-from accel.pipelines.swap import peak_memory_mb
+from accel.pipelines.dfl.pack import beside_pak
+from accel.pipelines.dfl.workspace import SIDES, Workspace, open_workspace
+from accel.pipelines.run_report import peak_memory_mb, versions
 from accel.training import model_files
 from accel.training.autoencoder import AutoencoderTrainer, Batches
 from accel.training.faces import FaceSet, load_faces
 from accel.training.options import (
     DEFAULTS,
     MODELS,
+    QUICK96_FIXED,
     SHAPE,
     TrainOptions,
     as_report,
@@ -34,7 +36,9 @@ from accel.training.options import (
 from accel.training.preview import as_png, chosen, loss_curve, preview_grid
 from accel.training.state import back_up
 from accel.training.tune import tuned
+from accel.weights.dfl import find_models
 
+FIRST_NAME = "new"  # of a model that nobody named
 RATE_OVER_S = 20.0  # how far back the shown speed looks
 
 
@@ -42,7 +46,8 @@ RATE_OVER_S = 20.0  # how far back the shown speed looks
 class TrainConfig:
     """One run of a training.
 
-    model: quick96 or saehd. name: of the model; its files begin with it.
+    model: quick96 or saehd. name: of the model; its files begin with it. Left empty, the one of
+        that kind that was saved last goes on, or one called `new` begins.
     iterations: to reach in total; a run that finds more done does nothing.
     options: what `TrainOptions` and the network's shape have, where they are not to be as saved or
         as usual. The shape of a saved model cannot be changed.
@@ -56,7 +61,7 @@ class TrainConfig:
     """
 
     model: str = "quick96"
-    name: str = "new"
+    name: str = ""
     iterations: int = 100_000
     options: Mapping[str, Any] = field(default_factory=dict)
     device: str = "auto"
@@ -72,7 +77,8 @@ class TrainConfig:
     def __post_init__(self) -> None:
         if self.model not in MODELS:
             raise ConfigError(f"model must be one of {', '.join(MODELS)}, got {self.model!r:.40}")
-        model_files.stem_of(self.name, self.model)
+        if self.name:
+            model_files.stem_of(self.name, self.model)
         for name, least in (("iterations", 1), ("threads", 0), ("workers", 1), ("backups", 1)):
             if getattr(self, name) < least:
                 raise ConfigError(f"{name} must be {least} or more, got {getattr(self, name)}")
@@ -107,23 +113,35 @@ def train(
     Raises ConfigError or InputError, one line, for settings and facesets that cannot be used. When
     saving fails the last save is left intact.
     """
-    config, place = config or TrainConfig(), open_workspace(workspace)
+    place = open_workspace(workspace)
+    config = with_name(config or TrainConfig(), place.model)
     options, resumed = choose_options(config, place.model)
+    folders = [place.need_faces(side) for side in SIDES]
     with _threads(config.threads), _interruptible(cancel) as stop:
-        faces = _faces(place, options, config, progress, stop)
+        # What may be wrong with the model is said before a large faceset is read.
         trainer = AutoencoderTrainer(
             options, choose_device(config.device), precision=config.precision
         )
-        notes = [f"{len(s.bad)} faces of {s.place} left out, such as {s.bad[0]}"
-                 for s in faces if s.bad]  # fmt: skip
-        if resumed:
-            notes += model_files.load(trainer, place.model, config.name)
+        notes = model_files.load(trainer, place.model, config.name) if resumed else []
+        faces = [_faces(folder, options, config, progress, stop) for folder in folders]
+        for one in faces:
+            notes += beside_pak(one.place)
+            if one.bad:
+                notes.append(f"{len(one.bad)} faces of {one.place} left out, such as {one.bad[0]}")
         run = _Run(config, place, trainer, faces)
         first, start = trainer.iteration, time.perf_counter()
         with tuned(trainer.device):
             run(progress, stop)
         seconds = time.perf_counter() - start
     return _report(run, options, first, seconds, notes, stop)
+
+
+def with_name(config: TrainConfig, folder: Path) -> TrainConfig:
+    """The same config with the name of the model that is meant."""
+    if config.name:
+        return config
+    of_kind = [name for name, kind in find_models(folder) if kind == MODELS[config.model]]
+    return replace(config, name=of_kind[0] if of_kind else FIRST_NAME)
 
 
 def choose_options(config: TrainConfig, folder: Path) -> tuple[TrainOptions, bool]:
@@ -146,25 +164,34 @@ def choose_options(config: TrainConfig, folder: Path) -> tuple[TrainOptions, boo
     return chosen_options, saved is not None
 
 
+def current_options(
+    workspace: Workspace | Path | str, config: TrainConfig
+) -> tuple[dict[str, Any], bool]:
+    """What a run would train with, by the names of options, and whether its model is a new one."""
+    folder = open_workspace(workspace).model
+    options, resumed = choose_options(with_name(config, folder), folder)
+    found = {f.name: getattr(options, f.name) for f in fields(options)}
+    found |= {name: getattr(options.network, name) for name in SHAPE}
+    found["face_type"] = options.network.face_type.value
+    fixed = QUICK96_FIXED if options.model == "quick96" else ()
+    return {name: value for name, value in found.items() if name not in fixed}, not resumed
+
+
 def _faces(
-    place: Workspace,
+    folder: Path,
     options: TrainOptions,
     config: TrainConfig,
     progress: ProgressCallback | None,
     cancel: Cancel,
-) -> list[FaceSet]:
-    size, kind = options.network.resolution, options.network.face_type
-    return [
-        load_faces(
-            place.need_faces(side),
-            size,
-            kind,
-            threads=config.threads,
-            progress=progress,
-            cancel=cancel,
-        )
-        for side in ("src", "dst")
-    ]
+) -> FaceSet:
+    return load_faces(
+        folder,
+        options.network.resolution,
+        options.network.face_type,
+        threads=config.threads,
+        progress=progress,
+        cancel=cancel,
+    )
 
 
 class _Run:
@@ -177,7 +204,8 @@ class _Run:
         trainer: AutoencoderTrainer,
         faces: list[FaceSet],
     ) -> None:
-        self.config, self.folder, self.trainer, self.faces = config, place.model, trainer, faces
+        self.config, self.workspace, self.folder = config, place, place.model
+        self.trainer, self.faces = trainer, faces
         self.stem = model_files.stem_of(config.name, config.model)
         self.samples = [chosen(side) for side in faces]
         self.page: LivePage | None = None
@@ -351,6 +379,8 @@ def _report(
     steps = trainer.iteration - first
     src, dst = trainer.history[-1] if trainer.history else (None, None)
     return {
+        "command": "dfl train",
+        "workspace": str(run.workspace.root),
         "model": run.config.model,
         "name": run.config.name,
         "folder": str(run.folder),
@@ -371,7 +401,7 @@ def _report(
         "device": str(trainer.device),
         "precision": trainer.precision,
         "threads": run.config.threads or os.cpu_count(),
-        "torch": torch.__version__,
         "peak_memory_mb": peak_memory_mb(),
         "notes": notes + list(dict.fromkeys(run.notes)),
+        "versions": versions(),
     }

@@ -105,6 +105,7 @@ def test_extract_asks_what_was_left_open(tmp_path, capsys, monkeypatch):
         (("extract", "{0}/nowhere", "--side", "src"), "must be a folder"),
         (("extract", "{0}", "--side", "src"), "must hold a film data_src.*"),
         (("extract", "{0}", "--side", "src", "--face-type", "nose"), "face type must be one of"),
+        (("extract", "{0}", "--side", "dst", "--fps", "5"), "fps thins out src alone"),
         (("frames", "{0}", "--side", "dst", "--fps", "-1"), "fps must lie in"),
         (("frames", "{0}", "--side", "dst", "--quality", "200"), "quality must lie in"),
         (("sort", "{0}", "--side", "src", "--by", "beauty"), "must be by one of"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 
 import av
 import cv2
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 
 from accel.core import Cancel, Cancelled, ConfigError, InputError
+from accel.pipelines.dfl.clear import clear_workspace
 from accel.pipelines.dfl.encode import encode_result, open_result
 from accel.pipelines.dfl.frames import open_frames
 from accel.pipelines.dfl.save_frames import bgr_of, save_frames
@@ -17,6 +19,7 @@ from accel.pipelines.provenance import Marker, ProvenanceConfig
 from accel.pipelines.swap import EncodeConfig
 from accel.pipelines.verify import verify_file
 from accel.video.read import open_video
+from accel.video.unfinished import passing_name
 from tests.pipelines.clips import audio_packets, decode
 from tests.pipelines.dfl.clips import FRAMES, UNEVEN, workspace
 
@@ -83,9 +86,16 @@ def test_what_was_not_merged_is_the_target_itself(tmp_path):
 
 
 def test_masks_become_a_film_of_their_own(tmp_path):
-    workspace(tmp_path, sides=("dst",))
+    workspace(tmp_path, sides=("dst",), audio=True)
     merge(tmp_path, but=(4,))
     encode_result(tmp_path, mask_output=tmp_path / "masks.mp4", provenance=BARE)
+    with av.open(str(tmp_path / "masks.mp4")) as film:
+        assert [stream.type for stream in film.streams] == ["video"]
+    with av.open(str(tmp_path / "result.mp4")) as film:
+        assert [stream.type for stream in film.streams] == ["video", "audio"]
+    assert [at for at, _ in decode(tmp_path / "masks.mp4")] == [
+        at for at, _ in decode(tmp_path / "data_dst.mp4")
+    ]
     inside, outside = (colour_at(tmp_path / "masks.mp4", *p) for p in ((100, 100), (200, 200)))
     for number, (one, other) in enumerate(zip(inside, outside)):
         assert one.min() > 240 or (number == 4 and one.max() < 12)
@@ -204,6 +214,18 @@ def test_a_full_disk_leaves_the_last_good_result(tmp_path, monkeypatch):
             encode_result(tmp_path, provenance=BARE, overwrite=True)
     assert (tmp_path / "result.mp4").read_bytes() == good
     assert {p.name for p in tmp_path.iterdir()} == before
+
+
+def test_clearing_takes_what_a_killed_run_left(tmp_path):
+    workspace(tmp_path, sides=("dst",))
+    left, other = (passing_name(tmp_path / name, "0123abcd") for name in ("result.mp4", "her.mp4"))
+    for path in (left, other):
+        path.write_bytes(b"half a film")
+        os.utime(path, (0, 0))
+    listed = clear_workspace(tmp_path, parts=("result",))
+    assert listed["going"] == {str(tmp_path): [left.name]}
+    clear_workspace(tmp_path, parts=("result",), really=True)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [other.name, "data_dst.mp4"]
 
 
 def test_cancelling_leaves_nothing(tmp_path):

@@ -137,10 +137,14 @@ def test_a_packed_faceset_serves_too(workspace):
     expected = pictures(workspace / "data_dst" / "merged")
     aligned = workspace / "data_dst" / "aligned"
     pack_folder(aligned, aligned / "faceset.pak")
+    both = merge_faces(workspace, MergeConfig(settings=SHOWN, overwrite=True))
+    assert both["faces"] == FRAMES - 1  # none is merged twice
+    assert any("faceset.pak is used, and not the 4 pictures" in note for note in both["notes"])
     for path in aligned.glob("*.jpg"):
         path.unlink()
-    merge_faces(workspace, MergeConfig(settings=SHOWN, overwrite=True))
+    alone = merge_faces(workspace, MergeConfig(settings=SHOWN, overwrite=True))
     assert pictures(workspace / "data_dst" / "merged") == expected
+    assert alone["notes"] == []
 
 
 def test_a_film_is_written_and_marked(workspace, tmp_path, monkeypatch):
@@ -163,6 +167,17 @@ def test_a_film_is_written_and_marked(workspace, tmp_path, monkeypatch):
     assert np.abs(frames[0][near].astype(int) - drawn(1)[near]).mean() > 5
 
 
+def test_options_that_a_config_overrules_are_told(workspace, tmp_path):
+    path = tmp_path / "merge.json"
+    path.write_text(json.dumps({"version": 1, "default": {"mode": "overlay", "erode": 3}}))
+    given = MergeSettings(mask="dst", mode="seamless", erode=9, blur=5)
+    report = merge_faces(workspace, MergeConfig(settings=given, config=path))
+    assert [note.partition(" says ")[2] for note in report["notes"]] == [
+        "erode 3; 9 is not used", "mode overlay; seamless is not used",
+    ]  # fmt: skip
+    assert (report["settings"]["blur"], report["settings"]["mask"]) == (5, "dst")
+
+
 def test_the_command_merges_and_reports(workspace, tmp_path, capsys):
     words = ["--mode", "3", "--mask", "dst", "--color", "lct", "--erode", "4", "--sharpen", "box"]
     report = tmp_path / "report.json"
@@ -170,7 +185,9 @@ def test_the_command_merges_and_reports(workspace, tmp_path, capsys):
     told = json.loads(report.read_text())
     assert told["settings"]["mode"] == "seamless"
     assert told["settings"]["erode"] == 4
-    assert f"{FRAMES} frames merged now" in capsys.readouterr().out
+    text = capsys.readouterr().out
+    assert f"{FRAMES} frames merged now" in text
+    assert text.endswith(f"next: accel dfl encode {workspace}\n")
     assert main(["dfl", "merge", str(workspace), "--mode", "best"]) == 2
     assert "mode must be one of original, overlay" in capsys.readouterr().err
 

@@ -8,6 +8,7 @@ import json
 import shutil
 import threading
 from contextlib import ExitStack, closing
+from pathlib import Path
 from unittest.mock import Mock
 
 import cv2
@@ -356,7 +357,8 @@ def test_leaving_ends_the_command(workspace):
         connection.request("POST", f"/{token}/keys", '[["w", true], ["escape", false]]')
         assert connection.getresponse().status == 200
     work.join(60)
-    assert told[1:] == [None]
+    (report,) = told[1:]
+    assert (report["merged"], Path(report["session"]).name) == (0, "new_SAEHD_merger_session.json")
     job = MergeJob(Workspace(workspace), SHOWN)
     with closing(job), closing(open_live(job)) as live:
         assert live.session.settings(0).erode == 5

@@ -148,6 +148,21 @@ def test_packed_and_unpacked_faces_are_the_same_bytes(faces):
     assert Path(report["pak"]).read_bytes() == first
 
 
+def test_faces_that_only_a_pak_holds_are_not_packed_away(faces):
+    one = next(aligned(faces).glob("*.jpg"))
+    content = one.read_bytes()
+    pak = Path(pack_faces(faces, "src")["pak"])
+    before = pak.read_bytes()
+    with pytest.raises(ConfigError, match=r"faceset\.pak: holds the faces already"):
+        pack_faces(faces, "src")
+    (aligned(faces) / "new.jpg").write_bytes(content)
+    with pytest.raises(ConfigError, match=f"holds {FRAMES} faces that no picture.*unpack it first"):
+        pack_faces(faces, "src")
+    assert pak.read_bytes() == before
+    unpack_faces(faces, "src")
+    assert pack_faces(faces, "src")["faces"] == FRAMES + 1
+
+
 def test_unpacking_overwrites_nothing(faces):
     pack_faces(faces, "src", keep=True)
     before = contents(faces)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import shutil
@@ -21,6 +22,7 @@ import torch
 from accel.cli import main
 from accel.core import Cancel, ConfigError, InputError
 from accel.faces.face_types import FaceType
+from accel.faces.faceset_pak import pack_folder
 from accel.pipelines.dfl.clear import clear_workspace
 from accel.pipelines.dfl.train import TrainConfig, train
 from accel.training import state
@@ -391,7 +393,62 @@ def test_the_command(faces, tmp_path, capsys):
     assert "model new has d_dims 4, got 6" in capsys.readouterr().err
 
 
-def test_sigterm_saves(faces, tmp_path):
+def test_a_model_that_nobody_names_is_the_one_saved_last(faces, tmp_path):
+    root = another(faces, tmp_path)
+    train(root, config(1, name="her"))
+    assert train(root, config(2))["name"] == "her"
+    train(root, config(1, name="other"))
+    os.utime(root / "model" / "her_SAEHD_data.dat", (2e9, 2e9))
+    report = train(root, config(3))
+    assert (report["name"], report["iterations"]) == ("her", 3)
+    assert {path.name.partition("_")[0] for path in (root / "model").glob("*.npy")} == {
+        "her", "other",
+    }  # fmt: skip
+
+
+def test_what_is_wrong_with_a_model_is_said_before_its_faces_are_read(faces, tmp_path, monkeypatch):
+    root = another(faces, tmp_path)
+    train(root, config(1))
+    (root / "model" / "new_SAEHD_inter.npy").write_bytes(b"damaged")
+    monkeypatch.setattr("accel.pipelines.dfl.train.load_faces", None)
+    with pytest.raises(InputError, match=r"new_SAEHD_inter\.npy"):
+        train(root, config(2))
+
+
+def test_a_pak_counts_and_not_the_pictures_beside_it(faces, tmp_path):
+    root = another(faces, tmp_path)
+    pack_folder(root / "data_src" / "aligned")
+    (root / "data_src" / "aligned" / "00000.jpg").unlink()
+    report = train(root, config(1))
+    assert report["faces"]["src"] == report["faces"]["dst"]
+    assert any("faceset.pak is used, and not the 5 pictures" in note for note in report["notes"])
+
+
+def test_the_command_asks_for_what_is_open(faces, tmp_path, capsys, monkeypatch):
+    root = another(faces, tmp_path)
+    answers = ["saehd", "1", "64", "", "df-ud", "8", "4", "4", "2", "n", "", "y", *[""] * 5]
+    monkeypatch.setattr(sys, "stdin", io.StringIO("\n".join(answers)))
+    command = ["dfl", "train", str(root), "--threads", "1", "--device", "cpu", "--interactive"]
+    assert main([*command, "--json", "-"]) == 0
+    out, err = capsys.readouterr()
+    options = json.loads(out)["options"] | {"gan_patch": 8}  # what None means
+    assert (options["network"]["archi"], options["network"]["d_mask_dims"]) == ("df-ud", 2)
+    assert (options["batch"], options["flip"], options["lr_dropout"]) == (2, False, True)
+    assert "resolution: 64..640, of a new saehd model [128]: " in err
+    # What is saved is offered, the shape of a saved model is not asked for.
+    monkeypatch.setattr(sys, "stdin", io.StringIO("saehd\n2\n"))
+    assert main([*command, "--json", "-"]) == 0
+    out, err = capsys.readouterr()
+    assert json.loads(out)["options"] == options
+    assert "resolution" not in err
+    assert "batch: pictures of each person a step [2]: " in err
+    monkeypatch.setattr(sys, "stdin", io.StringIO(""))
+    assert main(command[:-1]) == 2
+    assert "--iterations must say" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
+def test_being_told_to_stop_saves(faces, tmp_path, number):
     root = another(faces, tmp_path)
     command = [
         sys.executable, "-m", "accel", "dfl", "train", str(root), "--model", "saehd",
@@ -404,7 +461,7 @@ def test_sigterm_saves(faces, tmp_path):
         assert running.stderr is not None
         running.stderr.readline()
         time.sleep(0.3)
-        running.terminate()
+        running.send_signal(number)
         out, _ = running.communicate(timeout=60)
     assert running.returncode == 130
     assert "stopped and saved" in out
