@@ -6,12 +6,14 @@ import importlib
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
-from types import ModuleType
+from typing import Any
 
 import torch
 from torch import Tensor
 
-module: ModuleType | None = None
+from accel.kernels._why_not import not_on_cpu
+
+module: Any = None  # there whenever `why_not` lets a call through
 reason = ""
 try:
     module = importlib.import_module("accel._native")
@@ -21,12 +23,12 @@ except ImportError as error:
 
 def why_not(*tensors: Tensor) -> str:
     """Return "" when native code can take these tensors, else the reason."""
-    if reason:
-        return reason
-    for tensor in tensors:
-        if not tensor.is_cpu:
-            return f"needs CPU tensors, got {tensor.device}"
-    return ""
+    return reason or not_on_cpu(*tensors)
+
+
+def threads(parts: int) -> int:
+    """How many threads share work of `parts` pieces, each of them worth waking a thread for."""
+    return max(1, min(torch.get_num_threads(), parts))
 
 
 def limit_threads(count: int) -> None:

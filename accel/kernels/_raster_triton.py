@@ -6,9 +6,10 @@ import torch
 import triton
 import triton.language as tl
 
-EDGES = 9  # x and y of the top, middle and bottom corner, then three slopes dx/dy, float64
-PLANES = 22  # x0, y0, then origin, d/dx, d/dy, low, high of z, u, v and weight, float32
-BOX = 4  # first row, row past the last, first column, column past the last, int32
+# Numbers of a triangle between the two kernels:
+EDGES = tl.constexpr(9)  # x and y of the top, middle and bottom corner, then three slopes dx/dy
+PLANES = tl.constexpr(22)  # x0, y0, then origin, d/dx, d/dy, low, high of z, u, v and weight
+BOX = tl.constexpr(4)  # first row, row past the last, first column, column past the last
 TILE, CHUNK, SETUP_BLOCK = 16, 1024, 128
 
 
@@ -41,6 +42,25 @@ def _finite(value):
 
 
 @triton.jit
+def _corner(points_ptr, texture_points_ptr, weights_ptr, i, there):
+    """Place, place in the texture and weight of vertices, and whether all of it is finite."""
+    x, y = tl.load(points_ptr + 3 * i, there), tl.load(points_ptr + 3 * i + 1, there)
+    z, weight = tl.load(points_ptr + 3 * i + 2, there), tl.load(weights_ptr + i, there)
+    u = tl.load(texture_points_ptr + 2 * i, there)
+    v = tl.load(texture_points_ptr + 2 * i + 1, there)
+    good = _finite(x) & _finite(y) & _finite(z) & _finite(u) & _finite(v) & _finite(weight)
+    return x, y, z, u, v, weight, good
+
+
+@triton.jit
+def _by_height(xa, ya, xb, yb):
+    """The two corners, the upper one first."""
+    swap = yb < ya
+    upper_x, upper_y = tl.where(swap, xb, xa), tl.where(swap, yb, ya)
+    return upper_x, upper_y, tl.where(swap, xa, xb), tl.where(swap, ya, yb)
+
+
+@triton.jit
 def _setup_kernel(
     texture_points_ptr, points_ptr, weights_ptr, triangles_ptr, edge_ptr, plane_ptr, box_ptr,
     vertices, count, height, width, BLOCK: tl.constexpr,
@@ -55,42 +75,24 @@ def _setup_kernel(
     points_ptr += n * vertices * 3
     texture_points_ptr += n * vertices * 2
     weights_ptr += n * vertices
-    x0, y0 = tl.load(points_ptr + 3 * i0, good), tl.load(points_ptr + 3 * i0 + 1, good)
-    x1, y1 = tl.load(points_ptr + 3 * i1, good), tl.load(points_ptr + 3 * i1 + 1, good)
-    x2, y2 = tl.load(points_ptr + 3 * i2, good), tl.load(points_ptr + 3 * i2 + 1, good)
-    z0, z1 = tl.load(points_ptr + 3 * i0 + 2, good), tl.load(points_ptr + 3 * i1 + 2, good)
-    z2 = tl.load(points_ptr + 3 * i2 + 2, good)
-    u0, v0 = (
-        tl.load(texture_points_ptr + 2 * i0, good),
-        tl.load(texture_points_ptr + 2 * i0 + 1, good),
-    )
-    u1, v1 = (
-        tl.load(texture_points_ptr + 2 * i1, good),
-        tl.load(texture_points_ptr + 2 * i1 + 1, good),
-    )
-    u2, v2 = (
-        tl.load(texture_points_ptr + 2 * i2, good),
-        tl.load(texture_points_ptr + 2 * i2 + 1, good),
-    )
-    w0, w1 = tl.load(weights_ptr + i0, good), tl.load(weights_ptr + i1, good)
-    w2 = tl.load(weights_ptr + i2, good)
-    good &= _finite(x0) & _finite(y0) & _finite(z0) & _finite(u0) & _finite(v0) & _finite(w0)
-    good &= _finite(x1) & _finite(y1) & _finite(z1) & _finite(u1) & _finite(v1) & _finite(w1)
-    good &= _finite(x2) & _finite(y2) & _finite(z2) & _finite(u2) & _finite(v2) & _finite(w2)
+    x0, y0, z0, u0, v0, w0, good0 = _corner(points_ptr, texture_points_ptr, weights_ptr, i0, good)
+    x1, y1, z1, u1, v1, w1, good1 = _corner(points_ptr, texture_points_ptr, weights_ptr, i1, good)
+    x2, y2, z2, u2, v2, w2, good2 = _corner(points_ptr, texture_points_ptr, weights_ptr, i2, good)
+    good &= good0 & good1 & good2
     xt, yt, xm, ym = x0.to(tl.float64), y0.to(tl.float64), x1.to(tl.float64), y1.to(tl.float64)
     xb, yb = x2.to(tl.float64), y2.to(tl.float64)
     dx1, dy1, dx2, dy2 = xm - xt, ym - yt, xb - xt, yb - yt
     area = dx1 * dy2 - dx2 * dy1
     good &= area != 0
     inverse_area = 1.0 / tl.where(good, area, 1.0)
-    plane_ptr += n * 22 * count
+    plane_ptr += n * PLANES * count
     tl.store(plane_ptr + f, x0, inside)
     tl.store(plane_ptr + count + f, y0, inside)
     _store_plane(plane_ptr, 0, count, f, inside, z0, z1, z2, dx1, dy1, dx2, dy2, inverse_area)
     _store_plane(plane_ptr, 1, count, f, inside, u0, u1, u2, dx1, dy1, dx2, dy2, inverse_area)
     _store_plane(plane_ptr, 2, count, f, inside, v0, v1, v2, dx1, dy1, dx2, dy2, inverse_area)
     _store_plane(plane_ptr, 3, count, f, inside, w0, w1, w2, dx1, dy1, dx2, dy2, inverse_area)
-    box_ptr += n * 4 * count
+    box_ptr += n * BOX * count
     left, right = tl.minimum(tl.minimum(xt, xm), xb), tl.maximum(tl.maximum(xt, xm), xb)
     first, last = tl.minimum(tl.minimum(yt, ym), yb), tl.maximum(tl.maximum(yt, ym), yb)
     tl.store(box_ptr + f, tl.where(good, _first_at(first, height), 0), inside)
@@ -98,28 +100,10 @@ def _setup_kernel(
     # A column more on each side: the crossings are rounded.
     tl.store(box_ptr + 2 * count + f, tl.where(good, _first_at(left - 1.0, width), 0), inside)
     tl.store(box_ptr + 3 * count + f, tl.where(good, _first_at(right + 1.0, width), 0), inside)
-    swap = ym < yt
-    xt, xm, yt, ym = (
-        tl.where(swap, xm, xt),
-        tl.where(swap, xt, xm),
-        tl.where(swap, ym, yt),
-        tl.where(swap, yt, ym),
-    )
-    swap = yb < ym
-    xm, xb, ym, yb = (
-        tl.where(swap, xb, xm),
-        tl.where(swap, xm, xb),
-        tl.where(swap, yb, ym),
-        tl.where(swap, ym, yb),
-    )
-    swap = ym < yt
-    xt, xm, yt, ym = (
-        tl.where(swap, xm, xt),
-        tl.where(swap, xt, xm),
-        tl.where(swap, ym, yt),
-        tl.where(swap, yt, ym),
-    )
-    edge_ptr += n * 9 * count
+    xt, yt, xm, ym = _by_height(xt, yt, xm, ym)
+    xm, ym, xb, yb = _by_height(xm, ym, xb, yb)
+    xt, yt, xm, ym = _by_height(xt, yt, xm, ym)
+    edge_ptr += n * EDGES * count
     tl.store(edge_ptr + f, xt, inside)
     tl.store(edge_ptr + count + f, yt, inside)
     tl.store(edge_ptr + 2 * count + f, xm, inside)
@@ -154,9 +138,9 @@ def _draw_kernel(
     depth = tl.full([TILE, TILE], float("inf"), tl.float32)
     u = tl.zeros([TILE, TILE], tl.float32)
     v, weight = u, u
-    edge_ptr += n * 9 * count
-    plane_ptr += n * 22 * count
-    box_ptr += n * 4 * count
+    edge_ptr += n * EDGES * count
+    plane_ptr += n * PLANES * count
+    box_ptr += n * BOX * count
     for start in range(0, count, CHUNK):
         # Every thread tests some triangles against the tile; those that hit are drawn in order.
         i = start + tl.arange(0, CHUNK)
@@ -217,9 +201,9 @@ def draw(textures, texture_points, points, weights, triangles, which, height, wi
     out = points.new_empty(n, 4, height, width)
     if not n:
         return out
-    edges = points.new_empty(n, EDGES, count, dtype=torch.float64)
-    planes = points.new_empty(n, PLANES, count)
-    boxes = triangles.new_empty(n, BOX, count)
+    edges = points.new_empty(n, EDGES.value, count, dtype=torch.float64)
+    planes = points.new_empty(n, PLANES.value, count)
+    boxes = triangles.new_empty(n, BOX.value, count)
     # Without fused multiply-add, so that coverage and depth are those of the CPU to the last bit.
     exact = {"num_warps": 4, "enable_fp_fusion": False}
     if count:

@@ -15,7 +15,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from accel.kernels import _native
-from accel.kernels._op import INTERPRETED, Op, in_triton, triton_kernels
+from accel.kernels._op import Op, in_triton, triton_kernels
+from accel.kernels._why_not import not_contiguous, not_on_gpu
 
 
 def feather(
@@ -41,7 +42,7 @@ def feather(
     for name, value in (("erode_px", erode_px), ("blur_px", blur_px)):
         if not 0 <= value < math.inf:
             raise ValueError(f"feather: {name} must be 0 or more, got {value}")
-    return torch.ops.accel.feather(masks.contiguous(), float(erode_px), float(blur_px))
+    return feather_op(masks.contiguous(), float(erode_px), float(blur_px))
 
 
 # What depends on sizes alone. Kept as numpy: a tensor made while torch.compile traces is not real.
@@ -107,7 +108,6 @@ feather_op = Op(
 
 
 def _feather_native(masks, erode_px, blur_px):
-    assert _native.module is not None  # _native.why_not saw to it
     height, width = masks.shape[1:]
     out, disc = torch.empty_like(masks), _disc(erode_px, max(height, width))
     _native.module.feather(masks.detach(), disc, *_lines(height, width, blur_px), out)
@@ -120,23 +120,21 @@ def _feather_triton(masks, erode_px, blur_px):
     return triton_kernels("blend").feather(masks, min(erode_px, float(max(height, width))), *lines)
 
 
-def _flat(*tensors) -> str:
-    if any(not t.is_contiguous() for t in tensors):
-        return "needs contiguous tensors"
+def _unfit(*tensors) -> str:
     if any(t.dtype != torch.float32 for t in tensors):
         return f"needs float32, got {', '.join(str(t.dtype) for t in tensors)}"
-    return "" if all(t.numel() for t in tensors) else "has nothing to do"
+    return not_contiguous(*tensors) if all(t.numel() for t in tensors) else "has nothing to do"
+
+
+def _why_not_native(*tensors) -> str:
+    return _native.why_not(*tensors) or _unfit(*tensors)
 
 
 def _why_not_triton(*tensors) -> str:
-    if not (INTERPRETED or all(t.is_cuda for t in tensors)):
-        return f"needs CUDA tensors, got {', '.join(sorted({str(t.device) for t in tensors}))}"
-    return _flat(*tensors)
+    return not_on_gpu(*tensors) or _unfit(*tensors)
 
 
-feather_op.implement(
-    "native", _feather_native, lambda masks, *rest: _native.why_not(masks) or _flat(masks)
-)
+feather_op.implement("native", _feather_native, lambda masks, *rest: _why_not_native(masks))
 feather_op.implement("triton", _feather_triton, lambda masks, *rest: _why_not_triton(masks))
 
 
@@ -170,9 +168,7 @@ def blend_pyramid(
         )
     if levels < 0:
         raise ValueError(f"blend_pyramid: levels must be 0 or more, got {levels}")
-    return torch.ops.accel.blend_pyramid(
-        front.contiguous(), back.contiguous(), masks.contiguous(), int(levels)
-    )
+    return blend_op(front.contiguous(), back.contiguous(), masks.contiguous(), int(levels))
 
 
 def _blend_reference(front, back, masks, levels):
@@ -224,17 +220,12 @@ blend_op = Op(
 
 
 def _blend_native(front, back, masks, levels):
-    assert _native.module is not None  # _native.why_not saw to it
     out = torch.empty_like(front)
     _native.module.blend_pyramid(*(t.detach() for t in (front, back, masks)), levels, out)
     return out
 
 
+blend_op.implement("native", _blend_native, lambda *args: _why_not_native(*args[:3]))
 blend_op.implement(
-    "native", _blend_native, lambda *args: _native.why_not(*args[:3]) or _flat(*args[:3])
-)
-blend_op.implement(
-    "triton",
-    in_triton("blend", "blend_pyramid"),
-    lambda *args: _why_not_triton(*args[:3]),
+    "triton", in_triton("blend", "blend_pyramid"), lambda *args: _why_not_triton(*args[:3])
 )

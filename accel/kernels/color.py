@@ -7,16 +7,13 @@ Reinhard et al. 2001, doi:10.1109/38.946629 (matching mean and deviation); Knuts
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from accel.kernels import _native
-from accel.kernels._op import INTERPRETED, Op, triton_kernels
-
-native: Any = _native.module  # there whenever `_why_not_cpu` lets a call through
+from accel.kernels._op import Op, triton_kernels
+from accel.kernels._why_not import not_contiguous, not_on_gpu
 
 # Linear sRGB to XYZ, each row divided by the white point D65, so that white is (1, 1, 1).
 WHITE = (0.950456, 1.0, 1.088754)
@@ -41,7 +38,7 @@ def color_stats(
     Where a mask is empty the result is zero. Pixels of weight 0 do not count, whatever they hold.
     """
     _check("color_stats", crops, masks)
-    return torch.ops.accel.color_stats(crops, masks)
+    return color_stats_op(crops, masks)
 
 
 def illumination(
@@ -59,7 +56,7 @@ def illumination(
     _check("illumination", crops, masks)
     if not 1 <= grid <= 64:
         raise ValueError(f"illumination: grid must lie in 1..64, got {grid}")
-    return torch.ops.accel.illumination(crops, masks, grid)
+    return illumination_op(crops, masks, grid)
 
 
 def relight(
@@ -97,7 +94,7 @@ def relight(
         )
     if not max_gain >= 1:
         raise ValueError(f"relight: max_gain must be at least 1, got {max_gain}")
-    return torch.ops.accel.relight(
+    return relight_op(
         crops, source_stats, target_stats, source_light, target_light, strength, max_gain
     )
 
@@ -135,6 +132,14 @@ def lab_to_rgb(lab: Tensor) -> Tensor:  # [N, 3, ...] -> sRGB-coded, clamped to 
     linear = torch.einsum("ij,nj...->ni...", xyz.new_tensor(XYZ_TO_RGB), xyz).clamp(0, 1)
     curve = 1.055 * linear.clamp(min=0.003).pow(1 / 2.4) - 0.055
     return torch.where(linear > 0.0031308, curve, 12.92 * linear)
+
+
+def convert_lab(
+    pictures: Tensor,  # [N, 3, H, W] as `rgb_to_lab` or, to go back, `lab_to_rgb` takes them
+    back: bool = False,
+) -> Tensor:  # [N, 3, H, W]
+    """What `rgb_to_lab` gives, or `lab_to_rgb` with `back`, faster and without a gradient."""
+    return lab_op(pictures.contiguous(), back)
 
 
 def _stats_reference(crops, masks):
@@ -209,19 +214,23 @@ relight_op = Op(
     fake=lambda crops, *rest: crops.new_empty(crops.shape),
 )
 
+lab_op = Op(
+    "convert_lab(Tensor pictures, bool back) -> Tensor",
+    lambda pictures, back: lab_to_rgb(pictures) if back else rgb_to_lab(pictures),
+    fake=lambda pictures, back: torch.empty_like(pictures),
+    gradient=False,
+)
+
 
 def _why_not_triton(crops, *rest) -> str:
-    if not (crops.is_cuda or INTERPRETED):
-        return f"needs a CUDA tensor, got {crops.device}"
-    if not crops.is_contiguous():
-        return "needs contiguous crops"
-    return "" if crops.dtype in (torch.float32, torch.float16) else f"has no {crops.dtype}"
+    if crops.dtype not in (torch.float32, torch.float16):
+        return f"needs float32 or float16, got {crops.dtype}"
+    return not_on_gpu(crops) or not_contiguous(crops)
 
 
 def _stats_triton(crops, masks):
-    weight, mean, squares = triton_kernels("color").moments(
-        crops, masks.contiguous()
-    )  # [N, parts, 1 or 3]
+    # of parts of the crops, [N, parts, 1 or 3]
+    weight, mean, squares = triton_kernels("color").moments(crops, masks.contiguous())
     total = weight.sum(1)
     share = 1 / torch.where(total > 0, total, 1)
     whole = (weight * mean).sum(1) * share
@@ -245,38 +254,47 @@ illumination_op.implement("triton", _illumination_triton, _why_not_triton)
 relight_op.implement("triton", _relight_triton, _why_not_triton)
 
 
-def _why_not_cpu(crops, *rest) -> str:
-    if not crops.is_contiguous() or crops.dtype != torch.float32:
-        return f"needs contiguous float32 crops, got {crops.dtype}, strides {crops.stride()}"
-    return _native.why_not(*(a for a in (crops, *rest) if isinstance(a, Tensor)))
+def _why_not_native(crops, *rest) -> str:
+    if crops.dtype != torch.float32:
+        return f"needs float32, got {crops.dtype}"
+    tensors = [a for a in (crops, *rest) if isinstance(a, Tensor)]
+    return _native.why_not(*tensors) or not_contiguous(crops)
 
 
 def _threads(crops: Tensor) -> int:
     """One for each 2^16 pixels: less work is not worth waking a thread for."""
-    pixels = crops.shape[0] * crops.shape[2] * crops.shape[3]
-    return max(1, min(torch.get_num_threads(), pixels >> 16))
+    return _native.threads(crops.shape[0] * crops.shape[2] * crops.shape[3] >> 16)
 
 
 def _stats_native(crops, masks):
     out = torch.empty(crops.shape[0], 2, 3)
-    native.color_stats(crops, masks.float().contiguous(), out, _threads(crops))
+    _native.module.color_stats(crops, masks.float().contiguous(), out, _threads(crops))
     return out
 
 
 def _illumination_native(crops, masks, grid):
     out = torch.empty(crops.shape[0], 4, grid, grid)
     masks = masks.float().contiguous()
-    native.illumination(crops, masks, _low_pass(grid, out), out, _threads(crops))
+    _native.module.illumination(crops, masks, _low_pass(grid, out), out, _threads(crops))
     return out
 
 
 def _relight_native(crops, *rest):
     gain, bias, added = _transfer(*rest)
     out = torch.empty_like(crops)
-    native.relight(crops, gain, bias, added.contiguous(), out, _threads(crops))
+    _native.module.relight(crops, gain, bias, added.contiguous(), out, _threads(crops))
     return out
 
 
-color_stats_op.implement("native", _stats_native, _why_not_cpu)
-illumination_op.implement("native", _illumination_native, _why_not_cpu)
-relight_op.implement("native", _relight_native, _why_not_cpu)
+def _lab_native(pictures, back):
+    out = torch.empty_like(pictures)
+    threads = _native.threads(pictures.numel() >> 16)
+    planes = (3 * len(pictures), pictures[0, 0].numel() if len(pictures) else 0)
+    _native.module.convert_lab(pictures.view(planes), out.view(planes), back, threads)
+    return out
+
+
+color_stats_op.implement("native", _stats_native, _why_not_native)
+illumination_op.implement("native", _illumination_native, _why_not_native)
+relight_op.implement("native", _relight_native, _why_not_native)
+lab_op.implement("native", _lab_native, _why_not_native)

@@ -5,15 +5,11 @@ DeepFaceLab's merger offers them. Where chance plays a part it comes from `seed`
 that keeps its seed does not flicker.
 
 Sources: Reinhard et al. 2001, doi:10.1109/38.946629 (rct); Pitié and Kokaram 2007,
-doi:10.1049/cp:20070055 (mkl); Pitié et al. 2007, doi:10.1016/j.cviu.2006.11.011 (idt);
-Rabin et al. 2012, doi:10.1007/978-3-642-24785-9_37 (sot); Tomasi and Manduchi 1998,
-doi:10.1109/ICCV.1998.710815 (bilateral filter). Numbers of steps, bins and deviations are
-DeepFaceLab's.
+doi:10.1049/cp:20070055 (mkl); for idt and sot see `transport`, for the filter `bilateral`. Numbers
+of steps, bins and deviations are DeepFaceLab's.
 """
 
 from __future__ import annotations
-
-from typing import Any
 
 import numpy as np
 import torch
@@ -21,9 +17,10 @@ from torch import Tensor
 
 from accel.kernels import _native
 from accel.kernels._op import Op
-from accel.kernels.color import lab_to_rgb, rgb_to_lab
-
-native: Any = _native.module
+from accel.kernels._why_not import not_contiguous
+from accel.kernels.bilateral import bilateral
+from accel.kernels.color import convert_lab, lab_to_rgb, rgb_to_lab
+from accel.kernels.transport import match_axes, sliced_transport
 
 MODES = (
     "rct", "lct", "mkl", "mkl-m", "idt", "idt-m", "sot", "sot-m", "mix-m", "hist-match",
@@ -123,7 +120,7 @@ def _put(crop: Tensor, inside: Tensor, values: Tensor) -> Tensor:
 
 
 def _reinhard(crop, target, inside, counts_all):
-    return torch.ops.accel.reinhard(crop.contiguous(), target.contiguous(), inside, counts_all)
+    return reinhard_op(crop.contiguous(), target.contiguous(), inside, counts_all)
 
 
 def _reinhard_reference(crop, target, inside, counts_all):
@@ -203,47 +200,11 @@ def _last_of_equals(rising: np.ndarray) -> np.ndarray:
     return np.flatnonzero(np.append(rising[1:] != rising[:-1], True))
 
 
-def _interpolate(at: Tensor, x: Tensor, y: Tensor) -> Tensor:
-    """Linear between points of rising x; beyond them the end values."""
-    high = torch.searchsorted(x, at.contiguous()).clamp(1, max(len(x) - 1, 1))
-    if len(x) == 1:
-        return y.expand_as(at)
-    low = high - 1
-    span = x[high] - x[low]
-    share = torch.where(span > 0, (at - x[low]) / torch.where(span > 0, span, 1), 1.0)
-    return y[low] + share.clamp(0, 1) * (y[high] - y[low])
-
-
 def _distribution(source: Tensor, wanted: Tensor, make: torch.Generator) -> Tensor:
     """idt: match the three marginals, a twentieth of the way, after each of twenty rotations."""
     turns = torch.stack([random_rotation(make) for _ in range(IDT_ROTATIONS)])
-    return torch.ops.accel.match_axes(
-        source.contiguous(), wanted.contiguous(), turns.float().to(source.device), IDT_BINS
-    )
-
-
-def _axes_reference(source, target, rotations, bins):
-    """Match the points' three marginals after each rotation, one share of the way each time."""
-    source, target = source.double(), target.double()
-    for rotation in rotations.double():
-        turned, turned_wanted = rotation @ source, rotation @ target
-        matched = torch.stack([_match_bins(a, b, bins) for a, b in zip(turned, turned_wanted)])
-        source = source + rotation.T @ (matched - turned) / len(rotations)
-    return source.float()
-
-
-def _match_bins(values: Tensor, wanted: Tensor, bins: int) -> Tensor:
-    low = torch.minimum(values.min(), wanted.min())
-    high = torch.maximum(values.max(), wanted.max())
-    width = (high - low).clamp(min=1e-12) / bins
-    edges = low + width * torch.arange(1, bins + 1, dtype=low.dtype, device=low.device)
-
-    def ranks(of: Tensor) -> Tensor:
-        places = ((of - low) / width).long().clamp(0, bins - 1)
-        counts = torch.bincount(places, minlength=bins).double()
-        return counts.cumsum(0) / of.numel()
-
-    return _interpolate(values, edges, _interpolate(ranks(values), ranks(wanted), edges))
+    turns = turns.float().to(source.device)
+    return match_axes(source.contiguous(), wanted.contiguous(), turns, IDT_BINS)
 
 
 def random_rotation(make: torch.Generator) -> Tensor:  # [3, 3] float64
@@ -262,83 +223,28 @@ def _sliced(crop, target, inside, count, color, make):
     directions = (directions / directions.norm(dim=2, keepdim=True)).to(crop.device)
     source, wanted = _inside(crop, inside), _inside(target, inside)
     blurs = color >= 1  # wider than colours differ: where one pixel goes is then of no matter
-    moved = torch.ops.accel.sliced_transport(source, wanted, directions, not blurs)
+    moved = sliced_transport(source, wanted, directions, not blurs)
     added = _put(torch.zeros_like(crop), inside, moved - source)
     weight = inside.to(crop.dtype)
     step = 1 + sum(max(crop.shape[1:]) > side for side in SPARE_SIDES[blurs])
-    smooth = torch.ops.accel.bilateral(added[None], weight[None], color, SOT_SPACE, step)
+    smooth = bilateral(added[None], weight[None], color, SOT_SPACE, step)
     return _where(inside, crop + smooth[0], crop)
 
 
 def _mix(crop, target, inside, make):
     """Lightness by lct, chroma by sot at one lightness."""
-    lab, lab_target = _lab(torch.stack([crop, target]))
+    lab, lab_target = convert_lab(torch.stack([crop, target]))
     light = _affine(lab[:1] / 100, lab_target[:1] / 100, inside, _whiten_color) * 100
     lab[0], lab_target[0] = MIX_LIGHTNESS, MIX_LIGHTNESS
-    flat = _lab(torch.stack([lab, lab_target]), back=True)
+    flat = convert_lab(torch.stack([lab, lab_target]), back=True)
     chroma = _sliced(flat[0], flat[1], inside, SOT_DIRECTIONS["mix-m"], SOT_COLOR / 255, make)
-    moved = _lab(chroma.clamp(0, 1)[None])[0]
+    moved = convert_lab(chroma.clamp(0, 1)[None])[0]
     moved[0] = light[0].clamp(0, 100)
-    return _where(inside, _lab(moved[None], back=True)[0], crop)
-
-
-def _lab(pictures: Tensor, back: bool = False) -> Tensor:  # [N, 3, H, W], RGB to Lab or back
-    return torch.ops.accel.convert_lab(pictures.contiguous(), back)
+    return _where(inside, convert_lab(moved[None], back=True)[0], crop)
 
 
 def _where(inside: Tensor, there: Tensor, elsewhere: Tensor) -> Tensor:
     return there if inside.all() else torch.where(inside, there, elsewhere)
-
-
-def _transport_reference(source, target, directions, ranked=True):
-    """In each step the mean, over its directions, of what makes one-dimensional ranks meet.
-
-    ranked: equal values take ranks in their order. Otherwise they may all go where their ranks'
-    mean is, and some of very many points may tell how all are distributed.
-    """
-    source = source.clone()
-    for step in directions:
-        along, wanted = step @ source, step @ target  # [D, n]
-        order = along.argsort(dim=1, stable=True)
-        apart = wanted.sort(1).values - along.gather(1, order)
-        away = torch.zeros_like(along).scatter_(1, order, apart)
-        source = source + step.T @ away / len(step)
-    return source
-
-
-def _bilateral_reference(pictures, masks, color, space, step=1):
-    """Gaussian of distance in a disc of 1.5 deviations, times a Gaussian of the sum of
-    differences; borders are reflected, pixels of mask 0 count nowhere. With `step` above 1 every
-    step-th row and column of neighbours may do for all: all are looked at here."""
-    radius = round(1.5 * space)
-    _, _, height, width = pictures.shape
-    rows = _reflected(height, radius).to(pictures.device)
-    columns = _reflected(width, radius).to(pictures.device)
-    wide = pictures.float()[:, :, rows][..., columns]
-    weights = masks.float()[:, None, rows][..., columns]
-    total = torch.zeros_like(pictures, dtype=torch.float32)
-    weight = torch.zeros_like(total[:, :1])
-    for y in range(2 * radius + 1):
-        for x in range(2 * radius + 1):
-            far = (x - radius) ** 2 + (y - radius) ** 2
-            if far > radius * radius:
-                continue
-            near = wide[:, :, y : y + height, x : x + width]
-            apart = (near - pictures).abs().sum(1, keepdim=True)
-            share = torch.exp(-far / (2 * space**2) - apart**2 / (2 * color**2))
-            share = share * weights[:, :, y : y + height, x : x + width]
-            total, weight = total + share * near, weight + share
-    smooth = torch.where(weight > 0, total / torch.where(weight > 0, weight, 1), 0)
-    return smooth.to(pictures.dtype).contiguous()
-
-
-def _reflected(size: int, radius: int) -> Tensor:
-    """Indices of a row widened by `radius`, turning back at the ends without repeating them."""
-    at = torch.arange(-radius, size + radius)
-    if size == 1:
-        return torch.zeros_like(at)
-    at = at.abs() % (2 * size - 2)
-    return torch.minimum(at, 2 * size - 2 - at)
 
 
 reinhard_op = Op(
@@ -347,103 +253,21 @@ reinhard_op = Op(
     fake=lambda crop, *rest: torch.empty_like(crop),
     gradient=False,
 )
-lab_op = Op(
-    "convert_lab(Tensor pictures, bool back) -> Tensor",
-    lambda pictures, back: lab_to_rgb(pictures) if back else rgb_to_lab(pictures),
-    fake=lambda pictures, back: torch.empty_like(pictures),
-    gradient=False,
-)
-transport_op = Op(
-    "sliced_transport(Tensor source, Tensor target, Tensor directions, bool ranked=True) -> Tensor",
-    _transport_reference,
-    fake=lambda source, target, directions, ranked=True: torch.empty_like(source),
-    gradient=False,
-)
-axes_op = Op(
-    "match_axes(Tensor source, Tensor target, Tensor rotations, int bins) -> Tensor",
-    _axes_reference,
-    fake=lambda source, target, rotations, bins: torch.empty_like(source),
-    gradient=False,
-)
-bilateral_op = Op(
-    "bilateral(Tensor pictures, Tensor masks, float color, float space, int step=1) -> Tensor",
-    _bilateral_reference,
-    fake=lambda pictures, *rest: pictures.new_empty(pictures.shape),
-    gradient=False,
-)
-
-
-def _why_not_transport(source, target, directions, ranked=True) -> str:
-    if source.dtype != torch.float32 or not (source.is_contiguous() and target.is_contiguous()):
-        return "needs contiguous float32"
-    if not 1 <= source.shape[1] < 1 << 31:
-        return f"takes 1 to 2^31 points, got {source.shape[1]}"
-    return _native.why_not(source, target, directions)
-
-
-def _transport_native(source, target, directions, ranked=True):
-    out = source.clone()
-    threads = max(1, min(torch.get_num_threads(), source.shape[1] >> 12))
-    native.sliced_transport(out, target, directions.contiguous(), ranked, threads)
-    return out
-
-
-def _why_not_bilateral(pictures, masks, color, space, step=1) -> str:
-    if pictures.dtype != torch.float32 or not pictures.is_contiguous():
-        return "needs contiguous float32"
-    return _native.why_not(pictures, masks)
-
-
-def _bilateral_native(pictures, masks, color, space, step=1):
-    out = torch.empty_like(pictures)
-    radius, masks = round(1.5 * space), masks.float().contiguous()
-    native.bilateral(pictures, masks, out, radius, color, space, step, torch.get_num_threads())
-    return out
 
 
 def _why_not_reinhard(crop, target, inside, counts_all) -> str:
-    if crop.dtype != torch.float32 or not (crop.is_contiguous() and target.is_contiguous()):
-        return "needs contiguous float32"
-    return _native.why_not(crop, target, inside)
+    if crop.dtype != torch.float32:
+        return f"needs float32, got {crop.dtype}"
+    return _native.why_not(crop, target, inside) or not_contiguous(crop, target)
 
 
 def _reinhard_native(crop, target, inside, counts_all):
     out = torch.empty_like(crop)
-    threads = max(1, min(torch.get_num_threads(), inside.numel() >> 14))
+    threads = _native.threads(inside.numel() >> 14)
     mask = inside.contiguous().view(torch.uint8).flatten()
-    native.reinhard(crop.flatten(1), target.flatten(1), mask, out.flatten(1), counts_all, threads)
+    of_crop, of_target, result = (t.flatten(1) for t in (crop, target, out))
+    _native.module.reinhard(of_crop, of_target, mask, result, counts_all, threads)
     return out
 
 
-def _why_not_lab(pictures, back) -> str:
-    if pictures.dtype != torch.float32 or not pictures.is_contiguous():
-        return "needs contiguous float32"
-    return _native.why_not(pictures)
-
-
-def _lab_native(pictures, back):
-    out = torch.empty_like(pictures)
-    threads = max(1, min(torch.get_num_threads(), pictures.numel() >> 16))
-    planes = (3 * len(pictures), pictures[0, 0].numel() if len(pictures) else 0)
-    native.convert_lab(pictures.view(planes), out.view(planes), back, threads)
-    return out
-
-
-def _why_not_axes(source, target, rotations, bins) -> str:
-    if bins < 2 or min(source.shape[1], target.shape[1]) < 1:
-        return f"takes some points and 2 bins at least, got {bins} bins"
-    return _why_not_transport(source, target, rotations)
-
-
-def _axes_native(source, target, rotations, bins):
-    out = source.clone()
-    threads = max(1, min(torch.get_num_threads(), source.shape[1] >> 14))
-    native.match_axes(out, target, rotations.contiguous(), bins, threads)
-    return out
-
-
-lab_op.implement("native", _lab_native, _why_not_lab)
 reinhard_op.implement("native", _reinhard_native, _why_not_reinhard)
-axes_op.implement("native", _axes_native, _why_not_axes)
-transport_op.implement("native", _transport_native, _why_not_transport)
-bilateral_op.implement("native", _bilateral_native, _why_not_bilateral)

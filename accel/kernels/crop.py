@@ -12,7 +12,6 @@ own s, and the two axes may turn and shear as the matrix says.
 
 from __future__ import annotations
 
-import importlib.util
 import math
 from collections.abc import Sequence
 
@@ -21,7 +20,8 @@ import torch
 from torch import Tensor
 
 from accel.kernels import _native
-from accel.kernels._op import INTERPRETED, Op, triton_kernels
+from accel.kernels._op import Op, triton_kernels
+from accel.kernels._why_not import not_on_gpu, without_numba
 from accel.kernels.planes import Planes, check_planes
 
 LAYOUTS = ("NCHW", "NHWC")
@@ -75,7 +75,7 @@ def crop(
     shift, span = _three("mean", mean), _three("scale", scale)
     order = (2, 1, 0) if bgr else (0, 1, 2)
     of = planes.layout
-    return torch.ops.accel.crop(
+    return op(
         planes.c0, planes.c1, planes.c2, matrices, height, width,
         [c for row in order for c in of.to_rgb[4 * row : 4 * row + 4]],
         [span[i] for i in order], [-shift[i] * span[i] for i in order],
@@ -222,16 +222,7 @@ def _numba(
     return (out.permute(0, 2, 3, 1) if channels_last else out).to(dtype).contiguous()
 
 
-def _why_not_numba(c0, c1, c2, matrices, *rest) -> str:
-    if importlib.util.find_spec("numba") is None:
-        return "numba is not installed"
-    for tensor in (c0, c1, c2, matrices):
-        if tensor.device.type != "cpu":
-            return f"needs CPU tensors, got {tensor.device}"
-    return ""
-
-
-op.implement("numba", _numba, _why_not_numba)
+op.implement("numba", _numba, lambda *args: without_numba(*args[:4]))
 
 
 def _native_read(*args):
@@ -240,7 +231,7 @@ def _native_read(*args):
         _, channels_last, zero_border,
     ) = args  # fmt: skip
     out = _empty(*args)
-    if out.numel() and _native.module:
+    if out.numel():
         _native.module.crop(
             c0, c1, c2, matrices.to(torch.float32).contiguous(), out, color, gain, bias,
             1 << shift_x, 1 << shift_y, site_x, site_y, channels_last, zero_border,
@@ -248,7 +239,7 @@ def _native_read(*args):
     return out
 
 
-op.implement("native", _native_read, lambda c0, c1, c2, m, *rest: _native.why_not(c0, c1, c2, m))
+op.implement("native", _native_read, lambda *args: _native.why_not(*args[:4]))
 
 
 def _triton(*args):
@@ -266,11 +257,9 @@ def _triton(*args):
 
 
 def _why_not_triton(c0, c1, c2, *rest) -> str:
-    if not (c0.is_cuda or INTERPRETED):
-        return f"needs CUDA planes, got {c0.device}"
     if max(p.stride(0) * p.shape[0] for p in (c0, c1, c2)) >= 1 << 31:
         return "needs planes of fewer than 2^31 samples"
-    return ""
+    return not_on_gpu(c0, c1, c2)  # the matrices stay on the CPU
 
 
 op.implement("triton", _triton, _why_not_triton)

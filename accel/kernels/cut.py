@@ -39,11 +39,10 @@ def cut(
     """
     _check(c0, c1, c2, size, step)
     back = [_back("luma", luma, 1), _back("chroma", chroma, step)]
-    made: Tensor = op(
+    return op(
         c0, c1, c2, *back, size, [float(v) for v in np.asarray(color).ravel()],
         [float(v) for v in outside], step, as_float,
     )  # fmt: skip
-    return made
 
 
 def cut_jpeg(
@@ -73,12 +72,11 @@ def cut_jpeg(
     if _native.module is None:
         raise RuntimeError(f"cut_jpeg: {_native.reason}")
     rows = [p if p.stride(1) == 1 else p.contiguous() for p in (c0, c1, c2)]
-    made: bytes = _native.module.cut_jpeg(
+    return _native.module.cut_jpeg(
         *rows, _back("luma", luma, 1), _back("chroma", chroma, step),
         [float(v) for v in np.asarray(color).ravel()], [float(v) for v in outside],
         size, step, quality,
     )  # fmt: skip
-    return made
 
 
 def can_cut_jpeg() -> bool:
@@ -159,8 +157,7 @@ op = Op(
 
 def _run_native(c0, c1, c2, luma, chroma, size, color, outside, step, as_float):
     out = _empty(c0, c1, c2, luma, chroma, size, color, outside, step, as_float)
-    if _native.module:
-        _native.module.cut(c0, c1, c2, luma, chroma, color, outside, step, out)
+    _native.module.cut(c0, c1, c2, luma, chroma, color, outside, step, out)
     return out
 
 

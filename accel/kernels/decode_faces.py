@@ -13,7 +13,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from accel.kernels._op import INTERPRETED, Op, triton_kernels
+from accel.kernels._op import Op, triton_kernels
+from accel.kernels._why_not import not_contiguous, not_on_gpu
 
 COLUMNS = 17  # score; centre x, y, side and angle of the square; x and y of six points
 MOST_ANCHORS = 4096
@@ -45,9 +46,7 @@ def decode_faces(
         )
     if most < 1:
         raise ValueError(f"decode_faces: most must be at least 1, got {most}")
-    found: Tensor = torch.ops.accel.decode_faces(
-        boxes, logits, centres, back, min_score, overlap, margin, most
-    )
+    found: Tensor = op(boxes, logits, centres, back, min_score, overlap, margin, most)
     eyes = found[..., 7:9] - found[..., 5:7]
     found[..., 4] = torch.atan2(eyes[..., 1], eyes[..., 0])
     return found
@@ -109,10 +108,8 @@ def _triton(boxes, logits, centres, back, min_score, overlap, margin, most):
 
 def _why_not_triton(boxes, logits, centres, back, *numbers) -> str:
     tensors = (boxes, logits, centres, back)
-    if not (INTERPRETED or all(t.is_cuda for t in tensors)):
-        return f"needs CUDA tensors, got {boxes.device}"
-    if not all(t.is_contiguous() for t in tensors):
-        return "needs values side by side in memory"
+    if why := not_on_gpu(*tensors) or not_contiguous(*tensors):
+        return why
     if centres.dtype != torch.float32 or back.dtype != torch.float32:
         return f"needs float32 centres and matrices, got {centres.dtype}, {back.dtype}"
     if not logits.numel() > 0 or logits.shape[1] > MOST_ANCHORS:

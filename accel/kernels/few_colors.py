@@ -10,8 +10,6 @@ Source: Heckbert 1982, doi:10.1145/965145.801294.
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import torch
 from torch import Tensor
@@ -19,7 +17,6 @@ from torch import Tensor
 from accel.kernels import _native
 from accel.kernels._op import Op
 
-native: Any = _native.module
 BITS = 6  # a channel's part of a cell's number
 SIDE = 1 << BITS
 MOST = 256
@@ -47,7 +44,7 @@ def few_colors(
         )
     if picture.numel() == 0:
         return picture.clone()
-    return torch.ops.accel.few_colors(picture.contiguous(), colors, share)
+    return op(picture.contiguous(), colors, share)
 
 
 def _reference(picture, colors, share):
@@ -96,7 +93,7 @@ op = Op(
 def _native_run(picture, colors, share):
     out = torch.empty_like(picture)
     threads = torch.get_num_threads() if picture.numel() > 3 * WORTH_THREADS else 1
-    native.few_colors(picture, out, colors, share, threads)
+    _native.module.few_colors(picture, out, colors, share, threads)
     return out
 
 

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from accel.kernels._op import INTERPRETED, Op, triton_kernels
+from accel.kernels._why_not import not_contiguous, not_on_gpu
 from accel.kernels.conv2d import linear
 from accel.kernels.geglu import geglu
 
@@ -34,7 +35,7 @@ def geglu_linear(
         )
     if x.device.type == "cpu" and not INTERPRETED:
         return geglu(linear(x, weight, bias))  # both have kernels of their own
-    return torch.ops.accel.geglu_linear(x, weight, bias)
+    return op(x, weight, bias)
 
 
 def _reference(x, weight, bias):
@@ -55,13 +56,13 @@ def _triton(x, weight, bias):
 
 def _why_not_triton(x, weight, bias) -> str:
     tensors = (x, weight, bias)
-    if not (INTERPRETED or all(t.is_cuda for t in tensors)):
-        return f"needs CUDA tensors, got {x.device}"
+    if why := not_on_gpu(*tensors) or not_contiguous(*tensors):
+        return why
     half = (torch.float16, torch.bfloat16)
     if len({t.dtype for t in tensors}) > 1 or (x.dtype not in half and not INTERPRETED):
         return f"needs float16 or bfloat16, got {x.dtype}, {weight.dtype}, {bias.dtype}"
-    if not all(t.is_contiguous() for t in tensors) or not x.numel():
-        return "needs values side by side in memory"
+    if not x.numel():
+        return "has nothing to do"
     unit = triton_kernels("gemm").UNIT
     if x.shape[-1] % unit or weight.shape[0] % (2 * unit):
         return f"needs widths that are multiples of {unit}, got {tuple(weight.shape)}"

@@ -8,13 +8,12 @@ Source: additive spread spectrum, Cox, Kilian, Leighton and Shamoon 1997, doi:10
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
-from accel.kernels import _native as native
-from accel.kernels._op import INTERPRETED, Op, triton_kernels
+from accel.kernels import _native
+from accel.kernels._op import Op, triton_kernels
+from accel.kernels._why_not import not_on_gpu
 
 
 def mark(
@@ -47,7 +46,7 @@ def mark(
             f"got {tuple(before.shape)} {before.dtype}"
         )
     if plane.numel():
-        torch.ops.accel.mark(plane, pattern, before, bits)
+        op(plane, pattern, before, bits)
 
 
 def _reference(plane, pattern, before, bits):
@@ -65,16 +64,15 @@ op = Op(
 )
 
 
-def _native(plane, pattern, before, bits):
-    module: Any = native.module
-    module.mark(plane, pattern, before, bits, torch.get_num_threads())
+def _native_run(plane, pattern, before, bits):
+    _native.module.mark(plane, pattern, before, bits, torch.get_num_threads())
 
 
 def _why_not_native(plane, pattern, before, bits) -> str:
-    return native.why_not(plane, pattern, *([] if before is None else [before]))
+    return _native.why_not(plane, pattern, *([] if before is None else [before]))
 
 
-op.implement("native", _native, _why_not_native)
+op.implement("native", _native_run, _why_not_native)
 
 
 def _triton(plane, pattern, before, bits):
@@ -83,11 +81,9 @@ def _triton(plane, pattern, before, bits):
 
 def _why_not_triton(plane, pattern, before, bits) -> str:
     tensors = [plane, pattern] if before is None else [plane, pattern, before]
-    if not (INTERPRETED or all(t.is_cuda for t in tensors)):
-        return f"needs CUDA tensors, got {', '.join(sorted({str(t.device) for t in tensors}))}"
     if any((t.shape[0] - 1) * t.stride(0) + t.shape[1] * t.stride(1) >= 1 << 31 for t in tensors):
         return "needs planes of fewer than 2^31 samples"
-    return ""
+    return not_on_gpu(*tensors)
 
 
 op.implement("triton", _triton, _why_not_triton)

@@ -11,7 +11,6 @@ ellipse, OpenCV's getStructuringElement.
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import Any
 
 import numpy as np
 import torch
@@ -21,7 +20,6 @@ from torch import Tensor
 from accel.kernels import _native
 from accel.kernels._op import Op
 
-native: Any = _native.module
 LARGEST = 4096
 
 
@@ -41,7 +39,7 @@ def erode_ellipse(
         raise ValueError(f"erode_ellipse: size must lie in 1..{LARGEST}, got {size}")
     if mask.numel() == 0 or size == 1:
         return mask.clone()
-    return torch.ops.accel.erode_ellipse(mask.contiguous(), size)
+    return op(mask.contiguous(), size)
 
 
 @lru_cache(maxsize=32)
@@ -84,7 +82,7 @@ op = Op(
 def _native_run(mask, size):
     out = torch.empty_like(mask)
     rows = torch.tensor(chords(size), dtype=torch.int32)
-    native.erode_chords(mask, rows, out, torch.get_num_threads())
+    _native.module.erode_chords(mask, rows, out, torch.get_num_threads())
     return out
 
 

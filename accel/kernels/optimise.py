@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 
 from accel.kernels import _native
-from accel.kernels._op import INTERPRETED, Op, in_triton
+from accel.kernels._op import Op, in_triton
+from accel.kernels._why_not import not_contiguous, not_on_gpu
 
 WORD = 0xFFFFFFFF
 ALL = 1 << 32  # `limit` that keeps every weight's update
@@ -38,7 +39,7 @@ def rmsprop_step(
     Raises ValueError if shapes differ or a number is out of range, TypeError for other dtypes.
     """
     _check("rmsprop_step", keep, seed, weight, square, grad)
-    torch.ops.accel.rmsprop_step(weight, square, grad, lr, rho, eps, scale, _limit(keep), seed)
+    rmsprop_op(weight, square, grad, lr, rho, eps, scale, _limit(keep), seed)
 
 
 def adabelief_step(
@@ -59,9 +60,7 @@ def adabelief_step(
     weight -= lr·mean / (sqrt(spread) + eps). The rest as in `rmsprop_step`.
     """
     _check("adabelief_step", keep, seed, weight, mean, spread, grad)
-    torch.ops.accel.adabelief_step(
-        weight, mean, spread, grad, lr, beta1, beta2, eps, scale, _limit(keep), seed
-    )
+    adabelief_op(weight, mean, spread, grad, lr, beta1, beta2, eps, scale, _limit(keep), seed)
 
 
 def mix(*words: int) -> int:
@@ -133,30 +132,25 @@ adabelief_op = Op(
 
 
 def _rmsprop_native(*args):
-    assert _native.module is not None  # _native.why_not saw to it
     _native.module.rmsprop_step(*(a.detach() if torch.is_tensor(a) else a for a in args))
 
 
 def _adabelief_native(*args):
-    assert _native.module is not None
     _native.module.adabelief_step(*(a.detach() if torch.is_tensor(a) else a for a in args))
 
 
-def _flat(*args) -> str:
-    tensors = [a for a in args if torch.is_tensor(a)]
-    if any(not t.is_contiguous() for t in tensors):
-        return "needs contiguous tensors"
-    return "" if tensors[0].numel() else "has nothing to do"
+def _unfit(*tensors) -> str:
+    return not_contiguous(*tensors) if tensors[0].numel() else "has nothing to do"
 
 
 def _why_not_native(*args) -> str:
-    return _native.why_not(*(a for a in args if torch.is_tensor(a))) or _flat(*args)
+    tensors = [a for a in args if torch.is_tensor(a)]
+    return _native.why_not(*tensors) or _unfit(*tensors)
 
 
 def _why_not_triton(*args) -> str:
-    if not (INTERPRETED or all(a.is_cuda for a in args if torch.is_tensor(a))):
-        return f"needs CUDA tensors, got {args[0].device}"
-    return _flat(*args)
+    tensors = [a for a in args if torch.is_tensor(a)]
+    return not_on_gpu(*tensors) or _unfit(*tensors)
 
 
 rmsprop_op.implement("native", _rmsprop_native, _why_not_native)

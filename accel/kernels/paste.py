@@ -24,17 +24,17 @@ warping"; chroma sample location and colour matrices, ITU-T H.273 (see `planes`)
 
 from __future__ import annotations
 
-import importlib.util
 import math
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from accel.kernels import _native as native
-from accel.kernels._op import INTERPRETED, Op, triton_kernels
+from accel.kernels import _native
+from accel.kernels._op import Op, triton_kernels
+from accel.kernels._why_not import not_contiguous, not_on_gpu, without_numba
 from accel.kernels.planes import Planes, check_planes
 
 # A footprint of exactly 2 crop pixels must not become 3 samples because a rotation's entries were
@@ -85,7 +85,7 @@ def paste(
         gain = torch.ones(n, 3, device=device)
     if bias is None:
         bias = torch.zeros(n, 3, device=device)
-    torch.ops.accel.paste(
+    op(
         planes.c0, planes.c1, planes.c2, crops.detach().contiguous(),
         masks.detach().float().contiguous(), matrices, gain.detach().float().contiguous(),
         bias.detach().float().contiguous(), layout.from_rgb, layout.shift_x, layout.shift_y,
@@ -271,10 +271,6 @@ op = Op(
 )
 
 
-def _flat(*tensors) -> str:
-    return "" if all(t.is_contiguous() for t in tensors) else "needs contiguous tensors"
-
-
 def _numba(
     c0, c1, c2, crops, masks, matrices, gain, bias, from_rgb, shift_x, shift_y, site_x, site_y,
     max_code,
@@ -307,24 +303,15 @@ def _taps_of(group: Group) -> list[np.ndarray]:
     ]
 
 
-def _why_not_numba(*args) -> str:
-    if importlib.util.find_spec("numba") is None:
-        return "numba is not installed"
-    tensors = args[:8]
-    if any(t.device.type != "cpu" for t in tensors):
-        return f"needs CPU tensors, got {tensors[0].device}"
-    return _flat(*tensors[3:])
+# The first eight arguments are tensors, the first three of them planes, whose rows may be padded.
+op.implement("numba", _numba, lambda *a: without_numba(*a[:8]) or not_contiguous(*a[3:8]))
 
 
-op.implement("numba", _numba, _why_not_numba)
+def _native_run(*args):
+    _native.module.paste(*args, torch.get_num_threads())
 
 
-def _native(*args):
-    module: Any = native.module
-    module.paste(*args, torch.get_num_threads())
-
-
-op.implement("native", _native, lambda *args: native.why_not(*args[:8]) or _flat(*args[3:8]))
+op.implement("native", _native_run, lambda *a: _native.why_not(*a[:8]) or not_contiguous(*a[3:8]))
 
 
 def _triton(
@@ -342,9 +329,7 @@ def _triton(
 
 def _why_not_triton(*args) -> str:
     tensors = [*args[:5], *args[6:8]]  # matrices stay on the CPU
-    if not (INTERPRETED or all(t.is_cuda for t in tensors)):
-        return f"needs CUDA tensors, got {', '.join(sorted({str(t.device) for t in tensors}))}"
-    return _flat(*tensors[3:])
+    return not_on_gpu(*tensors) or not_contiguous(*tensors[3:])
 
 
 op.implement("triton", _triton, _why_not_triton)

@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 
 from accel.kernels import _native
-from accel.kernels._op import INTERPRETED, Op, triton_kernels
+from accel.kernels._op import Op, triton_kernels
+from accel.kernels._why_not import not_on_gpu
 from accel.kernels.planes import PlaneLayout, Planes, check_planes
 
 FULL_SCALE = {torch.uint8: 255.0, torch.uint16: 65535.0, torch.float32: 1.0}
@@ -29,7 +30,7 @@ def planes_to_rgb(
     if dtype not in FULL_SCALE:
         raise ValueError(f"planes_to_rgb: dtype must be uint8, uint16 or float32, got {dtype}")
     of = planes.layout
-    return torch.ops.accel.planes_to_rgb(
+    return to_rgb_op(
         planes.c0, planes.c1, planes.c2, of.to_rgb, of.shift_x, of.shift_y, of.site_x, of.site_y,
         dtype,
     )  # fmt: skip
@@ -46,7 +47,7 @@ def rgb_to_planes(
             f"got {tuple(rgb.shape)} {rgb.dtype}"
         )
     height, width = rgb.shape[:2]
-    flat = torch.ops.accel.rgb_to_planes(
+    flat = to_planes_op(
         rgb, layout.from_rgb, layout.shift_x, layout.shift_y, layout.site_x, layout.site_y,
         layout.bits,
     )  # fmt: skip
@@ -144,14 +145,14 @@ to_planes_op = Op(
 
 def _native_to_rgb(c0, c1, c2, color, shift_x, shift_y, site_x, site_y, dtype):
     out = torch.empty((*c0.shape, 3), dtype=dtype)
-    if out.numel() and _native.module:
+    if out.numel():
         _native.module.planes_to_rgb(c0, c1, c2, out, color, shift_x, shift_y, site_x, site_y)
     return out
 
 
 def _native_to_planes(rgb, color, shift_x, shift_y, site_x, site_y, bits):
     flat, (small_h, small_w) = _empty_planes(rgb, shift_x, shift_y, bits)
-    if flat.numel() and _native.module:
+    if flat.numel():
         height, width = rgb.shape[:2]
         size = small_h * small_w
         c0, c1, c2 = torch.split(flat, [height * width, size, size])
@@ -196,11 +197,9 @@ def _triton_to_planes(rgb, color, shift_x, shift_y, site_x, site_y, bits):
 
 
 def _why_not_triton(tensor, *rest) -> str:
-    if not (tensor.is_cuda or INTERPRETED):
-        return f"needs a CUDA tensor, got {tensor.device}"
     if tensor.stride(0) * tensor.shape[0] >= 1 << 31 or tensor.numel() * 3 >= 1 << 31:
         return "needs a picture of fewer than 2^31 samples"
-    return ""
+    return not_on_gpu(tensor)
 
 
 to_rgb_op.implement("triton", _triton_to_rgb, _why_not_triton)

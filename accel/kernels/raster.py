@@ -11,14 +11,12 @@ the one of Direct3D 11.3, section 15.
 
 from __future__ import annotations
 
-import importlib.util
-from functools import lru_cache
-
 import torch
 from torch import Tensor
 
 from accel.kernels import _native
-from accel.kernels._op import INTERPRETED, Op, in_triton
+from accel.kernels._op import Op, in_triton
+from accel.kernels._why_not import not_contiguous, not_on_gpu, without_numba
 
 
 def raster(
@@ -48,9 +46,7 @@ def raster(
             f"which int32, got {', '.join(str(t.dtype) for t in (*floats, *ints))}"
         )
     _check_shapes(textures, texture_points, points, weights, triangles, which, height, width)
-    return torch.ops.accel.raster(
-        *(t.contiguous() for t in (*floats, *ints)), int(height), int(width)
-    )
+    return op(*(t.contiguous() for t in (*floats, *ints)), int(height), int(width))
 
 
 def _check_shapes(textures, texture_points, points, weights, triangles, which, height, width):
@@ -176,56 +172,27 @@ op = Op(
 )
 
 
-def _flat(*tensors) -> str:
-    return "" if all(t.is_contiguous() for t in tensors) else "needs contiguous tensors"
-
-
-@lru_cache(maxsize=1)
-def _numba_draw():
-    from accel.kernels._raster_numba import draw
-
-    return draw
-
-
 def _numba(textures, texture_points, points, weights, triangles, which, height, width):
+    from accel.kernels._raster_numba import draw  # on first use: numba takes half a second
+
     out = points.new_zeros(len(points), 4, height, width)
     arrays = (textures, texture_points, points, weights, triangles, which, out)
-    _numba_draw()(*(t.detach().numpy() for t in arrays))
+    draw(*(t.detach().numpy() for t in arrays))
     return out
-
-
-def _why_not_numba(*args) -> str:
-    if importlib.util.find_spec("numba") is None:
-        return "numba is not installed"
-    tensors = args[:6]
-    if any(t.device.type != "cpu" for t in tensors):
-        return f"needs CPU tensors, got {tensors[0].device}"
-    return _flat(*tensors)
-
-
-op.implement("numba", _numba, _why_not_numba)
 
 
 def _native_draw(textures, texture_points, points, weights, triangles, which, height, width):
     out = points.new_empty(len(points), 4, height, width)
     arrays = (textures, texture_points, points, weights, triangles, which, out)
-    assert _native.module is not None  # _native.why_not saw to it
     _native.module.raster(*(t.detach() for t in arrays))
     return out
 
 
-op.implement("native", _native_draw, lambda *args: _native.why_not(*args[:6]) or _flat(*args[:6]))
-
-
-def _why_not_triton(*args) -> str:
-    tensors = args[:6]
-    if not (INTERPRETED or all(t.is_cuda for t in tensors)):
-        return f"needs CUDA tensors, got {', '.join(sorted({str(t.device) for t in tensors}))}"
-    return _flat(*tensors)
-
-
+# The first six arguments are tensors.
+op.implement("numba", _numba, lambda *a: without_numba(*a[:6]) or not_contiguous(*a[:6]))
+op.implement("native", _native_draw, lambda *a: _native.why_not(*a[:6]) or not_contiguous(*a[:6]))
 op.implement(
     "triton",
     in_triton("raster", "draw"),
-    _why_not_triton,
+    lambda *a: not_on_gpu(*a[:6]) or not_contiguous(*a[:6]),
 )

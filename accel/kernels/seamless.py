@@ -17,7 +17,6 @@ Source: Pérez, Gangnet and Blake 2003, doi:10.1145/882262.882269, equations 7 a
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -25,8 +24,8 @@ from torch import Tensor
 
 from accel.kernels import _native
 from accel.kernels._op import Op
+from accel.kernels._why_not import not_contiguous
 
-native: Any = _native.module
 MARGIN = 3  # pixels that the mask is drawn in by
 SMALLEST = 3  # a smaller rectangle has no inside
 
@@ -51,10 +50,9 @@ def seamless(
         )
     if min(sources.shape) == 0 or min(sources.shape[2:]) < SMALLEST:
         return targets.clone()
-    inside = (masks > 0.5).to(torch.uint8)
-    return torch.ops.accel.seamless(
-        sources.float().contiguous(), targets.float().contiguous(), inside.contiguous()
-    ).to(sources.dtype)
+    inside = (masks > 0.5).to(torch.uint8).contiguous()
+    result = op(sources.float().contiguous(), targets.float().contiguous(), inside)
+    return result.to(sources.dtype)
 
 
 def _reference(sources, targets, inside):
@@ -111,28 +109,26 @@ def _native_run(sources, targets, inside):
     count, channels, height, width = sources.shape
     rows, columns = height - 2, width - 2
     half = (columns + 1) // 2
-    threads = max(1, min(torch.get_num_threads(), sources.numel() >> 20))
+    threads = _native.threads(sources.numel() >> 20)
     sums = sources.new_empty(count * channels * rows, half)
     differences = sources.new_empty(count * channels * rows, columns - half)
-    native.seamless_fold(sources, targets, inside, sums, differences, MARGIN, threads)
+    _native.module.seamless_fold(sources, targets, inside, sums, differences, MARGIN, threads)
     steps = _eigenvalues(columns, torch.float32)
     halves = []
     for part, sines, first in zip((sums, differences), _folded_sines(columns), (0, 1)):
         spectrum = part @ sines
         step = steps[first::2].contiguous()
-        native.seamless_solve(spectrum, step, rows, 2 / (columns + 1), threads)
+        _native.module.seamless_solve(spectrum, step, rows, 2 / (columns + 1), threads)
         halves.append(spectrum @ sines.T)
     out = torch.empty_like(targets)
-    native.seamless_unfold(targets, *halves, out, threads)
+    _native.module.seamless_unfold(targets, *halves, out, threads)
     return out
 
 
 def _why_not(sources, targets, inside) -> str:
     if sources.dtype != torch.float32 or inside.dtype != torch.uint8:
         return "needs float32 pictures and a uint8 mask"
-    if not (sources.is_contiguous() and targets.is_contiguous() and inside.is_contiguous()):
-        return "needs contiguous tensors"
-    return _native.why_not(sources, targets, inside)
+    return _native.why_not(sources, targets, inside) or not_contiguous(sources, targets, inside)
 
 
 op.implement("native", _native_run, _why_not)

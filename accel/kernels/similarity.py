@@ -8,7 +8,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from accel.kernels._op import INTERPRETED, Op, triton_kernels
+from accel.kernels._op import Op, triton_kernels
+from accel.kernels._why_not import not_contiguous, not_on_gpu
 
 
 def similarity(
@@ -27,8 +28,7 @@ def similarity(
         )
     if points.shape[2] != 2 or points.shape[1] < 2:
         raise ValueError(f"similarity: needs two or more points (x, y), got {tuple(points.shape)}")
-    result: Tensor = torch.ops.accel.similarity(points, template)
-    return result
+    return op(points, template)
 
 
 def _reference(points, template):
@@ -53,13 +53,11 @@ def _triton(points, template):
 
 
 def _why_not_triton(points, template) -> str:
-    if not (INTERPRETED or (points.is_cuda and template.is_cuda)):
-        return f"needs CUDA tensors, got {points.device}, {template.device}"
     if points.dtype != torch.float32 or template.dtype != torch.float32:
         return f"needs float32, got {points.dtype}, {template.dtype}"
-    if not (points.is_contiguous() and template.is_contiguous() and len(points)):
-        return "needs at least one face, its values side by side in memory"
-    return ""
+    if not len(points):
+        return "has nothing to do"
+    return not_on_gpu(points, template) or not_contiguous(points, template)
 
 
 op.implement("triton", _triton, _why_not_triton)

@@ -12,7 +12,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from accel.kernels._op import INTERPRETED, Op, triton_kernels
+from accel.kernels._op import Op, triton_kernels
+from accel.kernels._why_not import not_contiguous, not_on_gpu
 from accel.kernels.planes import yuv_layout
 
 
@@ -29,8 +30,7 @@ def to_nv12(
     if x.ndim != 4 or x.shape[1] != 3 or x.shape[2] % 2 or x.shape[3] % 2:
         raise ValueError(f"to_nv12: x must be [B, 3, H, W], H and W even, got {tuple(x.shape)}")
     layout = yuv_layout(matrix=matrix, full_range=full_range, bits=8, shift_x=1, shift_y=1)
-    result: Tensor = torch.ops.accel.to_nv12(x, list(layout.from_rgb))
-    return result
+    return op(x, list(layout.from_rgb))
 
 
 def _reference(x, color):
@@ -60,12 +60,12 @@ def _triton(x, color):
 
 
 def _why_not_triton(x, color) -> str:
-    if not (INTERPRETED or x.is_cuda):
-        return f"needs CUDA tensors, got {x.device}"
+    if why := not_on_gpu(x) or not_contiguous(x):
+        return why
     if x.dtype not in (torch.float32, torch.float16, torch.bfloat16):
         return f"needs float32, float16 or bfloat16, got {x.dtype}"
-    if not x.is_contiguous() or not x.numel() > 0 or x.shape[2] * x.shape[3] >= 1 << 29:
-        return "needs 1 to 2^29 pixels side by side in memory"
+    if not x.numel() > 0 or x.shape[2] * x.shape[3] >= 1 << 29:
+        return f"needs 1 to 2^29 pixels, got {tuple(x.shape)}"
     unit = triton_kernels("nv12").UNIT
     if x.shape[2] * x.shape[3] % unit:
         return f"needs a multiple of {unit} pixels, got {tuple(x.shape)}"

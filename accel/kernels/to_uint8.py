@@ -5,13 +5,12 @@ y = round(127.5 · x + 127.5), held to 0..255, halves to even; NaN gives 0.
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
-from accel.kernels import _native as native
-from accel.kernels._op import INTERPRETED, Op, in_triton
+from accel.kernels import _native
+from accel.kernels._op import Op, in_triton
+from accel.kernels._why_not import not_on_gpu
 
 
 def to_uint8(
@@ -36,31 +35,28 @@ def _reference(x):
 op = Op("to_uint8(Tensor x) -> Tensor", _reference, gradient=False)
 
 
-def _native(x):
-    module: Any = native.module
+def _native_run(x):
     n, c, h, w = x.shape
     y = torch.empty(n, h, w, c, dtype=torch.uint8)
-    module.to_uint8(x.detach(), y, torch.get_num_threads())
+    _native.module.to_uint8(x.detach(), y, torch.get_num_threads())
     return y
 
 
 def _why_not_native(x) -> str:
     if x.dtype != torch.float32:
         return f"needs float32, got {x.dtype}"
-    return "needs at least one value" if not x.numel() else native.why_not(x)
+    return _native.why_not(x) if x.numel() else "has nothing to do"
 
 
-op.implement("native", _native, _why_not_native)
+op.implement("native", _native_run, _why_not_native)
 
 
 def _why_not_triton(x) -> str:
-    if not (INTERPRETED or x.is_cuda):
-        return f"needs CUDA tensors, got {x.device}"
     if not x.numel() or sum((n - 1) * s for n, s in zip(x.shape, x.stride())) >= 1 << 31:
         return f"needs values within 2^31 of the first, got {tuple(x.shape)} by {x.stride()}"
     if x.dtype not in (torch.float32, torch.float16, torch.bfloat16):
         return f"needs float32, float16 or bfloat16, got {x.dtype}"
-    return ""
+    return not_on_gpu(x)
 
 
 op.implement("triton", in_triton("norm", "to_bytes"), _why_not_triton)

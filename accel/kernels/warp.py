@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from accel.kernels import _native
-from accel.kernels._op import INTERPRETED, Op, in_triton
+from accel.kernels._op import Op, in_triton
+from accel.kernels._why_not import not_contiguous, not_on_gpu
 
 CUBIC_A = -0.75
 
@@ -51,9 +52,7 @@ def warp(
             f"matrices [N, 2, 3], got {tuple(pictures.shape)}, {tuple(grids.shape)} and "
             f"{tuple(matrices.shape)}"
         )
-    return torch.ops.accel.warp(
-        pictures.contiguous(), grids.contiguous(), matrices.contiguous(), cubic
-    )
+    return op(pictures.contiguous(), grids.contiguous(), matrices.contiguous(), cubic)
 
 
 def straight_grid(height: int, width: int, side: int = 2) -> Tensor:  # [2, side, side]
@@ -127,33 +126,22 @@ op = Op(
 
 
 def _native_run(pictures, grids, matrices, cubic):
-    assert _native.module is not None  # _native.why_not saw to it
     out = _fake(pictures, grids, matrices, cubic)
     _native.module.warp(pictures, grids.detach(), matrices.detach(), cubic, out)
     return out
 
 
-def _flat(*tensors) -> str:
-    if any(not t.is_contiguous() for t in tensors):
-        return "needs contiguous tensors"
-    return "" if tensors[0].numel() else "has nothing to do"
+def _unfit(*tensors) -> str:
+    return not_contiguous(*tensors) if tensors[0].numel() else "has nothing to do"
 
 
-def _why_not_native(pictures, grids, matrices, cubic) -> str:
-    tensors = pictures, grids, matrices
-    return _native.why_not(*tensors) or _flat(*tensors)
+def _why_not_native(*args) -> str:
+    return _native.why_not(*args[:3]) or _unfit(*args[:3])
 
 
-def _why_not_triton(pictures, grids, matrices, cubic) -> str:
-    tensors = pictures, grids, matrices
-    if not (INTERPRETED or all(t.is_cuda for t in tensors)):
-        return f"needs CUDA tensors, got {pictures.device}"
-    return _flat(*tensors)
+def _why_not_triton(*args) -> str:
+    return not_on_gpu(*args[:3]) or _unfit(*args[:3])
 
 
 op.implement("native", _native_run, _why_not_native)
-op.implement(
-    "triton",
-    in_triton("warp", "warp"),
-    _why_not_triton,
-)
+op.implement("triton", in_triton("warp", "warp"), _why_not_triton)

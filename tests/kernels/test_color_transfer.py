@@ -10,18 +10,17 @@ import torch.nn.functional as F
 
 from accel.kernels import color_transfer as transfer_function
 from accel.kernels._native import why_not
+from accel.kernels.bilateral import op as bilateral_op
+from accel.kernels.color import lab_op
 from accel.kernels.color_transfer import (
     IDT_ROTATIONS,
     MODES,
     SOT_STEPS,
-    axes_op,
-    bilateral_op,
     color_transfer,
-    lab_op,
     random_rotation,
     reinhard_op,
-    transport_op,
 )
+from accel.kernels.transport import axes_op, sliced_op
 from tests.kernels.check import check_kernel
 
 NATIVE = pytest.mark.skipif(bool(why_not()), reason=why_not())
@@ -244,15 +243,15 @@ def cloud(count, seed=0):
 def test_transport_agrees_with_reference(count):
     # Points nearer than a step of the sort may change places: more than that only in thin tails.
     args = cloud(count)
-    assert "reference" in check_kernel(transport_op, args, atol=5e-3, rtol=0)
-    assert psnr(torch.ops.accel.sliced_transport(*args), transport_op.reference(*args)) > 75
+    assert "reference" in check_kernel(sliced_op, args, atol=5e-3, rtol=0)
+    assert psnr(torch.ops.accel.sliced_transport(*args), sliced_op.reference(*args)) > 75
 
 
 @pytest.mark.parametrize("count", [1, 2, 7, 5000, 120_001])
 def test_transport_by_steps_is_near_the_reference(count):
     """Ranks by the step a point lies in, and of very many points some asked for all."""
     args = (*cloud(count), False)
-    assert psnr(torch.ops.accel.sliced_transport(*args), transport_op.reference(*args)) > 55
+    assert psnr(torch.ops.accel.sliced_transport(*args), sliced_op.reference(*args)) > 55
 
 
 def test_points_of_one_colour_stay_together():
@@ -260,7 +259,7 @@ def test_points_of_one_colour_stay_together():
     source[:, ::2] = 0.25
     moved = torch.ops.accel.sliced_transport(source, target, ways, False)
     assert moved[:, ::2].std(1).max() < 1e-6
-    wanted = transport_op.reference(source, target, ways)
+    wanted = sliced_op.reference(source, target, ways)
     assert (moved[:, ::2].mean(1) - wanted[:, ::2].mean(1)).abs().max() < 2e-3
     assert psnr(moved[:, 1::2], wanted[:, 1::2]) > 35  # the others may take other places
 
@@ -270,7 +269,7 @@ def test_many_points_of_one_colour():
     source, target, ways = cloud(3000)
     source[:, ::2], target[:, 1::2] = 0.0, 0.4
     args = (source, target, ways)
-    check_kernel(transport_op, args, atol=5e-3, rtol=0)
+    check_kernel(sliced_op, args, atol=5e-3, rtol=0)
 
 
 @pytest.mark.parametrize("counts", [(1, 1), (300, 7), (5000, 70_001), (70_001, 5000)], ids=str)
@@ -315,7 +314,7 @@ def test_threads_do_not_change_a_bit():
 def test_what_is_not_finite_does_no_harm(bad):
     source, target, ways = cloud(500)
     source[1, 7] = target[2, 9] = bad
-    native = next(i for i in transport_op.implementations if i.name == "native")
+    native = next(i for i in sliced_op.implementations if i.name == "native")
     assert native.run(source, target, ways).shape == source.shape
     assert native.run(source, target, ways, False).shape == source.shape
     native = next(i for i in axes_op.implementations if i.name == "native")

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 import torch
 
-from accel.kernels._raster_triton import EDGES, PLANES
 from accel.kernels.raster import op, raster
 from tests.kernels.check import check_kernel
 
@@ -360,8 +359,3 @@ def test_gradient_reaches_the_texture():
 def test_registration():
     args = (*square(0, 0, 8, 8), 8, 9)
     torch.library.opcheck(torch.ops.accel.raster.default, args)
-
-
-def test_scratch_sizes_are_those_of_numba():
-    numba_raster = pytest.importorskip("accel.kernels._raster_numba")
-    assert (numba_raster.EDGES, numba_raster.PLANES) == (EDGES, PLANES)

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from accel.kernels import OPS, Planes, _native, crop, paste, raster, yuv_layout
+from accel.kernels import OPS, Planes, _native, _why_not, crop, paste, raster, yuv_layout
 
 SERVE_CPU = {"native": "accel._native", "numba": "numba", "reference": "torch"}  # best first
 KEEP = {k: v for k, v in os.environ.items() if k not in ("TRITON_INTERPRET", "ACCEL_KERNELS")}
@@ -84,7 +84,7 @@ def test_the_next_best_serves_and_says_the_same(missing, tmp_path):
 
 
 def test_refusals_name_what_is_missing(monkeypatch):
-    monkeypatch.setitem(sys.modules, "numba", None)
+    monkeypatch.setattr(_why_not, "NUMBA", False)
     monkeypatch.setattr(_native, "reason", "accel._native is not built")
     for name in ("crop", "paste", "raster"):
         why = {i.name: i.why_not for i in OPS[name].implementations}
