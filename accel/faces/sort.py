@@ -23,7 +23,6 @@ from accel.faces import mesh
 from accel.faces.align import Array
 from accel.faces.faceset import FaceRecord, face_in
 
-HISTOGRAM_BINS = 64  # a channel
 THUMBNAIL_PX = 32
 YAW_BINS, YAW_LIMIT = 128, 1.2  # radians to either side
 PITCH_BINS = 12

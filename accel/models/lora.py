@@ -15,7 +15,6 @@ from accel.weights.lora import Adapter, bias_change, merged
 
 NAMED = 3  # modules that an error spells out
 Strength = float | tuple[float, float]  # of all; or of the text towers, and of the UNet
-JOINT = "attn.in_proj_"  # OpenCLIP's query, key and value in one matrix
 
 
 @dataclass(frozen=True)

@@ -32,7 +32,7 @@ UNET = UnetConfig(
     norm_groups=8,
 )
 
-START_ROW, END_ROW, HASHED_ROWS = 0, 1, 256
+END_ROW, HASHED_ROWS = 1, 256  # row 0 begins a prompt
 
 
 def text_config(kept_tokens: int) -> TextConfig:

@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from accel.video.stages import Clock, buffered
+from accel.video.stages import buffered
 
 
 def _threads() -> set[str]:
@@ -78,26 +78,6 @@ def test_an_error_of_the_consumer_stops_the_thread():
     while _threads() and time.monotonic() < deadline:
         time.sleep(0.01)
     assert not _threads()
-
-
-def test_clock_tells_who_waited():
-    clock = Clock()
-
-    def slow():
-        for number in range(4):
-            time.sleep(0.02)
-            yield number
-
-    for _ in buffered(slow(), name="decode", clock=clock):
-        with clock.busy("swap"):
-            pass
-    stages = clock.stages()
-    assert list(stages) == ["decode", "swap"]
-    assert stages["decode"].items == stages["swap"].items == 4
-    assert stages["decode"].busy_s > 0.07
-    assert stages["decode"].starved_s > 0.05
-    assert stages["decode"].blocked_s < 0.05
-    assert stages["swap"].busy_s < 0.02
 
 
 def test_size_must_be_positive():
