@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
-import torch
 
 from accel.core import (
     Cancel,
@@ -28,12 +27,11 @@ from accel.core import (
     choose_device,
     light_collector,
 )
-from accel.faces.crops import rgb_crops
 from accel.faces.face import Face
-from accel.faces.find import FaceModels, find_faces
+from accel.faces.find import FaceModels
 from accel.faces.swap import Job, SourceFace, Swapper, open_swapper
 from accel.faces.track import Analyser
-from accel.kernels import OPS, paste, planes_to_rgb
+from accel.kernels import OPS, paste
 from accel.kernels._native import limit_threads
 from accel.kernels.planes import Planes
 from accel.pipelines.gate import ContentGate, Gate
@@ -46,12 +44,11 @@ from accel.pipelines.provenance import (
     earlier_mark,
     first_lumas,
 )
-from accel.pipelines.run_report import device_name
-from accel.pipelines.run_report import peak_memory_mb as peak_memory_mb
-from accel.pipelines.run_report import versions as versions
+from accel.pipelines.run_report import device_name, peak_memory_mb, versions
 from accel.pipelines.select import Selection
 from accel.pipelines.swap_config import SwapConfig as SwapConfig
 from accel.pipelines.swap_config import swap_config
+from accel.pipelines.swap_source import load_source
 from accel.pipelines.verify import decoded
 from accel.provenance.c2pa import sidecar_of
 from accel.video.device import open_film
@@ -66,9 +63,6 @@ from accel.video.write import open_writer
 LOOKAHEAD = 12  # frames from being taken to being given out, while faces are followed
 AHEAD_PX = 12 * 4096 * 2304  # of the frames that wait at one place
 BATCH = 4  # frames whose faces are swapped in one call
-AROUND = 1.0  # of a source's face, kept on each side of it
-MOST_ASPECT = 30  # of a source picture
-LARGEST_SOURCE_PX = 768  # of a source's face; those that are painted are smaller
 T = TypeVar("T")
 
 
@@ -98,53 +92,6 @@ def swap_video(
     config = swap_config(config, settings)
     job = _Run(Path(input), Path(output), config, progress, cancel or Cancel(), swapper, gate)
     return job.run()
-
-
-def load_source(path: Path, *, device: str = "cpu", models: FaceModels | None = None) -> SourceFace:
-    """Read the picture of a face to put in; the largest face in it is taken.
-
-    models: networks that are open already, to be used again.
-    """
-    with open_video(path) as reader:
-        frame = next(iter(reader), None)
-    if frame is None:
-        raise InputError(f"{path}: holds no picture")
-    short, long = sorted((frame.planes.width, frame.planes.height))
-    if long > MOST_ASPECT * short:  # searched tile by tile, of which a line has thousands
-        raise InputError(
-            f"{path}: a source's longer side may be {MOST_ASPECT} times the other, "
-            f"this one is {frame.planes.width}x{frame.planes.height}"
-        )
-    faces = find_faces(frame.planes, models=models, device=device)
-    if not faces:
-        raise InputError(f"{path}: a source must show a face, but none was found")
-    picture, landmarks = _surroundings(frame.planes, faces[0].landmarks)
-    return SourceFace(picture, landmarks, faces[0].identity)
-
-
-def _surroundings(planes: Planes, landmarks: np.ndarray) -> tuple[torch.Tensor, np.ndarray]:
-    """The part of a picture around a face as [3, H, W] in 0..1, and the landmarks in it.
-
-    All of a large photograph would take a gigabyte as such numbers, and no swapper sees it.
-    """
-    low, high = landmarks[:, :2].min(axis=0), landmarks[:, :2].max(axis=0)
-    size = float((high - low).max())
-    if size > LARGEST_SOURCE_PX:
-        share = LARGEST_SOURCE_PX / size
-        side = round(LARGEST_SOURCE_PX * (1 + 2 * AROUND))
-        shift = (side - 1) / 2 - share * (low + high) / 2
-        matrix = np.array([[share, 0, shift[0]], [0, share, shift[1]]])
-        rgb = torch.from_numpy(rgb_crops(planes, matrix[None], side)[0])
-        placed = landmarks * share + np.array([*shift, 0])
-        return rgb.permute(2, 0, 1).contiguous(), placed.astype(landmarks.dtype)
-    across, down = 1 << planes.layout.shift_x, 1 << planes.layout.shift_y
-    unit, ends = np.array([across, down]), np.array([planes.width, planes.height])
-    x0, y0 = np.clip(np.floor(low - AROUND * size), 0, ends - 1).astype(int) // unit * unit
-    x1, y1 = np.clip(np.ceil(high + AROUND * size), (x0 + 1, y0 + 1), ends).astype(int)
-    chroma = (slice(y0 // down, -(-y1 // down)), slice(x0 // across, -(-x1 // across)))
-    part = Planes(planes.c0[y0:y1, x0:x1], planes.c1[chroma], planes.c2[chroma], planes.layout)
-    rgb = planes_to_rgb(part, dtype=torch.float32)
-    return rgb.permute(2, 0, 1).contiguous(), landmarks - np.array([x0, y0, 0], landmarks.dtype)
 
 
 @dataclass

@@ -14,7 +14,7 @@ from accel.core import Cancel, ConfigError, ProgressCallback
 from accel.models import nano
 from accel.models.stable_diffusion import Conditioning
 from accel.pipelines.generate.model import Model, load
-from accel.pipelines.swap import peak_memory_mb
+from accel.pipelines.run_report import peak_memory_mb
 from accel.text.bpe import END, START
 from accel.training.diffusion.captioned import captioned, read_square
 from accel.training.diffusion.lora import LoraConfig, train_lora

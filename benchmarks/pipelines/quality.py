@@ -28,7 +28,7 @@ from accel.faces.track import Analyser
 from accel.kernels import crop, paste, raster
 from accel.kernels.planes import Planes
 from accel.pipelines.demo import PORTRAIT, demo_clip
-from accel.pipelines.swap import load_source
+from accel.pipelines.swap_source import load_source
 from accel.video.read import open_video
 from accel.weights.assets import asset
 from benchmarks.harness import conditions, save

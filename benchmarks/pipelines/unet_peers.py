@@ -299,7 +299,7 @@ def memory_worker(name: str, work: Path) -> None:
 
     Both have their weights mapped to one file, so that only what is used counts.
     """
-    from accel.pipelines.swap import peak_memory_mb
+    from accel.pipelines.run_report import peak_memory_mb
 
     torch.set_num_threads(2)
     given, latent = inputs(64), torch.randn(1, 4, 64, 64)

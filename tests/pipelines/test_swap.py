@@ -19,7 +19,8 @@ from accel.faces.swap import open_swapper
 from accel.kernels.paste import paste_rectangle
 from accel.pipelines.demo import PORTRAIT, moving_portrait
 from accel.pipelines.provenance import ProvenanceConfig
-from accel.pipelines.swap import EncodeConfig, frames_ahead, load_source, swap_video
+from accel.pipelines.swap import EncodeConfig, frames_ahead, swap_video
+from accel.pipelines.swap_source import load_source
 from accel.weights.assets import asset
 from tests.pipelines.clips import audio_packets, decode, write_clip
 

@@ -26,7 +26,7 @@ from accel.pipelines.generate.prompts import check_length
 from accel.pipelines.generate.repeat import equals, settings_from
 from accel.pipelines.generate.sampler import Picture, Sampler
 from accel.pipelines.provenance import ProvenanceConfig
-from accel.pipelines.swap import peak_memory_mb
+from accel.pipelines.run_report import peak_memory_mb
 
 # What `accel.load` takes beside the model.
 LOADING = (

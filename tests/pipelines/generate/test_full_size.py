@@ -15,7 +15,7 @@ import json, sys, time
 import torch
 from accel.pipelines.generate import load
 from accel.pipelines.generate.memory import resident_mb
-from accel.pipelines.swap import peak_memory_mb
+from accel.pipelines.run_report import peak_memory_mb
 before = resident_mb()
 seconds = []
 for _ in range(2):  # the second finds the file in the page cache
