@@ -1,6 +1,7 @@
 // Softmax attention on the CPU without ever holding the whole score matrix.
 #include "attention.h"
 
+#include <atomic>
 #include <cstdlib>
 #include <memory>
 #include <string>
@@ -13,10 +14,11 @@
 namespace accel {
 namespace {
 
-constexpr int64_t kQueries = 192;           // that a thread takes at a time: attend() wants these
-constexpr int64_t kRefusedTogether = 32;    // queries that AttentionTiles refuses together
-constexpr int64_t kKeysPacked = 512;        // that a thread takes at a time
-constexpr int64_t kNear = 1 << 18;          // floats of packed heads that are worked on together
+constexpr int64_t kQueries = 192;         // that a thread takes at a time: attend() wants these
+constexpr int64_t kRefusedTogether = 32;  // queries that AttentionTiles refuses together
+constexpr int64_t kKeysPacked = 512;      // that a thread takes at a time
+constexpr int64_t kNear = 1 << 18;        // floats of packed heads that are worked on together
+constexpr int64_t kMany = 4;              // blocks of heads for each thread: one more weighs little
 constexpr int64_t kWorthThreads = 1 << 20;  // multiplications; below, starting threads costs more
 
 void check(bool holds, const char* what) {
@@ -63,33 +65,62 @@ float* scratch(int64_t count) {
 
 int64_t parts(int64_t count, int64_t each) { return (count + each - 1) / each; }
 
-// As many heads are packed as stay near, then their queries shared out. With few keys that is many
-// heads, so that queries are read, and results written, row by row. pack(unit, first, last, place)
-// and attend(unit, first, last, place) get `size` floats for each unit.
+// Heads are worked on in blocks: as many as stay near when they are packed. With few keys that is
+// many heads, so that queries are read, and results written, row by row.
+struct Sharing {
+  int64_t units, heads, blocks;  // heads in all, of a block; blocks
+  int team;
+  bool apart;  // a thread takes whole blocks; else all threads share each
+
+  Sharing(const Whole& all, int64_t size, int threads) : units(all.batch * all.heads) {
+    const int64_t near = kNear / size;
+    heads = near < 1 ? 1 : near < units ? near : units;
+    blocks = parts(units, heads);
+    team = double(units) * all.queries * all.keys * all.dim < kWorthThreads ? 1 : threads;
+    apart = team == 1 || blocks % team == 0 || blocks >= kMany * team;
+  }
+};
+
+// pack(unit, first, last, place) and attend(unit, first, last, place) get `size` floats for each
+// head of a block.
 template <typename Pack, typename Attend>
-void share_out(const Whole& all, int64_t size, int64_t queries, int threads, const Pack& pack,
-               const Attend& attend) {
-  const int64_t units = all.batch * all.heads;
-  const int64_t near = kNear / size, some = near < 1 ? 1 : near < units ? near : units;
-  const int64_t shares = parts(all.queries, queries), blocks = parts(all.keys, kKeysPacked);
-  const bool alone = double(units) * all.queries * all.keys * all.dim < kWorthThreads;
-  const int team = alone ? 1 : threads;
-  const Floats packed(size * some);
-#pragma omp parallel num_threads(team)
-  for (int64_t first = 0; first < units; first += some) {
-    const int64_t count = units - first < some ? units - first : some;
-#pragma omp for schedule(static)
-    for (int64_t i = 0; i < count * blocks; ++i) {
-      const int64_t at = i % blocks * kKeysPacked, end = at + kKeysPacked;
-      pack(first + i / blocks, at, end < all.keys ? end : all.keys,
-           packed.data + i / blocks * size);
-    }
+void share_out(const Whole& all, const Sharing& sharing, int64_t size, int64_t queries,
+               const Pack& pack, const Attend& attend) {
+  const int64_t shares = parts(all.queries, queries), pieces = parts(all.keys, kKeysPacked);
+  const Floats packed(size * sharing.heads * (sharing.apart ? sharing.team : 1));
+  const auto count = [&](int64_t block) {
+    const int64_t left = sharing.units - block * sharing.heads;
+    return left < sharing.heads ? left : sharing.heads;
+  };
+  const auto pack_piece = [&](int64_t block, int64_t i, float* to) {
+    const int64_t at = i % pieces * kKeysPacked, end = at + kKeysPacked;
+    pack(block * sharing.heads + i / pieces, at, end < all.keys ? end : all.keys,
+         to + i / pieces * size);
+  };
+  const auto attend_share = [&](int64_t block, int64_t i, const float* from) {
+    const int64_t head = i % count(block), at = i / count(block) * queries, end = at + queries;
+    attend(block * sharing.heads + head, at, end < all.queries ? end : all.queries,
+           from + head * size);
+  };
+  if (sharing.apart) {
+    std::atomic<int> taken{0};
+#pragma omp parallel num_threads(sharing.team)
+    {
+      float* const own = packed.data + size * sharing.heads * taken++;
 #pragma omp for schedule(dynamic)
-    for (int64_t i = 0; i < count * shares; ++i) {
-      const int64_t at = i / count * queries, end = at + queries;
-      attend(first + i % count, at, end < all.queries ? end : all.queries,
-             packed.data + i % count * size);
+      for (int64_t block = 0; block < sharing.blocks; ++block) {
+        for (int64_t i = 0; i < count(block) * pieces; ++i) pack_piece(block, i, own);
+        for (int64_t i = 0; i < count(block) * shares; ++i) attend_share(block, i, own);
+      }
     }
+    return;
+  }
+#pragma omp parallel num_threads(sharing.team)
+  for (int64_t block = 0; block < sharing.blocks; ++block) {
+#pragma omp for schedule(static)
+    for (int64_t i = 0; i < count(block) * pieces; ++i) pack_piece(block, i, packed.data);
+#pragma omp for schedule(dynamic)
+    for (int64_t i = 0; i < count(block) * shares; ++i) attend_share(block, i, packed.data);
   }
 }
 
@@ -97,7 +128,7 @@ void run_vectors(const Whole& all, int threads) {
   const int64_t size = parts(ACCEL_WIDEST(packed_floats(all.keys, all.dim)), 16) * 16;
   const int64_t own = ACCEL_WIDEST(scratch_floats(all.dim));
   share_out(
-      all, size, kQueries, threads,
+      all, Sharing(all, size, threads), size, kQueries,
       [&](int64_t unit, int64_t first, int64_t last, float* to) {
         ACCEL_WIDEST(pack(all.head(unit), first, last, to));
       },
@@ -118,16 +149,24 @@ void attend_refused(const AttentionHead& head, uint32_t refused, int64_t first, 
     }
 }
 
+// As many as are best worked on together, or fewer where threads share a block: all have the same
+// number of equal shares then.
+int64_t queries_together(const AttentionTiles& tiles, const Whole& all, const Sharing& sharing) {
+  const int64_t best = tiles.group(all.keys, all.dim);
+  if (sharing.apart) return best;
+  int64_t shares = parts(all.queries, best);
+  while (shares * sharing.heads % sharing.team && all.queries > shares * kRefusedTogether) ++shares;
+  return parts(parts(all.queries, shares), kRefusedTogether) * kRefusedTogether;
+}
+
 void run_tiles(const AttentionTiles& tiles, const Whole& all, int threads) {
   // Before a head's cut keys and values: the largest of each, block by block.
   const int64_t blocks = parts(all.keys, kKeysPacked), before = parts(2 * blocks, 16) * 16;
   const int64_t size = before + parts(tiles.packed_bytes(all.keys, all.dim), 64) * 16;
-  int64_t queries = tiles.group(all.keys, all.dim);
-  while (queries > 64 && all.batch * all.heads * parts(all.queries, queries) < 2 * threads)
-    queries = parts(queries / 2, kRefusedTogether) * kRefusedTogether;
   const int64_t own = tiles.scratch_bytes(all.keys, all.dim) / 4;
+  const Sharing sharing(all, size, threads);
   share_out(
-      all, size, queries, threads,
+      all, sharing, size, queries_together(tiles, all, sharing),
       [&](int64_t unit, int64_t first, int64_t last, float* to) {
         tiles.pack(all.head(unit), first, last, reinterpret_cast<char*>(to + before),
                    to + first / kKeysPacked * 2);

@@ -1,5 +1,6 @@
 // group_norm_silu, layer_norm and geglu on the CPU: one pass to measure, one to apply; memory is
 // their limit.
+#include <algorithm>
 #include <cmath>
 #include <vector>
 
@@ -74,50 +75,53 @@ void planes_first(const Group& g) {
 class ChannelsLast {
  public:
   explicit ChannelsLast(const Group& g)
-      : g_(g), each_(g.channels / g.groups), blocks_((g.pixels + kPixels - 1) / kPixels) {}
+      : g_(g),
+        each_(g.channels / g.groups),
+        blocks_((g.pixels + kPixels - 1) / kPixels),
+        size_(g.pixels * g.channels),
+        past_caches_(g.past_caches(g.channels)),
+        about_(g.images * g.channels),
+        sums_(g.images * blocks_ * g.groups * 2) {
+    for (int64_t i = 0; i < g.images * g.groups; ++i)
+      std::fill_n(about_.data() + i * each_, each_,
+                  g.x[i / g.groups * size_ + i % g.groups * each_]);
+  }
 
-  // Image by image, and back from where the statistics ended: what was read last is still near.
+  // As many images at a time as stay near. A thread applies to the blocks it measured, and back
+  // from where it ended: what was read last is still near.
   void run() {
-    std::vector<double> sums(blocks_ * g_.groups * 2);
-    std::vector<float> about(g_.channels), scale(about), shift(about);
-    const bool past_caches = g_.past_caches(g_.channels);
+    const int64_t near = kNear / size_, together = near < 1 ? 1 : near, team = g_.team;
 #pragma omp parallel num_threads(g_.team)
     {
-      std::vector<float> s(g_.channels), q(g_.channels);
-      for (int64_t image = 0; image < g_.images; ++image) {
-        const float* picture = g_.x + image * g_.pixels * g_.channels;
-#pragma omp single
-        for (int64_t c = 0; c < g_.channels; ++c) about[c] = picture[c / each_ * each_];
+      std::vector<float> s(g_.channels), q(g_.channels), scale(g_.channels), shift(g_.channels);
+      for (int64_t image = 0; image < g_.images; image += together) {
+        const int64_t first = image * blocks_;
+        const int64_t count = std::min(together, g_.images - image) * blocks_;
 #pragma omp for schedule(static)
-        for (int64_t block = 0; block < blocks_; ++block)
-          measure(picture, block, about.data(), s.data(), q.data(), sums.data());
-#pragma omp single
-        settle(sums.data(), scale.data(), shift.data());
-#pragma omp for schedule(static)
-        for (int64_t i = 0; i < blocks_; ++i) {
-          const int64_t first = (blocks_ - 1 - i) * kPixels;
-          const int64_t at = first * g_.channels;
-          const float* ahead = picture + (i + 1 < blocks_ ? at - kPixels * g_.channels : at);
-          ACCEL_WIDEST(apply_pixels(picture + at, g_.y + (picture - g_.x) + at, count(first),
-                                    g_.channels, about.data(), scale.data(), shift.data(), g_.silu,
-                                    past_caches, ahead));
-          if (past_caches) ACCEL_WIDEST(end_streams());
-        }
+        for (int64_t share = 0; share < team; ++share)
+          for (int64_t i = count * share / team; i < count * (share + 1) / team; ++i)
+            measure(first + i, s.data(), q.data());
+#pragma omp for schedule(static) nowait
+        for (int64_t share = 0; share < team; ++share)
+          apply(first + count * share / team, first + count * (share + 1) / team, scale.data(),
+                shift.data());
       }
     }
   }
 
  private:
-  int64_t count(int64_t first) const {
-    return first + kPixels < g_.pixels ? kPixels : g_.pixels - first;
+  int64_t first_pixel(int64_t block) const { return block % blocks_ * kPixels; }
+  int64_t place(int64_t block) const {
+    return block / blocks_ * size_ + first_pixel(block) * g_.channels;
   }
+  int64_t pixels(int64_t block) const { return std::min(kPixels, g_.pixels - first_pixel(block)); }
 
-  void measure(const float* picture, int64_t block, const float* about, float* s, float* q,
-               double* sums) const {
-    const int64_t first = block * kPixels;
+  const float* about(int64_t block) const { return about_.data() + block / blocks_ * g_.channels; }
+
+  void measure(int64_t block, float* s, float* q) {
     ACCEL_WIDEST(
-        pixel_moments(picture + first * g_.channels, count(first), g_.channels, about, s, q));
-    double* into = sums + block * g_.groups * 2;
+        pixel_moments(g_.x + place(block), pixels(block), g_.channels, about(block), s, q));
+    double* into = sums_.data() + block * g_.groups * 2;
     for (int64_t group = 0; group < g_.groups; ++group, into += 2) {
       into[0] = into[1] = 0;
       for (int64_t c = group * each_; c < (group + 1) * each_; ++c)
@@ -125,19 +129,33 @@ class ChannelsLast {
     }
   }
 
-  void settle(const double* sums, float* scale, float* shift) const {
+  void settle(int64_t image, float* scale, float* shift) const {
     for (int64_t group = 0; group < g_.groups; ++group) {
       Moments m;
-      for (int64_t block = 0; block < blocks_; ++block) {
-        const double* from = sums + (block * g_.groups + group) * 2;
+      for (int64_t block = image * blocks_; block < (image + 1) * blocks_; ++block) {
+        const double* from = sums_.data() + (block * g_.groups + group) * 2;
         m.sum += from[0], m.squares += from[1];
       }
       coefficients(g_, group, m, scale + group * each_, shift + group * each_);
     }
   }
 
+  void apply(int64_t first, int64_t end, float* scale, float* shift) const {
+    for (int64_t i = end - 1; i >= first; --i) {
+      if (i == end - 1 || i % blocks_ == blocks_ - 1) settle(i / blocks_, scale, shift);
+      const float* x = g_.x + place(i);
+      const float* ahead = i > first && first_pixel(i) ? x - kPixels * g_.channels : x;
+      ACCEL_WIDEST(apply_pixels(x, g_.y + place(i), pixels(i), g_.channels, about(i), scale, shift,
+                                g_.silu, past_caches_, ahead));
+    }
+    if (past_caches_) ACCEL_WIDEST(end_streams());
+  }
+
   const Group& g_;
-  const int64_t each_, blocks_;
+  const int64_t each_, blocks_, size_;
+  const bool past_caches_;
+  std::vector<float> about_;  // [image, channel] what is taken off values before they are summed
+  std::vector<double> sums_;  // [image, block, group, 2]
 };
 
 // x and y: [N, C, ...] float32, side by side; with `last`, channels are the last in memory, as they

@@ -166,17 +166,26 @@ def test_what_a_query_gets_does_not_depend_on_the_others():
 
 @pytest.mark.parametrize("threads", [1, 2, 3])
 @pytest.mark.parametrize("dim", [24, 40, 170])
-def test_bytes_do_not_depend_on_batch_or_threads(threads, dim):
+def test_attentions_bytes_do_not_depend_on_batch_or_threads(threads, dim):
     q, k, v = (normal(3, 2, 410, dim, seed=i) for i in range(3))
-    x, weight = normal(3, 64, 40, 40, seed=4), normal(64, seed=5)
     alone = torch.cat([attention(q[i : i + 1], k[i : i + 1], v[i : i + 1]) for i in range(3)])
-    last = x.to(memory_format=torch.channels_last)
-    single = torch.cat([group_norm_silu(last[i : i + 1], 32, weight, weight) for i in range(3)])
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
         assert torch.equal(attention(q, k, v), alone)
-        assert torch.equal(group_norm_silu(last, 32, weight, weight), single)
+    finally:
+        torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3])
+@pytest.mark.parametrize("shape", [(3, 64, 40, 40), (9, 64, 12, 11), (2, 32, 150, 70)], ids=str)
+def test_norms_bytes_do_not_depend_on_batch_or_threads(threads, shape):
+    x, weight = normal(*shape).to(memory_format=torch.channels_last), normal(shape[1], seed=5)
+    alone = torch.cat([group_norm_silu(one, 32, weight, weight) for one in x.split(1)])
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        assert torch.equal(group_norm_silu(x, 32, weight, weight), alone)
     finally:
         torch.set_num_threads(before)
 
