@@ -5,6 +5,7 @@ Everything else about the package is in pyproject.toml.
 
 import glob
 import os
+import re
 import sys
 
 import nanobind
@@ -28,8 +29,20 @@ def flags() -> tuple[list[str], list[str]]:
     return [*compile, "-fvisibility=hidden", "-fno-strict-aliasing", *openmp], [*openmp, "-s"]
 
 
+def files_of(source: str, found: set[str]) -> set[str]:
+    """Add to `found` a source, the headers of csrc that it names, and those that they name."""
+    found.add(source)
+    with open(source, encoding="utf-8") as file:
+        # A definition may name one, too: simd.h includes what ACCEL_VECTOR_CODE stands for.
+        named = re.findall(r'^#.*"(\w+\.h)"', file.read(), re.MULTILINE)
+    for header in (os.path.join("csrc", name) for name in named):
+        if header not in found and os.path.exists(header):
+            files_of(header, found)
+    return found
+
+
 class BuildWhatChanged(build_ext):
-    """Compile only sources newer than their object; a failed build leaves a working install."""
+    """Compile only what is newer than its object; a failed build leaves a working install."""
 
     def copy_extensions_to_source(self):
         # A process that has the old module mapped would crash if it were overwritten in place.
@@ -43,9 +56,9 @@ class BuildWhatChanged(build_ext):
         compile_one = self.compiler._compile
 
         def compile_if_newer(obj, src, *rest):
-            needs = [src, *HEADERS, "setup.py"]
+            needs = files_of(src, {"setup.py"})
             if os.path.exists(obj) and all(
-                os.path.getmtime(n) <= os.path.getmtime(obj) for n in needs if os.path.exists(n)
+                os.path.getmtime(name) <= os.path.getmtime(obj) for name in needs
             ):
                 return
             compile_one(obj, src, *rest)

@@ -5,12 +5,7 @@
 #include <cstdint>
 #include <vector>
 
-// Compiled for any x86-64 and for AVX2; with -ffp-contract=off both give the same bits.
-#if defined(__x86_64__) && defined(__gnu_linux__)
-#define ACCEL_CLONES __attribute__((target_clones("default", "arch=x86-64-v3")))
-#else
-#define ACCEL_CLONES
-#endif
+#include "clones.h"
 
 namespace accel::blend {
 

@@ -9,12 +9,8 @@
 #include <vector>
 
 #include "binding.h"
-
-#if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__)
-#define ACCEL_CLONES __attribute__((target_clones("default", "arch=x86-64-v3")))
-#else
-#define ACCEL_CLONES
-#endif
+#include "clones.h"
+#include "moments.h"
 
 namespace accel {
 namespace {
@@ -49,22 +45,6 @@ void lab_row(const float* __restrict__ red, const float* __restrict__ green,
 bool any_weight(const float* mask, int64_t width) {
   return std::any_of(mask, mask + width, [](float w) { return w > 0.0f; });
 }
-
-struct Moments {
-  double weight = 0, mean[3] = {0, 0, 0}, squares[3] = {0, 0, 0};
-
-  // Chan, Golub and LeVeque 1979: the moments of two sets together.
-  void merge(const Moments& other) {
-    if (!(other.weight > 0)) return;
-    const double total = weight + other.weight, share = other.weight / total;
-    for (int c = 0; c < 3; ++c) {
-      const double apart = other.mean[c] - mean[c];
-      mean[c] += apart * share;
-      squares[c] += other.squares[c] + apart * apart * weight * share;
-    }
-    weight = total;
-  }
-};
 
 inline float total(const float* lanes) {
   float sum = 0;
@@ -149,8 +129,7 @@ void color_stats(Floats crops, Floats masks, Output out, int threads) {
     for (int64_t y = 0; y < height; ++y) all.merge(rows[item * height + y]);
     for (int c = 0; c < 3; ++c) {
       result[item * 6 + c] = float(all.mean[c]);
-      result[item * 6 + 3 + c] =
-          all.weight > 0 ? float(std::sqrt(all.squares[c] / all.weight)) : 0.0f;
+      result[item * 6 + 3 + c] = float(all.deviation(c));
     }
   }
 }

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "binding.h"
+#include "clones.h"
 
 namespace accel {
 namespace {
@@ -115,9 +116,7 @@ Palette means(const std::vector<Box>& boxes, const std::vector<int>& cells,
   return palette;
 }
 
-#if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__)
-__attribute__((target_clones("default", "arch=x86-64-v3")))
-#endif
+ACCEL_CLONES
 uint8_t nearest(const Palette& palette, int cell) {
   int32_t apart[kMost];
   const int a = twice_middle(along(cell, 0)), b = twice_middle(along(cell, 1)),
@@ -127,8 +126,8 @@ uint8_t nearest(const Palette& palette, int cell) {
               z = c - 2 * palette.value[2][i];
     apart[i] = (x * x + y * y + z * z) << 8 | i;  // below 2^28; the first of equals wins
   }
-  int32_t least = apart[0];
-  for (int i = 1; i < palette.count; ++i) least = apart[i] < least ? apart[i] : least;
+  int32_t least = INT32_MAX;
+  for (int i = 0; i < palette.count; ++i) least = apart[i] < least ? apart[i] : least;
   return uint8_t(least & 255);
 }
 

@@ -8,12 +8,7 @@
 #include <optional>
 
 #include "binding.h"
-
-#if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__)
-#define ACCEL_CLONES __attribute__((target_clones("default", "arch=x86-64-v3")))
-#else
-#define ACCEL_CLONES
-#endif
+#include "clones.h"
 
 namespace accel {
 namespace {

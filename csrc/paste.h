@@ -68,6 +68,28 @@ struct Taps {
   }
 };
 
+// What turns one crop's RGB into code values.
+struct Color {
+  float gain[3], bias[3], to_codes[12];
+};
+
+template <typename T>
+struct Plane {
+  T* data;
+  int64_t row, column;  // strides, in samples
+};
+
+// One group, one face.
+template <typename T>
+struct Job {
+  const Matrix& matrix;
+  const Group& group;
+  const Staged& crop;
+  const Taps& taps;
+  Plane<T> planes[3];
+  float max_code;
+};
+
 // Narrow lo..hi to the x for which low < slope * x + base < high.
 inline void narrow(double slope, double base, double low, double high, double& lo, double& hi) {
   if (slope == 0) {

@@ -1,11 +1,5 @@
 // Whole pictures between planes and interleaved RGB, row by row. The loops are written for the
 // compiler to vectorise, and compiled twice; with no fused multiply-add, both round alike.
-#if defined(__GNUC__) && !defined(__clang__)
-// Nobody reads the floating-point exception flags; keeping them exact stops clamps from
-// vectorising.
-#pragma GCC optimize("no-trapping-math")
-#endif
-
 #include "planes_rgb.h"
 
 #include <nanobind/stl/vector.h>
@@ -18,24 +12,19 @@
 #include <immintrin.h>
 #endif
 
+#include "clones.h"
 #include "plane_array.h"
-
-#if defined(__x86_64__) && defined(__GLIBC__)
-#define ACCEL_ALSO_AVX2 __attribute__((target_clones("default", "avx2")))
-#else
-#define ACCEL_ALSO_AVX2
-#endif
 
 namespace accel {
 namespace {
 
 constexpr int64_t kWorthThreads = 1 << 16;
 
-ACCEL_ALSO_AVX2 void lerp_rows8(const uint8_t* a, const uint8_t* b, float t, int n,
-                                float* __restrict out) {
+ACCEL_CLONES void lerp_rows8(const uint8_t* a, const uint8_t* b, float t, int n,
+                             float* __restrict out) {
   for (int i = 0; i < n; ++i) out[i] = lerp(float(a[i]), float(b[i]), t);
 }
-ACCEL_ALSO_AVX2 void lerp_rows16(const uint16_t* a, const uint16_t* b, float t, int n, float* out) {
+ACCEL_CLONES void lerp_rows16(const uint16_t* a, const uint16_t* b, float t, int n, float* out) {
   for (int i = 0; i < n; ++i) out[i] = lerp(float(a[i]), float(b[i]), t);
 }
 
@@ -55,8 +44,8 @@ void lerp_rows(const Plane& plane, const Between& y, float* out) {
 // Chroma at every second pixel of a row lies at one phase between its neighbours: pixel 2 i + p
 // lies a share t[p] after sample i + from[p]. `row` may be read one before its start and after its
 // end.
-ACCEL_ALSO_AVX2 void twice(const float* row, const int from[2], const float t[2], int pairs,
-                           float* out) {
+ACCEL_CLONES void twice(const float* row, const int from[2], const float t[2], int pairs,
+                        float* out) {
   const float *a = row + from[0], *b = row + from[1], ta = t[0], tb = t[1];
   for (int i = 0; i < pairs; ++i) {
     out[2 * i] = lerp(a[i], a[i + 1], ta);
@@ -83,8 +72,8 @@ void widen(float* row, int count, int shift, float site, int width, float* out) 
   }
 }
 
-ACCEL_ALSO_AVX2 void color_row(const float* m, const float* a, const float* b, const float* c,
-                               float top, int n, float* out) {
+ACCEL_CLONES void color_row(const float* m, const float* a, const float* b, const float* c,
+                            float top, int n, float* out) {
   const float m0 = m[0], m1 = m[1], m2 = m[2], m3 = m[3];
   for (int i = 0; i < n; ++i) {
     const float value = m0 * a[i] + m1 * b[i] + m2 * c[i] + m3;
@@ -93,7 +82,7 @@ ACCEL_ALSO_AVX2 void color_row(const float* m, const float* a, const float* b, c
   }
 }
 
-ACCEL_ALSO_AVX2 void round_row(const float* __restrict from, int n, uint8_t* __restrict out) {
+ACCEL_CLONES void round_row(const float* __restrict from, int n, uint8_t* __restrict out) {
   for (int i = 0; i < n; ++i) out[i] = uint8_t(int(from[i] + 0.5f));
 }
 
@@ -204,19 +193,17 @@ inline __attribute__((always_inline)) void add_rgb_body(const T* from, float sca
     r[i] += value[0], g[i] += value[1], b[i] += value[2];
   }
 }
-ACCEL_ALSO_AVX2 void add_rgb(const uint8_t* from, float share, int n, float* r, float* g,
-                             float* b) {
+ACCEL_CLONES void add_rgb(const uint8_t* from, float share, int n, float* r, float* g, float* b) {
   add_rgb_body(from, 1.0f / 255.0f, share, n, r, g, b);
 }
-ACCEL_ALSO_AVX2 void add_rgb(const uint16_t* from, float share, int n, float* r, float* g,
-                             float* b) {
+ACCEL_CLONES void add_rgb(const uint16_t* from, float share, int n, float* r, float* g, float* b) {
   add_rgb_body(from, 1.0f / 65535.0f, share, n, r, g, b);
 }
-ACCEL_ALSO_AVX2 void add_rgb(const float* from, float share, int n, float* r, float* g, float* b) {
+ACCEL_CLONES void add_rgb(const float* from, float share, int n, float* r, float* g, float* b) {
   add_rgb_body(from, 1.0f, share, n, r, g, b);
 }
 
-ACCEL_ALSO_AVX2 void add_second(const float* from, float share, int n, float* out) {
+ACCEL_CLONES void add_second(const float* from, float share, int n, float* out) {
   for (int i = 0; i < n; ++i) out[i] += share * from[2 * i];
 }
 
@@ -232,13 +219,13 @@ void add_every(const float* from, int count, int first, int side, float share, i
   for (i = std::max(i, inside); i < n; ++i) out[i] += share * from[count - 1];
 }
 
-ACCEL_ALSO_AVX2 void codes8(const float* m, const float* r, const float* g, const float* b,
-                            float max_code, int n, uint8_t* __restrict out) {
+ACCEL_CLONES void codes8(const float* m, const float* r, const float* g, const float* b,
+                         float max_code, int n, uint8_t* __restrict out) {
   for (int i = 0; i < n; ++i)
     out[i] = uint8_t(code_of(m[0] * r[i] + m[1] * g[i] + m[2] * b[i] + m[3], max_code));
 }
-ACCEL_ALSO_AVX2 void codes16(const float* m, const float* r, const float* g, const float* b,
-                             float max_code, int n, uint16_t* out) {
+ACCEL_CLONES void codes16(const float* m, const float* r, const float* g, const float* b,
+                          float max_code, int n, uint16_t* out) {
   for (int i = 0; i < n; ++i)
     out[i] = uint16_t(code_of(m[0] * r[i] + m[1] * g[i] + m[2] * b[i] + m[3], max_code));
 }

@@ -9,13 +9,9 @@
 #include <vector>
 
 #include "binding.h"
+#include "clones.h"
 #include "color.h"
-
-#if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__)
-#define ACCEL_CLONES __attribute__((target_clones("default", "arch=x86-64-v3")))
-#else
-#define ACCEL_CLONES
-#endif
+#include "moments.h"
 
 namespace accel {
 namespace {
@@ -46,23 +42,6 @@ void to_lab(const float* __restrict__ p, int64_t plane, const uint8_t* __restric
     out->weight[i] = counts ? 1.0f : outside;
   }
 }
-
-struct Moments {
-  double weight = 0, mean[3] = {}, squares[3] = {};
-
-  // Chan, Golub and LeVeque 1979: the moments of two sets together.
-  void merge(const Moments& other) {
-    if (!(other.weight > 0)) return;
-    const double total = weight + other.weight, share = other.weight / total;
-    for (int c = 0; c < 3; ++c) {
-      const double apart = other.mean[c] - mean[c];
-      mean[c] += apart * share;
-      squares[c] += other.squares[c] + apart * apart * weight * share;
-    }
-    weight = total;
-  }
-  double deviation(int c) const { return weight > 0 ? std::sqrt(squares[c] / weight) : 0.0; }
-};
 
 inline float total(const float* lanes) {
   float sum = 0;

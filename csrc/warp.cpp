@@ -5,15 +5,10 @@
 #include <vector>
 
 #include "binding.h"
+#include "clones.h"
 
 #define ACCEL_VECTOR_CODE "warp_rows.h"
 #include "simd.h"
-
-#if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__)
-#define ACCEL_CLONES __attribute__((target_clones("default", "arch=x86-64-v3")))
-#else
-#define ACCEL_CLONES
-#endif
 
 namespace accel {
 namespace {
