@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from accel.kernels._direct import may_run_at_once
+from accel.kernels._direct import is_transformed, may_run_at_once
 
 LIBRARY = torch.library.Library("accel", "DEF")
 CHOICES = ("", "reference", "numba", "native", "triton")
@@ -54,20 +54,27 @@ class Op:
         self.reference = reference
         self.implementations = [Implementation("reference", reference, lambda *args: "")]
         self.used: set[str] = set()  # names of the implementations that calls have chosen so far
+        self._writes = "!" in schema
         LIBRARY.define(schema)
         for key in ("CPU", "CUDA"):
             LIBRARY.impl(self.name, self.run, key)
         torch.library.register_fake(f"accel::{self.name}", fake or reference, lib=LIBRARY)
-        if gradient and "!" not in schema:  # an op that writes into its argument has none here
+        if gradient and not self._writes:  # an op that writes into its argument has none here
             torch.library.register_autograd(
                 f"accel::{self.name}", self._backward, setup_context=self._save, lib=LIBRARY
             )
         OPS[self.name] = self
 
     def __call__(self, *args):
-        """Run the operator: by torch's dispatcher, or past it where that has nothing to do."""
+        """Run the operator: by torch's dispatcher, or past it where that has nothing to do.
+
+        Under torch.func's transforms and forward gradients, which operators of libraries do not
+        know, it is its reference.
+        """
         if may_run_at_once(args):
             return self.run(*args)
+        if is_transformed() and not self._writes:
+            return self.reference(*args)
         return getattr(torch.ops.accel, self.name)(*args)
 
     def implement(self, name: str, run: Callable, why_not: Callable[..., str]) -> None:
@@ -102,14 +109,23 @@ class Op:
 
     def _backward(self, ctx, grad):
         tensors, rest = iter(ctx.saved_tensors), iter(ctx.rest)
+        again = torch.is_grad_enabled()  # the gradient will be differentiated too
         args = [
-            next(tensors).detach().requires_grad_(need) if is_tensor else next(rest)
+            _leaf(next(tensors), need, again) if is_tensor else next(rest)
             for is_tensor, need in zip(ctx.is_tensor, ctx.needs_input_grad)
         ]
         wanted = [a for a, need in zip(args, ctx.needs_input_grad) if need]
         with torch.enable_grad():
-            grads = iter(torch.autograd.grad(self.reference(*args), wanted, grad))
+            made = self.reference(*args)
+            grads = iter(torch.autograd.grad(made, wanted, grad, create_graph=again))
         return tuple(next(grads) if need else None for need in ctx.needs_input_grad)
+
+
+def _leaf(tensor: torch.Tensor, need: bool, again: bool) -> torch.Tensor:
+    """What to differentiate by; still joined to where the tensor comes from if that counts."""
+    if again and need:
+        return tensor.view_as(tensor)
+    return tensor.detach().requires_grad_(need)
 
 
 OPS: dict[str, Op] = {}  # every operator, by name, as its module is imported

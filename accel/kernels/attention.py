@@ -40,19 +40,27 @@ def attention(
 
 
 def _reference(q, k, v, scale, causal):
-    return F.scaled_dot_product_attention(q, k, v, is_causal=causal, scale=scale)
+    if not q.is_floating_point():
+        raise TypeError(f"attention: q, k and v must be of floating point, got {q.dtype}")
+    out = F.scaled_dot_product_attention(q, k, v, is_causal=causal, scale=scale)
+    return out.transpose(1, 2).contiguous().transpose(1, 2)
+
+
+def _fake(q, k, v, scale, causal):
+    """Heads of one row side by side, as the layer that reads them wants them."""
+    batch, heads, length, width = q.shape
+    return q.new_empty(batch, length, heads, width).transpose(1, 2)
 
 
 op = Op(
     "attention(Tensor q, Tensor k, Tensor v, float scale, bool causal) -> Tensor",
     _reference,
-    fake=lambda q, k, v, *args: torch.empty_like(q),
+    fake=_fake,
 )
 
 
 def _native(q, k, v, scale, causal):
     module: Any = native.module
-    # Heads of one row side by side, as the layer that reads them wants them.
     out = native.empty(q.shape[0], q.shape[2], q.shape[1], q.shape[3]).transpose(1, 2)
     module.attention(
         q.detach(), k.detach(), v.detach(), out, scale, causal, torch.get_num_threads()

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from accel.kernels import _native
+from accel.kernels._layout import layout_of
 from accel.kernels._op import LIBRARY, Op
 
 native: Any = _native.module  # there whenever `_why_not` lets a call through
@@ -125,12 +126,6 @@ def _shape(x, weight, stride, padding) -> tuple[int, int, int, int]:
     return x.shape[0], weight.shape[0], height, width
 
 
-def _layout(x: Tensor) -> torch.memory_format:
-    """Channels-last where x is so and could not be taken for contiguous."""
-    last = x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
-    return torch.channels_last if last else torch.contiguous_format
-
-
 def _reference(x, weight, bias, residual, stride, padding, groups, slope, packed=None):
     each = bias is not None and bias.ndim == 2
     out = F.conv2d(x, weight, None if each else bias, stride, padding, 1, groups)
@@ -140,12 +135,12 @@ def _reference(x, weight, bias, residual, stride, padding, groups, slope, packed
         out = out + residual
     if slope != 1:
         out = F.leaky_relu(out, slope) if slope else F.relu(out)
-    return out.contiguous(memory_format=_layout(x))
+    return out.contiguous(memory_format=layout_of(x))
 
 
 def _fake(x, weight, bias, residual, stride, padding, groups, slope, packed=None):
     shape = _shape(x, weight, stride, padding)
-    return torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=_layout(x))
+    return torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=layout_of(x))
 
 
 op = Op(
@@ -168,7 +163,7 @@ def _why_not(x, weight, bias, residual, stride, padding, groups, slope, packed=N
 
 
 def _run_native(x, weight, bias, residual, stride, padding, groups, slope, packed=None):
-    layout = _layout(x)
+    layout = layout_of(x)
     shape = _shape(x, weight, stride, padding)
     last = layout is torch.channels_last
     if last:

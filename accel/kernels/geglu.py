@@ -31,7 +31,7 @@ def geglu(
 
 def _reference(x):
     value, gates = x.chunk(2, dim=-1)
-    return value * F.gelu(gates)
+    return (value * F.gelu(gates)).contiguous()
 
 
 op = Op("geglu(Tensor x) -> Tensor", _reference)

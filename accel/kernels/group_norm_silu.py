@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from accel.kernels import _native as native
+from accel.kernels._layout import is_channels_last, layout_of
 from accel.kernels._op import INTERPRETED, Op, triton_kernels
 
 
@@ -25,7 +26,7 @@ def group_norm_silu(
     bias: Tensor,  # [C]
     eps: float = 1e-5,
     silu: bool = True,  # False: normalise alone
-) -> Tensor:  # as x, in its memory order
+) -> Tensor:  # as x; channels last where x is, else contiguous
     """Normalise groups of channels and apply SiLU; see the module for the definition.
 
     Raises ValueError where groups, weight or bias do not fit the channels.
@@ -44,23 +45,17 @@ def group_norm_silu(
 
 
 def _reference(x, groups, weight, bias, eps, silu):
-    y = F.group_norm(x, groups, weight, bias, eps)
-    return F.silu(y) if silu else y
+    # F.group_norm is the same but for refusing a group of one number.
+    y = torch.group_norm(x, groups, weight, bias, eps)
+    return (F.silu(y) if silu else y).contiguous(memory_format=layout_of(x))
 
 
 op = Op(
     "group_norm_silu(Tensor x, int groups, Tensor weight, Tensor bias, float eps, bool silu)"
     " -> Tensor",
     _reference,
-    fake=lambda x, *args: torch.empty_like(x),
+    fake=lambda x, *args: torch.empty_like(x, memory_format=layout_of(x)),
 )
-
-
-def channels_last(x: Tensor) -> bool:
-    """Whether the channels lie side by side in memory."""
-    if x.ndim != 4 or x.is_contiguous():
-        return False
-    return x.is_contiguous(memory_format=torch.channels_last)
 
 
 def _native(x, groups, weight, bias, eps, silu):
@@ -74,7 +69,7 @@ def _native(x, groups, weight, bias, eps, silu):
         groups,
         eps,
         silu,
-        channels_last(x),
+        is_channels_last(x),
         torch.get_num_threads(),
     )
     return y
@@ -85,7 +80,7 @@ def _why_not_native(x, groups, weight, bias, eps, silu) -> str:
         return f"needs float32, got {x.dtype}, {weight.dtype}, {bias.dtype}"
     if not x.numel():
         return "needs at least one value"
-    if not (x.is_contiguous() or channels_last(x)):
+    if not (x.is_contiguous() or is_channels_last(x)):
         return f"needs values side by side in memory, got strides {x.stride()}"
     return native.why_not(x, weight, bias)
 
@@ -102,7 +97,7 @@ def _why_not_triton(x, groups, weight, bias, eps, silu) -> str:
         return f"needs CUDA tensors, got {x.device}"
     if not x.numel() or x.numel() >= 1 << 31:
         return f"needs 1 to 2^31 values, got {x.numel()}"
-    if not (x.is_contiguous() or channels_last(x)):
+    if not (x.is_contiguous() or is_channels_last(x)):
         return f"needs values side by side in memory, got strides {x.stride()}"
     if x.dtype not in (torch.float32, torch.float16, torch.bfloat16):
         return f"needs float32, float16 or bfloat16, got {x.dtype}"
