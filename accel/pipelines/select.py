@@ -8,8 +8,8 @@ import numpy as np
 
 from accel.core import ConfigError
 from accel.faces.face import Face
+from accel.faces.recognise import SAME_PERSON
 
-SAME_PERSON = 0.6  # dlib's threshold on the distance of two embeddings
 TAKE_OVER = 1.3  # how much larger another face must be before "largest" moves to it
 
 
