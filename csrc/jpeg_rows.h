@@ -43,15 +43,21 @@ inline void jpeg_tint(const float* color, const float* __restrict__ cb,
 }
 
 // Chroma of planes that are colours: the mean of the pixels that share it, of up to two rows.
-inline void jpeg_mean(const float* color, const float* c0, const float* c1, const float* c2,
-                      int width, float share, bool add, float* out) {
-  const auto at = [&](int x) {
-    const int i = x < width ? x : width - 1;
-    return color[0] * c0[i] + color[1] * c1[i] + color[2] * c2[i] + color[3];
-  };
-  for (int x = 0; x < (width + 1) / 2; ++x) {
-    const float two = share * (at(2 * x) + at(2 * x + 1));
-    out[x] = add ? jpeg_code(out[x] + two) : two;
+inline void jpeg_mean(const float* color, const float* __restrict__ c0,
+                      const float* __restrict__ c1, const float* __restrict__ c2, int width,
+                      float share, bool add, float* __restrict__ out) {
+  const float k0 = color[0], k1 = color[1], k2 = color[2], k3 = color[3];
+  const auto at = [&](int x) { return k0 * c0[x] + k1 * c1[x] + k2 * c2[x] + k3; };
+  const int pairs = width / 2;
+  if (add) {
+    for (int x = 0; x < pairs; ++x)
+      out[x] = jpeg_code(out[x] + share * (at(2 * x) + at(2 * x + 1)));
+  } else {
+    for (int x = 0; x < pairs; ++x) out[x] = share * (at(2 * x) + at(2 * x + 1));
+  }
+  if (width & 1) {
+    const float last = share * (at(width - 1) + at(width - 1));
+    out[pairs] = add ? jpeg_code(out[pairs] + last) : last;
   }
 }
 

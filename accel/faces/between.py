@@ -268,8 +268,8 @@ def patch(planes: Planes, landmarks: AnyArray) -> Floats:  # [48, 48] 0..1
     """The face's luma, small, upright and centred by its landmarks."""
     region = face_region(landmarks) * [1, 1, 0.75, 1]  # the face without what is around it
     matrix = region_matrix(region, PATCH_PX)
-    luma = warp_plane(planes.c0.numpy(), matrix, PATCH_PX).astype(np.float32)
-    return np.asarray(luma / planes.layout.max_code, np.float32)
+    luma = warp_plane(planes.c0, matrix, PATCH_PX, planes.layout.max_code)
+    return np.divide(luma, 255, dtype=np.float32)
 
 
 def unlike(one: Floats, other: Floats) -> float:
@@ -293,7 +293,7 @@ class QuickMesh(MeshNet):
         self.runs = 0
 
     def cut(self, planes: Planes, matrices: Array) -> Any:  # [N, MESH_PX, MESH_PX, 3] RGB 0..1
-        if planes.c0.device.type != "cpu" or planes.layout.bits > 8:
+        if planes.c0.device.type != "cpu":
             return super().cut(planes, matrices)
         return cut_floats(planes, matrices, MESH_PX)
 

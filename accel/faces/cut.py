@@ -1,8 +1,8 @@
-"""Aligned faces out of a frame's planes as pictures, on the CPU, averaged by OpenCV.
+"""Aligned faces out of a frame's planes as pictures, on the CPU.
 
 Each plane is sampled by itself, then the colours are converted in the crop: what it costs does not
 grow with the frame. Where a crop shrinks the frame the planes are averaged first, as far as the
-area under a pixel of the crop asks.
+area under a pixel of the crop asks. Codes of more than eight bits are brought to eight by the way.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from accel.faces.align import AnyArray, Array
 from accel.kernels.crop import crop
 from accel.kernels.cut import can_cut_jpeg, cut, cut_jpeg
 from accel.kernels.planes import PlaneLayout, Planes
+from accel.kernels.shrink import MOST_SIDE, shrink
 
 Bytes = npt.NDArray[np.uint8]
 Pixels = npt.NDArray[np.float32]
@@ -34,11 +35,11 @@ def cut_faces(
 ) -> Bytes:  # [N, size, size, 3] BGR
     """Cut N square pictures, bilinear where they enlarge; what lies outside the frame is black."""
     wanted = np.asarray(matrices, np.float64)
-    if planes.c0.device.type != "cpu" or planes.layout.bits > 8:
+    if planes.c0.device.type != "cpu":
         m = torch.from_numpy(np.ascontiguousarray(wanted, np.float32)).to(planes.c0.device)
-        deep = crop(planes, m, size, scale=255.0, layout="NHWC", bgr=True, border="zero")
-        return np.asarray(deep.add_(0.5).to(torch.uint8).cpu().numpy())
-    color = np.array(planes.layout.to_rgb).reshape(3, 4)[::-1]  # rows blue, green, red
+        made = crop(planes, m, size, scale=255.0, layout="NHWC", bgr=True, border="zero")
+        return np.asarray(made.add_(0.5).to(torch.uint8).cpu().numpy())
+    color = _to_rgb(planes.layout)[::-1]  # rows blue, green, red
     return _stacked([cut(*_sources(planes, m, size), size, color, _black(planes)) for m in wanted])
 
 
@@ -51,7 +52,7 @@ def cut_jpegs(
 ) -> list[bytes]:
     """Cut N pictures as `cut_faces` does and encode each as a JPEG of 4:2:0."""
     wanted = np.asarray(matrices, np.float64)
-    if planes.c0.device.type != "cpu" or planes.layout.bits > 8 or not can_cut_jpeg():
+    if planes.c0.device.type != "cpu" or not can_cut_jpeg():
         return [_jpeg(picture, quality) for picture in cut_faces(planes, wanted, size)]
     color, step = _jfif(planes.layout), _chroma_step(planes.layout)
     return [
@@ -63,12 +64,12 @@ def cut_jpegs(
 
 
 def cut_floats(
-    planes: Planes,  # of eight bits, in host memory
+    planes: Planes,  # in host memory
     matrices: AnyArray,  # [N, 2, 3] frame to crop
     size: int,
 ) -> Pixels:  # [N, size, size, 3] RGB 0..1
     """Cut N square pictures as networks take them: chroma at half the resolution."""
-    color = np.array(planes.layout.to_rgb).reshape(3, 4)
+    color = _to_rgb(planes.layout)
     step = _chroma_step(planes.layout)
     # A network is content with whole squares of samples; a picture to keep is not.
     return _stacked(
@@ -94,8 +95,15 @@ def _jpeg(picture: Bytes, quality: int) -> bytes:
     return data.tobytes()
 
 
-def _black(planes: Planes) -> tuple[float, ...]:
-    return planes.layout.from_rgb[3::4]
+def _black(planes: Planes) -> list[float]:
+    return [code * 255 / planes.layout.max_code for code in planes.layout.from_rgb[3::4]]
+
+
+def _to_rgb(layout: PlaneLayout) -> Array:  # [3, 4]
+    """From codes of eight bits, whatever the planes have."""
+    color = np.array(layout.to_rgb).reshape(3, 4)
+    color[:, :3] *= layout.max_code / 255
+    return color
 
 
 def _chroma_step(layout: PlaneLayout) -> int:
@@ -107,7 +115,7 @@ def _chroma_step(layout: PlaneLayout) -> int:
 @lru_cache(maxsize=64)
 def _jfif(layout: PlaneLayout) -> Array:  # [3, 4]
     """Codes to the Y', Cb and Cr of a JPEG, all less 128. Source: ITU-T T.871, section 7."""
-    red, green, blue = 255 * np.array(layout.to_rgb).reshape(3, 4)
+    red, green, blue = 255 * _to_rgb(layout)
     luma = 0.299 * red + 0.587 * green + 0.114 * blue
     return np.stack([luma - [0, 0, 0, 128], (blue - luma) / 1.772, (red - luma) / 1.402])
 
@@ -127,38 +135,44 @@ def _sources(
         own[:, 2] += matrix[:, 0] * layout.site_x + matrix[:, 1] * layout.site_y
         own[:, 0] *= 1 << layout.shift_x
         own[:, 1] *= 1 << layout.shift_y
-    luma, to_luma = _averaged(planes.c0, matrix, size, blur=blur)
-    blue, to_chroma = _averaged(planes.c1, own, size, blur=blur)
-    red, _ = _averaged(planes.c2, own, size, blur=blur)
+    top = layout.max_code
+    luma, to_luma = _averaged(planes.c0, matrix, size, top, blur=blur)
+    blue, to_chroma = _averaged(planes.c1, own, size, top, blur=blur)
+    red, _ = _averaged(planes.c2, own, size, top, blur=blur)
     return luma, blue, red, to_luma, to_chroma
 
 
 def _averaged(
-    plane: torch.Tensor, matrix: Array, size: int, *, blur: bool
+    plane: torch.Tensor, matrix: Array, size: int, max_code: int, *, blur: bool
 ) -> tuple[torch.Tensor, Array]:
-    """What a crop shows of a plane, averaged as far as it shrinks, and the matrix from there."""
-    if _shrink(matrix) <= ROUGH and plane.stride(1) == 1:
+    """What a crop shows of a plane, in eight bits, averaged as far as it shrinks, and the matrix
+    from there to the crop."""
+    scale = _shrink(matrix)
+    # Not all of it: a box lets patterns through that a blur stops, and bilinear blurs once more.
+    whole = int(min(max(scale / 2.5 if blur else round(scale), 1), MOST_SIDE, *plane.shape))
+    rest, sigma = scale / whole, 0.0
+    if blur and rest > ROUGH:
+        # As wide as the mean over the area under a pixel: its variance is (rest^2 - 1) / 12.
+        sigma = math.sqrt((rest**2 - 1) / 12)
+    if whole == 1 and not sigma and plane.dtype == torch.uint8 and plane.stride(1) == 1:
         return plane, matrix
-    small, own = _shrunk(plane.numpy(), matrix, size, blur=blur)
-    return torch.from_numpy(np.ascontiguousarray(small)), own
+    part, left, top = _seen(plane, matrix, size, MARGIN_PX * whole, whole)
+    (a, b, x), (c, d, y) = matrix.tolist()
+    left, top = left + (whole - 1) / 2, top + (whole - 1) / 2
+    moved = x + a * left + b * top, y + c * left + d * top
+    own = np.array([[a * whole, b * whole, moved[0]], [c * whole, d * whole, moved[1]]])
+    return shrink(part, whole, sigma=sigma, max_code=max_code), own
 
 
 def warp_plane(
-    plane: Any,  # [H, W] uint8 or uint16
+    plane: torch.Tensor,  # [H, W] uint8 or uint16
     matrix: Array,  # [2, 3] plane to crop
     size: int,
-    outside: float = 0.0,  # the border's code
-) -> Any:  # [size, size] as plane
+    max_code: int = 255,  # becomes 255
+) -> Bytes:  # [size, size]
     """Warp one plane into a square, averaged over whole squares of samples where it shrinks."""
-    part, own = _shrunk(plane, matrix, size, blur=False)
-    return cv2.warpAffine(
-        part,
-        own,
-        (size, size),
-        flags=cv2.INTER_LINEAR,
-        borderMode=cv2.BORDER_CONSTANT,
-        borderValue=outside,
-    )
+    part, own = _averaged(plane, matrix, size, max_code, blur=False)
+    return np.asarray(cv2.warpAffine(part.numpy(), own, (size, size), flags=cv2.INTER_LINEAR))
 
 
 def _shrink(matrix: Array) -> float:
@@ -167,29 +181,9 @@ def _shrink(matrix: Array) -> float:
     return 1 / max(math.sqrt(abs(a * d - b * c)), 1e-9)
 
 
-def _shrunk(plane: Any, matrix: Array, size: int, *, blur: bool) -> tuple[Any, Array]:
-    """The part of a plane that a crop shows, averaged, and the matrix from there to the crop."""
-    shrink = _shrink(matrix)
-    # Not all of it: a box lets patterns through that a blur stops, and bilinear blurs once more.
-    whole = int(min(max(shrink / 2.5 if blur else round(shrink), 1), *plane.shape))
-    plane, left, top = _seen(plane, matrix, size, MARGIN_PX * whole, whole)
-    (a, b, x), (c, d, y) = matrix.tolist()
-    left, top = left + (whole - 1) / 2, top + (whole - 1) / 2
-    moved = x + a * left + b * top, y + c * left + d * top
-    own = np.array([[a * whole, b * whole, moved[0]], [c * whole, d * whole, moved[1]]])
-    if whole > 1:  # whole squares of samples, which OpenCV averages fast
-        height, width = plane.shape
-        plane = cv2.resize(plane, (width // whole, height // whole), interpolation=cv2.INTER_AREA)
-    rest = shrink / whole
-    if blur and rest > ROUGH:
-        # As wide as the mean over the area under a pixel: its variance is (rest^2 - 1) / 12.
-        sigma = math.sqrt((rest**2 - 1) / 12)
-        side = 3 if sigma < 0.5 else 5
-        plane = cv2.GaussianBlur(plane, (side, side), sigma, borderType=cv2.BORDER_REPLICATE)
-    return plane, own
-
-
-def _seen(plane: Any, matrix: Array, size: int, margin: int, unit: int) -> tuple[Any, float, float]:
+def _seen(
+    plane: torch.Tensor, matrix: Array, size: int, margin: int, unit: int
+) -> tuple[torch.Tensor, float, float]:
     """The part of a plane that a crop shows, whole squares of `unit`, and where it begins."""
     (a, b, x), (c, d, y) = matrix.tolist()
     det = a * d - b * c
@@ -199,7 +193,7 @@ def _seen(plane: Any, matrix: Array, size: int, margin: int, unit: int) -> tuple
         for v in (0, size)
     ]
     begins, counts = [], []
-    for along, end in zip(zip(*places), plane.shape[::-1]):
+    for along, end in zip(zip(*places), tuple(plane.shape)[::-1]):
         low = min(max(math.floor(min(along)) - margin, 0), end - unit)
         high = min(max(math.ceil(max(along)) + margin, low + unit), end)
         begins.append(low)

@@ -7,6 +7,7 @@ those of MediaPipe's full-range and back-camera detectors.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,6 +18,7 @@ from torch import Tensor
 from accel.faces.align import Array, invert, overlap, region_matrix, transform
 from accel.faces.crops import network_crops
 from accel.faces.network import open_network
+from accel.kernels._native import limit_threads
 from accel.kernels.decode_faces import decode_faces
 from accel.kernels.planes import Planes
 from accel.weights.assets import asset
@@ -90,16 +92,29 @@ class Detector:
         views: Array,  # [V, 4] centre x, centre y, side, angle of the squares to look at
         *,
         min_score: float = 0.5,
+        threads: int = 1,
     ) -> list[Detection]:
-        """Return the faces in any of the views, the surest first, each once."""
+        """Return the faces in any of the views, the surest first, each once.
+
+        threads: on a CPU, how many share the views.
+        """
         # Shrinking a strip of pixels by hundreds takes seconds and leaves nothing to be seen.
         seen = self._size / views[:, 2] * min(planes.height, planes.width)
         views = views[seen >= LEAST_SEEN_PX]
+        self.runs += len(views)
         if not len(views):
             return []
+        threads = min(threads, len(views))
+        if threads < 2 or planes.c0.device.type != "cpu":
+            return self._find(planes, views, min_score)
+        with ThreadPoolExecutor(threads, initializer=limit_threads, initargs=(1,)) as pool:
+            parts = np.array_split(views, threads)
+            several = pool.map(lambda part: self._find(planes, part, min_score), parts)
+            return distinct([found for part in several for found in part])
+
+    def _find(self, planes: Planes, views: Array, min_score: float) -> list[Detection]:
         matrices = region_matrix(views, self._size)
         crops = network_crops(planes, matrices, self._size, low=-1.0, high=1.0)
-        self.runs += len(views)
         if isinstance(crops, Tensor) and isinstance(self._network, Network):
             return self._find_on_device(self._network, crops, matrices, min_score)
         outputs = self._network(crops)

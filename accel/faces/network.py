@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -45,20 +47,32 @@ def open_network(source: Path, *, device: str = "cpu", threads: int = 1) -> Netw
 class NativeNetwork:
     """Items go through one by one, so that a file that fixes its batch at one takes any number.
 
-    Safe to call from many threads.
+    Safe to call from many threads, which do not wait for each other: each has a runner of its own.
     """
 
     def __init__(self, runner: Runner, threads: int):
-        self._runner, self._threads = runner, threads
+        self._threads = threads
+        self._plan = runner.plan
+        self._input = runner.inputs[0]
+        self._free = [runner]
         self._lock = threading.Lock()
 
     def __call__(self, items: Array | torch.Tensor) -> list[Array]:
         # Frames may lie on a GPU though their networks were opened here.
         array = items.cpu().numpy() if isinstance(items, torch.Tensor) else items
         given = torch.from_numpy(np.ascontiguousarray(array, np.float32))
-        name = self._runner.inputs[0]
         several = given if len(given) else given.new_zeros((1, *given.shape[1:]))
-        with self._lock:
-            runs = [self._runner.run({name: item[None]}, self._threads) for item in several]
+        with self._own_runner() as runner:
+            runs = [runner.run({self._input: item[None]}, self._threads) for item in several]
         joined = [torch.cat(parts).numpy() for parts in zip(*runs)]
         return [whole[: len(given)] for whole in joined]
+
+    @contextmanager
+    def _own_runner(self) -> Iterator[Runner]:
+        """A runner that nobody else uses meanwhile; what it learned of sizes stays with it."""
+        with self._lock:
+            runner = self._free.pop() if self._free else Runner(self._plan)
+        try:
+            yield runner
+        finally:
+            self._free.append(runner)

@@ -60,6 +60,8 @@ class Analyser:
         tells which way up to look for faces first.
     iris_every: frames between two looks at the irises; those in between are interpolated. 0: never.
     smoothing: off gives the landmarks as they were measured.
+    look_threads: how many share the many views of a look at a new scene, while nothing else can go
+        on; on a CPU.
     sure_after: frames a face must be seen in, in a scene that is longer; what is seen in fewer is
         taken for a pattern that looked like a face for a moment.
     details: off leaves pose, lids, mouth and irises 0, where only landmarks are wanted.
@@ -79,6 +81,7 @@ class Analyser:
         batch: int = 0,
         rotation: int = 0,
         iris_every: int = 6,
+        look_threads: int = 1,
         smoothing: bool = True,
         sure_after: int = 3,
         details: bool = True,
@@ -91,6 +94,7 @@ class Analyser:
             "redetect_every": (redetect_every, 1),
             "batch": (batch, 0),
             "iris_every": (iris_every, 0),
+            "look_threads": (look_threads, 1),
             "sure_after": (sure_after, 1),
         }
         for name, (value, least) in limits.items():
@@ -103,6 +107,7 @@ class Analyser:
         self.batch = batch or (4 if device.startswith("cuda") else 1)
         self.angle = float(np.deg2rad(-rotation))
         self.iris_every = iris_every
+        self.look_threads = look_threads
         self.smoothing = smoothing
         self.sure_after = sure_after
         self.details = details
@@ -311,9 +316,9 @@ class _Stream(Generic[T]):
             return near(planes, tour[[turn // 2 % len(tour)]] if turn % 2 else whole)
         found = full(planes, whole)
         if self.misses % 2 == 0:
-            found += near(planes, parts)
-        if self.misses % 8 == 0 and not lost:
-            found += near(planes, fine)
+            all_parts = self.misses % 8 == 0 and not lost
+            views = np.concatenate([parts, fine]) if all_parts else parts
+            found += near(planes, views, threads=self.settings.look_threads)
         return distinct(found)
 
     def _look_turned(self, planes: Planes) -> list[tuple[Array, float]]:

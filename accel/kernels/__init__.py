@@ -28,6 +28,7 @@ from accel.kernels.planes import PlaneLayout, Planes, gbr_layout, yuv_layout
 from accel.kernels.planes_rgb import planes_to_rgb, rgb_to_planes
 from accel.kernels.raster import raster
 from accel.kernels.seamless import seamless
+from accel.kernels.shrink import shrink
 from accel.kernels.similarity import similarity
 from accel.kernels.to_nv12 import to_nv12
 from accel.kernels.to_uint8 import to_uint8
@@ -68,6 +69,7 @@ __all__ = [
     "rgb_to_planes",
     "rmsprop_step",
     "seamless",
+    "shrink",
     "similarity",
     "to_nv12",
     "to_uint8",

@@ -4,11 +4,17 @@ from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Generator, Iterable
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import islice
 from typing import TypeVar
 
+from accel.core import Cancel
+
 T = TypeVar("T")
+R = TypeVar("R")
 _END = object()
 
 
@@ -50,6 +56,30 @@ def _consume(
                 items.get(timeout=0.02)
             except queue.Empty:
                 thread.join(timeout=0.02)
+
+
+def in_order(
+    pool: ThreadPoolExecutor,
+    work: Callable[[T], R],
+    items: Iterable[T],
+    ahead: int,
+    cancel: Cancel | None = None,
+) -> Iterator[R]:
+    """Map in a pool, results in order, at most `ahead` items taken before one is given out."""
+    waiting: deque[Future[R]] = deque()
+    iterator = iter(items)
+    try:
+        while True:
+            for item in islice(iterator, ahead - len(waiting)):
+                waiting.append(pool.submit(work, item))
+            if not waiting:
+                return
+            if cancel:
+                cancel.check()
+            yield waiting.popleft().result()
+    finally:
+        for future in waiting:
+            future.cancel()
 
 
 @dataclass(frozen=True)

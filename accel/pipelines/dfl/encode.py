@@ -24,7 +24,6 @@ from accel.kernels import planes_to_rgb, rgb_to_planes
 from accel.kernels.planes import PlaneLayout
 from accel.pipelines.dfl.frames import FrameSource, open_frames
 from accel.pipelines.dfl.made import remember
-from accel.pipelines.dfl.save_frames import in_order
 from accel.pipelines.dfl.timeline import film
 from accel.pipelines.dfl.workspace import Workspace, open_workspace
 from accel.pipelines.provenance import (
@@ -43,7 +42,7 @@ from accel.video.info import VideoInfo
 from accel.video.read import VideoReader
 from accel.video.scope import KeptIfWell
 from accel.video.sniff import PICTURE_SUFFIXES
-from accel.video.stages import buffered
+from accel.video.stages import buffered, in_order
 from accel.video.stills import FolderReader
 from accel.video.upright import upright_info
 from accel.video.write import VideoWriter

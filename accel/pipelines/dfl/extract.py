@@ -27,14 +27,16 @@ from accel.pipelines.dfl.extract_cut import Cut, Landmarker, choose, write_debug
 from accel.pipelines.dfl.extract_journal import Journal, read_journal
 from accel.pipelines.dfl.frames import FrameSource, NamedFrame, open_frames
 from accel.pipelines.dfl.made import remember
-from accel.pipelines.dfl.save_frames import in_order, one_opencv_thread
+from accel.pipelines.dfl.save_frames import one_opencv_thread
 from accel.pipelines.dfl.workspace import Workspace, check_side, open_workspace
 from accel.pipelines.run_report import peak_memory_mb, versions
-from accel.video.stages import buffered
+from accel.video.stages import buffered, in_order
 
 __all__ = ["ExtractConfig", "extract_faces", "read_journal"]
 
 LOOKAHEAD = 24  # frames
+LEAST_AHEAD, MOST_AHEAD = 6, 48  # frames decoded before they are asked for
+AHEAD_BYTES = 32 << 20  # of them in between
 STRIDE = 3  # every third frame is looked at, those between where they have to be
 WARM_UP = 36  # frames looked at again when a run goes on, so that tracks are known
 
@@ -105,6 +107,7 @@ class _Run:
             redetect_every=LOOKAHEAD // STRIDE,
             max_faces=self.config.max_faces or 32,
             iris_every=0,
+            look_threads=os.cpu_count() or 1,
             smoothing=False,
             sure_after=2,  # of those that are looked at
             details=False,
@@ -154,7 +157,7 @@ class _Run:
         earlier = set(source.names[begin : self.first])
         # A few at a time: threads that wake each other for every frame wait for each other.
         groups = _groups(source.start(begin), STRIDE)
-        with closing(buffered(groups, 8 // STRIDE, "decode")) as decoded:
+        with closing(buffered(groups, _frames_ahead(source) // STRIDE, "decode")) as decoded:
             tagged = ((named.name, named.frame.view()) for group in decoded for named in group)
             with closing(sparse.analyse(tagged)) as found:
                 for name, planes, faces in found:
@@ -211,6 +214,14 @@ class _Run:
             "notes": notes,
             "versions": versions(),
         }
+
+
+def _frames_ahead(source: FrameSource) -> int:
+    """Frames to decode while a scene is looked at for the first time, which takes long."""
+    info = source.info
+    chroma = 2 / (1 << info.layout.shift_x + info.layout.shift_y)
+    frame_bytes = info.width * info.height * (1 + chroma) * info.layout.dtype.itemsize
+    return int(min(max(AHEAD_BYTES / frame_bytes, LEAST_AHEAD), MOST_AHEAD))
 
 
 def _groups(frames: Iterator[NamedFrame], count: int) -> Iterator[list[NamedFrame]]:

@@ -41,14 +41,14 @@ from accel.pipelines.dfl.merge_faces import FaceTable, read_faces
 from accel.pipelines.dfl.merge_frame import MergedFrame, merge_frame, predict_faces, raw_picture
 from accel.pipelines.dfl.merge_model import FaceModel, Predictor, open_model
 from accel.pipelines.dfl.merge_session import MergeSession, load_session
-from accel.pipelines.dfl.save_frames import encode_picture, in_order
+from accel.pipelines.dfl.save_frames import encode_picture
 from accel.pipelines.dfl.workspace import Workspace, open_workspace
 from accel.pipelines.provenance import Marker, ProvenanceConfig
 from accel.pipelines.run_report import peak_memory_mb, versions
 from accel.provenance.c2pa import sidecar_of
 from accel.video.encode import EncodeConfig
 from accel.video.frame import Frame
-from accel.video.stages import buffered
+from accel.video.stages import buffered, in_order
 
 JOURNAL = "merged.json"  # beside the pictures: what each was made with
 SAVE_EVERY_S = 5.0  # how much work a killed run may do again

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +30,7 @@ from accel.pipelines.dfl.made import made_in, remember, write_whole
 from accel.pipelines.dfl.workspace import Workspace, check_side, open_workspace
 from accel.pipelines.run_report import peak_memory_mb, versions
 from accel.video.sniff import PICTURE_SUFFIXES
-from accel.video.stages import buffered
+from accel.video.stages import buffered, in_order
 
 FORMATS = ("png", "jpg")
 PNG_LEVEL = 1  # zlib's; higher ones take several times as long for a tenth of the size
@@ -173,30 +172,6 @@ def _written(
         closing(buffered(missing(), 4, "decode")) as frames,
     ):
         yield from in_order(pool, save, frames, 2 * workers, cancel)
-
-
-def in_order(
-    pool: ThreadPoolExecutor,
-    work: Any,
-    items: Iterable[Any],
-    ahead: int,
-    cancel: Cancel | None = None,
-) -> Iterator[Any]:
-    """Map in a pool, results in order, at most `ahead` items taken before one is given out."""
-    waiting: list[Any] = []
-    iterator = iter(items)
-    try:
-        while True:
-            for item in islice(iterator, ahead - len(waiting)):
-                waiting.append(pool.submit(work, item))
-            if not waiting:
-                return
-            if cancel:
-                cancel.check()
-            yield waiting.pop(0).result()
-    finally:
-        for future in waiting:
-            future.cancel()
 
 
 @contextmanager

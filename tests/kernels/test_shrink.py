@@ -1,0 +1,92 @@
+"""Planes made smaller and blurred: every implementation against the reference, bit for bit."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from accel.kernels.shrink import _taps, op, shrink
+from tests.kernels.check import check_kernel
+
+
+def plane(height=61, width=103, bits=8, seed=0):
+    codes = np.random.default_rng(seed).integers(0, 1 << bits, (height, width))
+    return torch.from_numpy(codes.astype(np.uint8 if bits == 8 else np.uint16))
+
+
+@pytest.mark.parametrize("sigma", [0.0, 0.4, 0.7, 5.0])
+@pytest.mark.parametrize("side", [1, 2, 3, 4, 5, 16, 61])
+@pytest.mark.parametrize("bits", [8, 10, 16])
+def test_agrees_with_reference(bits, side, sigma):
+    args = (plane(bits=bits), side, *_taps(sigma), 255 / ((1 << bits) - 1) / side**2)
+    ran = check_kernel(op, args, atol=0, rtol=0)
+    assert "native" in ran or "native" not in [i.name for i in op.implementations]
+
+
+@pytest.mark.parametrize(("height", "width"), [(1, 1), (2, 1), (1, 9), (3, 2), (4, 64), (5, 200)])
+def test_small_planes(height, width):
+    args = (plane(height, width), 1, *_taps(0.6), 1.0)
+    check_kernel(op, args, atol=0, rtol=0)
+
+
+def test_parts_of_larger_planes_are_read_where_they_lie():
+    part = plane(200, 300)[20:110, 41:160]
+    assert torch.equal(shrink(part, 3, sigma=0.5), shrink(part.clone(), 3, sigma=0.5))
+
+
+def test_whole_squares_are_averaged_and_the_rest_is_left_out():
+    codes = plane(31, 47)
+    got = shrink(codes, 4)
+    assert got.shape == (7, 11)
+    expected = codes[:28, :44].double().reshape(7, 4, 11, 4).mean((1, 3))
+    assert (got.double() - expected).abs().max() <= 0.5
+
+
+def test_blurs_as_opencv_does():
+    codes = plane(80, 90)
+    expected = cv2.GaussianBlur(
+        codes.numpy(), (5, 5), 0.65, borderType=cv2.BORDER_REPLICATE
+    ).astype(int)
+    assert np.abs(shrink(codes, sigma=0.65).numpy() - expected).max() <= 2
+
+
+def test_flat_planes_stay_flat_and_the_brightest_code_is_255():
+    for bits in (8, 10, 12, 16):
+        top = (1 << bits) - 1
+        flat = torch.full((20, 20), top, dtype=torch.uint8 if bits == 8 else torch.uint16)
+        assert (shrink(flat, 3, sigma=0.5, max_code=top) == 255).all()
+
+
+@pytest.mark.parametrize("lanes", [4, 8])
+def test_narrower_processors_give_the_same_codes(lanes, tmp_path):
+    code = "import sys; from tests.kernels.test_shrink import *; torch.save(shrunk(), sys.argv[1])"
+    path = tmp_path / "shrunk.pt"
+    environment = dict(os.environ, ACCEL_LANES=str(lanes))
+    subprocess.run([sys.executable, "-c", code, str(path)], env=environment, check=True)
+    assert all(torch.equal(a, b) for a, b in zip(torch.load(path), shrunk(), strict=True))
+
+
+def shrunk():
+    return [shrink(plane(bits=b), s, sigma=0.6) for b in (8, 12) for s in (1, 2, 3, 7)]
+
+
+def test_refuses_what_cannot_be():
+    with pytest.raises(TypeError, match=r"must be \[H, W\] uint8 or uint16, got \[61, 103\]"):
+        shrink(plane().float())
+    with pytest.raises(ValueError, match="side must lie in"):
+        shrink(plane(), 62)
+    with pytest.raises(ValueError, match="side must lie in"):
+        shrink(plane(), 0)
+    with pytest.raises(ValueError, match="sigma must be 0 or more"):
+        shrink(plane(), 2, sigma=float("nan"))
+
+
+def test_registration():
+    args = (plane(), 2, *_taps(0.5), 0.25)
+    torch.library.opcheck(torch.ops.accel.shrink.default, args)
