@@ -19,6 +19,7 @@ import torch
 
 from accel.kernels._op import FORCED, INTERPRETED, Op
 from accel.pipelines.bench import measure
+from accel.pipelines.bench.machine import device_name
 
 RESULTS = Path(__file__).parent / "results"
 Call = Callable[[], object]
@@ -90,9 +91,9 @@ def conditions(threads: int) -> dict:
     commit = subprocess.run(
         ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False
     ).stdout.strip()
-    device = torch.cuda.get_device_name() if torch.cuda.is_available() else _cpu_name()
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     return {
-        "device": device,
+        "device": device_name(device),
         "cores": os.cpu_count(),
         "threads": threads,
         "clock": "process CPU time" if threads == 1 else "wall",
@@ -114,14 +115,6 @@ def kept(name: str, rows: list[dict], *fields: str) -> list[dict]:
 def save(name: str, result: dict) -> None:
     RESULTS.mkdir(exist_ok=True)
     (RESULTS / f"{name}.json").write_text(json.dumps(result, indent=1) + "\n")
-
-
-def _cpu_name() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor() or platform.machine()
-    return next((x.split(":")[1].strip() for x in lines if x.startswith("model name")), "CPU")
 
 
 def _print(title: str, rows: list[dict]) -> None:

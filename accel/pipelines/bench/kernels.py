@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -11,7 +10,8 @@ import torch
 from torch import Tensor
 
 from accel.core import ConfigError
-from accel.kernels._op import OPS, Op
+from accel.kernels import OPS
+from accel.kernels._op import Op
 from accel.pipelines.bench.machine import Ceilings
 from accel.pipelines.bench.measure import Row, difference, interleaved
 
@@ -84,7 +84,6 @@ def bench_kernels(
 
     A quick run takes the smaller half of the shapes, on one thread.
     """
-    importlib.import_module("accel.kernels")
     for case in CASES:
         if quick and case.flops > 12e9:
             continue
