@@ -23,6 +23,9 @@ NEVER_WAIT = os.O_RDONLY | sum(
     getattr(os, name, 0) for name in ("O_NONBLOCK", "O_NOCTTY", "O_BINARY", "O_CLOEXEC")
 )
 
+# Commas, colons and brackets of JSON: each may become an object of a hundred bytes.
+MAX_JSON_ITEMS = 4_000_000
+
 
 class ConfigError(ValueError):
     """A setting or an input that cannot be used; its text is one line, fit to be shown as it is.
@@ -107,6 +110,9 @@ def read_json(path: Path, what: str = "JSON", most_bytes: int = 64 << 20) -> Any
 
 def parse_json(text: str | bytes, who: str, what: str = "JSON") -> Any:
     """What JSON text of a stranger says; raises InputError, naming `who`, for any other text."""
+    data = text.encode("utf-8", "surrogatepass") if isinstance(text, str) else text
+    if sum(data.count(mark) for mark in (b",", b":", b"[", b"{")) > MAX_JSON_ITEMS:
+        raise InputError(f"{who}: must be {what} of {MAX_JSON_ITEMS} items at most, has more")
     try:
         return json.loads(text)
     except RecursionError:

@@ -15,6 +15,7 @@ from accel.core import (
     choose_device,
     light_collector,
     one_line,
+    parse_json,
     read_file,
     write_text,
 )
@@ -106,3 +107,9 @@ def test_a_pipe_that_nobody_reads_is_an_error(tmp_path):
         write_text(tmp_path / "p", "x")
     write_text(tmp_path / "a.json", "ä\n")
     assert (tmp_path / "a.json").read_text(encoding="utf-8") == "ä\n"
+
+
+@pytest.mark.parametrize("text", ["[" + "[]," * 2_100_000 + "[]]", b'{"a":' * 2_100_000])
+def test_json_that_would_become_a_gigabyte_is_refused_unread(text):
+    with pytest.raises(InputError, match="x: must be JSON of 4000000 items at most, has more"):
+        parse_json(text, "x")

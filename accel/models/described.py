@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from accel.core import ConfigError, InputError, read_json
+from accel.core import ConfigError, InputError, read_file, read_json
 from accel.models import stable_diffusion as sd
 from accel.nn.text import TextConfig
 from accel.nn.unet import UnetConfig
@@ -19,6 +19,9 @@ from accel.nn.vae import VaeConfig
 from accel.text.bpe import END, END_TEXT, START_TEXT, BpeTokenizer
 
 CONFIG = "config.json"
+MOST_WIDE, MOST_LAYERS = 65535, 128
+MOST_TRANSFORMERS = 2000  # of a UNet; SDXL has 70
+MAX_MERGES_BYTES = 16 << 20
 CROSSED, PLAIN = ("CrossAttnDownBlock2D", "CrossAttnUpBlock2D"), ("DownBlock2D", "UpBlock2D")
 # What the networks here have; a file that says nothing of it means the same.
 UNET_FIXED = {
@@ -63,7 +66,8 @@ def _describe(path: Path) -> tuple[str, sd.Config]:
         )
     if not towers:
         raise InputError(f"{path}: must hold text_encoder or text_encoder_2, found neither")
-    width, numbers = about.get("addition_time_embed_dim") or sd.SIZE_WIDTH, 0
+    sizes = about.get("addition_time_embed_dim") or sd.SIZE_WIDTH
+    width, numbers = one(path / "unet", {"size": sizes}, "size", 0), 0
     if has_vector:
         numbers, rest = divmod(unet.vector_width - pooled, width)
         if rest or numbers not in (5, 6):
@@ -107,10 +111,10 @@ def refuse_others(folder: Path, about: Mapping[str, Any], fixed: Mapping[str, An
 
 def counts(folder: Path, about: Mapping[str, Any], name: str, default: Any, many: int) -> list[int]:
     """A list of `many` counts; one count stands for as many."""
-    value = about.get(name, default)
+    value, most = about.get(name, default), MOST_LAYERS if "layers" in name else MOST_WIDE
     found = value if isinstance(value, list) else [value] * many
-    if len(found) != many or not all(type(n) is int and 0 < n < 1 << 16 for n in found):
-        raise InputError(f"{folder}: {name} must be {many} counts, got {value!r:.80}")
+    if len(found) != many or not all(type(n) is int and 0 < n <= most for n in found):
+        raise InputError(f"{folder}: {name} must be {many} counts up to {most}, got {value!r:.80}")
     return found
 
 
@@ -154,6 +158,11 @@ def unet_config(folder: Path, about: Mapping[str, Any]) -> UnetConfig:
     blocks = counts(folder, about, "layers_per_block", 2, levels)
     if len(set(blocks)) > 1:
         raise InputError(f"{folder}: layers_per_block must be one number, got {blocks}")
+    if 2 * (blocks[0] + 1) * sum(depth) > MOST_TRANSFORMERS:
+        raise InputError(
+            f"{folder}: must have {MOST_TRANSFORMERS} transformers at most, got {depth} in each of"
+            f" {blocks[0]} blocks a level"
+        )
     has_vector = about.get("addition_embed_type") == "text_time"
     vector = one(folder, about, "projection_class_embeddings_input_dim", 0) if has_vector else 0
     told = one(folder, about, "time_cond_proj_dim", 0) if about.get("time_cond_proj_dim") else 0
@@ -225,7 +234,7 @@ def text_config(folder: Path, name: str) -> TextConfig:
         one(folder, about, "vocab_size", 49408), one(folder, about, "hidden_size", 512),
     )  # fmt: skip
     end = about.get("eos_token_id", END)
-    projected = "CLIPTextModelWithProjection" in (about.get("architectures") or [])
+    projected = "CLIPTextModelWithProjection" in str(about.get("architectures"))
     return TextConfig(
         vocabulary=vocabulary,
         length=one(folder, about, "max_position_embeddings", 77),
@@ -249,7 +258,7 @@ def padding(folder: Path) -> int:
             pad = found.get("pad_token") if isinstance(found, dict) else None
     text = pad.get("content") if isinstance(pad, dict) else pad
     vocabulary = read_json(folder / "vocab.json") if (folder / "vocab.json").is_file() else {}
-    for word in (text, END_TEXT):
+    for word in (text if isinstance(text, str) else None, END_TEXT):
         token = vocabulary.get(word) if isinstance(vocabulary, dict) else None
         if type(token) is int:
             return token
@@ -268,7 +277,8 @@ def own_tokenizer(path: Path) -> BpeTokenizer | None:
                 return None  # CLIP's has its own start and end there
             if not {START_TEXT, END_TEXT} <= set(vocabulary):
                 raise InputError(f"{folder}: must have {START_TEXT} and {END_TEXT}")
-            text = (folder / "merges.txt").read_text(encoding="utf-8", errors="replace")
+            merges = read_file(folder / "merges.txt", MAX_MERGES_BYTES, "pairs of a tokenizer")
+            text = merges.decode("utf-8", "replace")
             pairs = [line.split() for line in text.splitlines() if not line.startswith("#version")]
             return BpeTokenizer([(p[0], p[1]) for p in pairs if len(p) == 2], vocabulary)
     return None

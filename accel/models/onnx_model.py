@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from accel.core import Cancel, ConfigError, InputError, read_json
+from accel.core import Cancel, Cancelled, ConfigError, InputError, read_file, read_json
 from accel.models import stable_diffusion as sd
 from accel.models.export import GRAPH, PAGE
 from accel.models.load import Loaded
@@ -31,20 +31,29 @@ KINDS = {"tensor(float16)": torch.float16, "tensor(int64)": torch.int64}  # othe
 
 
 class Session:
-    """One graph: tensors in by name, tensors out in order; on the CPU, in the graph's kinds."""
+    """One graph: tensors in by name, tensors out in order; on the CPU, in the graph's kinds.
 
-    def __init__(self, path: Path, providers: Sequence[str], threads: int):
+    ours: made by this engine and kept where nobody else writes; any other graph is checked first,
+    and may have its weights in files of its own folder alone.
+    """
+
+    def __init__(self, path: Path, providers: Sequence[str], threads: int, ours: bool = False):
         import onnxruntime as ort
 
         if not path.is_file():
             raise InputError(f"{path}: must be an ONNX file, found none")
+        if not ours:
+            _check(path)
         options = ort.SessionOptions()
         options.intra_op_num_threads = threads
         options.log_severity_level = 3
         try:
-            self._session = ort.InferenceSession(str(path), options, providers=list(providers))
+            self._session = ort.InferenceSession(
+                str(path), options, providers=list(providers), read_config_from_model=0
+            )
         except Exception as error:  # its classes are not public; the file is the user's
             raise InputError(f"{path}: ONNX Runtime cannot load it: {error}") from error
+        self._path = path
         self.cancel: Cancel | None = None  # stops a call that is under way
         self.kinds = {i.name: KINDS.get(i.type, torch.float32) for i in self._session.get_inputs()}
         self.shapes = {i.name: i.shape for i in self._session.get_inputs()}
@@ -56,6 +65,16 @@ class Session:
         return [torch.from_numpy(out) for out in self._run(given)]
 
     def _run(self, given: dict[str, Any]) -> list[Any]:
+        try:
+            return self._try_to_run(given)
+        except Cancelled:
+            raise
+        except Exception as error:  # its classes are not public; the file is the user's
+            raise InputError(
+                f"{self._path}: must be the graph that its page describes: {error}"
+            ) from None
+
+    def _try_to_run(self, given: dict[str, Any]) -> list[Any]:
         if self.cancel is None:
             found: list[Any] = self._session.run(None, given)
             return found
@@ -144,9 +163,10 @@ class OnnxModel:
         config: sd.Config,
         providers: Sequence[str],
         threads: int,
+        ours: bool,
     ):
         def session(name: str) -> Session:
-            return Session(folder / name / GRAPH, providers, threads)
+            return Session(folder / name / GRAPH, providers, threads, ours)
 
         self.config = config
         self.towers = [session(f"text_{i}") for i in range(len(config.towers))]
@@ -181,9 +201,15 @@ class OnnxModel:
 
 
 def open_onnx(
-    folder: Path, *, providers: Sequence[str] = ("CPUExecutionProvider",), threads: int = 0
+    folder: Path,
+    *,
+    providers: Sequence[str] = ("CPUExecutionProvider",),
+    threads: int = 0,
+    ours: bool = False,
 ) -> Loaded:
     """Open what export_model wrote. threads: of each network; 0 is ONNX Runtime's choice.
+
+    ours: whether nobody else can have changed the graphs; they are checked otherwise.
 
     Raises InputError where the page or a graph is missing or damaged.
     """
@@ -196,9 +222,17 @@ def open_onnx(
         told = about["name"], about["prediction"], about["zero_terminal_snr"], about["metadata"]
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(f"{page}: must say what was exported: {error!r}") from error
-    model = OnnxModel(folder, config, providers, threads)
+    model = OnnxModel(folder, config, providers, threads, ours)
     name, prediction, zero_snr, metadata = told
     return Loaded(name, model, prediction, zero_snr, metadata)  # type: ignore[arg-type]
+
+
+def _check(path: Path) -> None:
+    """Refuse a graph that reaches out of its folder, or would grow without end."""
+    from accel.weights import onnx_graph  # whose protobuf takes a while to load
+
+    data = read_file(path, onnx_graph.MAX_FILE_BYTES, "an ONNX model")
+    onnx_graph.parse(data, str(path), path.parent)
 
 
 def config_of(about: dict[str, Any]) -> sd.Config:

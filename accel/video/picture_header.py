@@ -24,6 +24,8 @@ logging.getLogger("PIL").addHandler(logging.NullHandler())
 DAMAGED = (OSError, ValueError, SyntaxError, TypeError, AttributeError, LookupError, EOFError,
            ArithmeticError, RuntimeError, struct.error)  # fmt: skip
 MOST_CHUNKS = 1 << 17  # of a PNG that are looked over; usual ones have 8 KiB
+# Pillow knows fifty more, some of which start other programs (PostScript) or hold pictures within.
+FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "GIF")
 LARGE_PX = 1 << 24  # from which on it pays to look for memory
 # EXIF orientation to (degrees clockwise that a viewer turns, mirrored left to right before that)
 _ORIENTATIONS = {
@@ -48,7 +50,7 @@ def read_header(path: Path, limits: Limits) -> tuple[int, bool, dict[str, Any]]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of damaged EXIF, and of sizes that are checked below
         try:
-            with Image.open(path) as image:
+            with Image.open(path, formats=FORMATS) as image:
                 check_picture_size(path, image, limits)
                 extras = {}
                 if image.info.get("icc_profile") and image.mode not in ("CMYK", "L"):

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import math
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -30,10 +31,10 @@ from accel.weights.files import open_tensors
 PNG_START = b"\x89PNG\r\n\x1a\n"
 PNG_TEXT = "sd-ti-embedding"
 SDXL_PARTS = ("clip_l", "clip_g")
-PREFIXES = ("string_to_param.", "emb_params.")
 NOT_VECTORS = ("string_to_token.",)
 MAX_PIXELS = 1 << 22  # of a picture that holds one: a vector takes some thousand
 MAX_JSON_BYTES = 64 << 20  # a compressed picture could unpack to anything
+MAX_ELEMENTS = 1 << 24  # of a file that holds one
 LCG = (1664525, 1013904223, 1 << 32)  # the generator that scrambles the pixels' low bits
 
 
@@ -56,10 +57,17 @@ def open_embedding(path: Path) -> Embedding:
         raise InputError(f"{path}: must be a file of an embedding, found none")
     with path.open("rb") as file:
         is_png = file.read(len(PNG_START)) == PNG_START
-    tensors = (
-        from_png(path) if is_png else {name: t.clone() for name, t in open_tensors(path).items()}
-    )
-    return Embedding(path.stem, vectors_of(tensors, path))
+    return Embedding(path.stem, vectors_of(from_png(path) if is_png else from_file(path), path))
+
+
+def from_file(path: Path) -> dict[str, Tensor]:
+    file = open_tensors(path)
+    elements = sum(math.prod(shape) for shape in file.shapes.values())
+    if elements > MAX_ELEMENTS:  # a checkpoint, say
+        raise InputError(
+            f"{path}: must hold an embedding of {MAX_ELEMENTS} numbers at most, got {elements}"
+        )
+    return {name: tensor.clone() for name, tensor in file.items()}
 
 
 def vectors_of(tensors: Mapping[str, Tensor], path: Path) -> tuple[Tensor, ...]:
@@ -88,7 +96,7 @@ def vectors_of(tensors: Mapping[str, Tensor], path: Path) -> tuple[Tensor, ...]:
 
 def from_png(path: Path) -> dict[str, Tensor]:
     try:
-        with Image.open(path) as image:
+        with Image.open(path, formats=("PNG",)) as image:
             if image.width * image.height > MAX_PIXELS:
                 raise ValueError(f"{image.width} by {image.height} pixels are too many")
             image.load()
@@ -137,8 +145,9 @@ def from_pixels(
 
 def unscrambled(block: np.ndarray) -> np.ndarray:
     mult, add, modulus = LCG
-    state, noise = 0, np.empty(block.size, np.uint8)
-    for i in range(block.size):
-        state = (mult * state + add) % modulus
-        noise[i] = state % 255 & 0x0F
+    states = np.array([add], np.uint64)  # what follows zero
+    while len(states) < block.size:  # as many again, by so many steps at once
+        states = np.concatenate([states, (mult * states + add) % modulus])
+        mult, add = mult * mult % modulus, (mult * add + add) % modulus
+    noise = (states[: block.size] % 255 & 0x0F).astype(np.uint8)
     return block ^ noise.reshape(block.shape)

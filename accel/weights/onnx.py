@@ -42,6 +42,11 @@ DTYPES = {
     "tensor(double)": np.float64,
     "tensor(int64)": np.int64,
     "tensor(int32)": np.int32,
+    "tensor(int16)": np.int16,
+    "tensor(int8)": np.int8,
+    "tensor(uint64)": np.uint64,
+    "tensor(uint32)": np.uint32,
+    "tensor(uint16)": np.uint16,
     "tensor(uint8)": np.uint8,
     "tensor(bool)": np.bool_,
 }
@@ -58,6 +63,14 @@ class Port:
     def __str__(self) -> str:
         sizes = ", ".join(str(s) or "?" for s in self.shape)
         return f"{self.name} [{sizes}] {np.dtype(self.dtype)}"
+
+    def fits(self, shape: Sequence[int], any_count: bool) -> bool:
+        """Whether an array of this shape may be given. any_count: whatever its first size is."""
+        if not self.shape:  # a lone number, or a file that says no shape: it shows as it runs
+            return True
+        pairs = list(zip(shape, self.shape))[1 if any_count else 0 :]
+        same = all(isinstance(want, str) or got == want for got, want in pairs)
+        return same and len(shape) == len(self.shape)
 
 
 def open_onnx(
@@ -160,7 +173,7 @@ def _session(
             data, options, providers=providers, enable_fallback=0, read_config_from_model=0
         )
     except (*ORT_ERRORS, ValueError, RuntimeError, MemoryError) as error:
-        raise InputError(f"{name}: ONNX Runtime refuses it: {_first_line(error)}") from None
+        raise InputError(f"{name}: ONNX Runtime refuses it: {first_line(error)}") from None
     # Asked for a provider that does not load, ONNX Runtime logs a line and takes the CPU.
     wanted = {p[0] for p in providers if isinstance(p, tuple)}
     got = session.get_providers()
@@ -172,7 +185,7 @@ def _session(
     return session
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
     line = next(iter(str(error).strip().splitlines()), type(error).__name__)
     line = line.rpartition("Status Message: ")[2]
     return re.sub(r"/onnxruntime\S* \S.*\) ", "", line)[:300]  # a place in its sources
@@ -264,7 +277,7 @@ class Network:
             return self._try_to_run(self._feed((), named))
         except ORT_ERRORS as error:
             raise ValueError(
-                f"{self.name}: inputs must fit the graph: {_first_line(error)}"
+                f"{self.name}: inputs must fit the graph: {first_line(error)}"
             ) from None
 
     def _named(self, arrays: Sequence[Any], named: dict[str, Any]) -> dict[str, Any]:
@@ -287,7 +300,7 @@ class Network:
             array = value.detach().numpy() if isinstance(value, torch.Tensor) else value
             # ascontiguousarray would make a vector of a lone number.
             array = np.asarray(array, dtype=port.dtype, order="C")
-            if not _fits(array.shape, port, port.name in self._per_item):
+            if not port.fits(array.shape, port.name in self._per_item):
                 raise ValueError(f"{self.name}: input must be {port}, got {list(array.shape)}")
             feed[port.name] = array
         return feed
@@ -296,7 +309,7 @@ class Network:
         try:
             return self._try_to_run(feed)
         except (*ORT_ERRORS, MemoryError) as error:  # sizes are known only as it runs
-            raise InputError(f"{self.name}: fails as it runs: {_first_line(error)}") from None
+            raise InputError(f"{self.name}: fails as it runs: {first_line(error)}") from None
 
     def _try_to_run(self, feed: dict[str, Array]) -> list[Array]:
         results: list[Array] = self._session.run(None, feed)
@@ -347,15 +360,6 @@ def _port(described: Any, name: str) -> Port:
         raise InputError(f"{name}: {described.name} must be a tensor of numbers: {described.type}")
     shape = tuple(s if isinstance(s, int | str) else "" for s in described.shape)
     return Port(name=described.name, shape=shape, dtype=DTYPES[described.type])
-
-
-def _fits(shape: tuple[int, ...], port: Port, per_item: bool) -> bool:
-    if not port.shape:  # a lone number, or a file that says no shape: ONNX Runtime knows
-        return True
-    if len(shape) != len(port.shape):
-        return False
-    pairs = list(zip(shape, port.shape))[1 if per_item else 0 :]
-    return all(isinstance(want, str) or got == want for got, want in pairs)
 
 
 def _close(a: Array, b: Array) -> bool:

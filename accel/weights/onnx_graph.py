@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -24,22 +25,22 @@ from onnx import (
 )
 
 from accel.core import InputError
+from accel.weights.onnx_sizes import check_made, check_values, value_shapes
 from accel.weights.onnx_wire import check_growth, count_fields
 
 Array = np.ndarray[Any, Any]
 
 MAX_FILE_BYTES = (1 << 31) - 1  # protobuf's own limit; a larger model must keep its data outside
 MAX_TENSOR_ELEMENTS = 1 << 30
-MAX_VALUE_ELEMENTS = 1 << 28  # of what passes between operators
-SMALL = 1000  # elements; what says the shape of other things is smaller
 DOMAINS = ("", "ai.onnx", "ai.onnx.ml", "com.microsoft")
 # Operators of the allowed domains that read a file which the model names.
 READS_FILES = ("EPContext",)
 
 
-def parse(data: bytes, name: str) -> ModelProto:
+def parse(data: bytes, name: str, beside: Path | None = None) -> ModelProto:
     """Read a model and refuse what could reach outside its own bytes.
 
+    beside: a folder whose own files may hold tensors, as those of a model above 2 GB must.
     Raises InputError, its text naming the file, when `data` is no ONNX model, is cut short, keeps
     tensors in other files, or uses operators that are neither standard nor ONNX Runtime's own.
     """
@@ -57,9 +58,9 @@ def parse(data: bytes, name: str) -> ModelProto:
     own = {(f.domain, f.name) for f in model.functions}
     for message in _messages(model):
         if isinstance(message, TensorProto):
-            _check_tensor(message, name)
+            _check_tensor(message, name, beside)
         elif isinstance(message, SparseTensorProto):
-            _check_made(math.prod(message.dims), message.values.name, name)
+            check_made(math.prod(message.dims), message.values.name, name)
         elif isinstance(message, NodeProto):
             key = (message.domain, message.op_type)
             if message.domain not in DOMAINS and key not in own:
@@ -72,8 +73,7 @@ def parse(data: bytes, name: str) -> ModelProto:
                     f"{name}: {message.op_type!r:.60} reads another file and is refused"
                 )
     check_growth(model, name)
-    for value, shape in value_shapes(model).items():
-        _check_made(math.prod(shape), value, name)
+    check_values(model, name)
     return model
 
 
@@ -100,16 +100,19 @@ def _messages(message: Message) -> Iterator[Message]:
             yield from _messages(item)
 
 
-def _check_made(elements: int, value: str, name: str) -> None:
-    if elements > MAX_VALUE_ELEMENTS:
-        raise InputError(
-            f"{name}: a value must have {MAX_VALUE_ELEMENTS} elements at most, got {elements} of"
-            f" {value!r:.80}"
-        )
+def _lies_beside(tensor: TensorProto, folder: Path | None) -> bool:
+    """Whether a tensor that is kept in another file is kept in one of this very folder."""
+    told = {entry.key: entry.value for entry in tensor.external_data}
+    place = told.get("location", "")
+    if folder is None or len(told) < len(tensor.external_data) or place != Path(place).name:
+        return False
+    return (folder / place).is_file() and not (folder / place).is_symlink()
 
 
-def _check_tensor(tensor: TensorProto, name: str) -> None:
+def _check_tensor(tensor: TensorProto, name: str, beside: Path | None) -> None:
     if tensor.data_location == TensorProto.EXTERNAL or tensor.external_data:
+        if _lies_beside(tensor, beside):
+            return
         raise InputError(
             f"{name}: all data must lie in the file itself, got tensor {tensor.name!r:.80} "
             "kept in another file"
@@ -253,34 +256,6 @@ def _first_dimension(value: onnx.ValueInfoProto) -> int | None:
     """The fixed first size; None when free, or when the value is but one number."""
     shape = value.type.tensor_type.shape
     return shape.dim[0].dim_value if len(shape.dim) > 1 else None
-
-
-def value_shapes(model: ModelProto) -> dict[str, list[int]]:
-    """The shapes of inputs and values as far as they follow from the graph; 0 is a free size."""
-    light = ModelProto(ir_version=model.ir_version)
-    light.opset_import.extend(model.opset_import)
-    light.functions.extend(model.functions)
-    graph = light.graph
-    graph.name = "shapes"
-    graph.node.extend(model.graph.node)
-    graph.input.extend(model.graph.input)
-    graph.output.extend(model.graph.output)
-    listed = {i.name for i in graph.input}
-    for tensor in model.graph.initializer:
-        if math.prod(tensor.dims) <= SMALL:
-            graph.initializer.append(tensor)
-        elif tensor.name not in listed:  # its content takes time to copy and says nothing here
-            graph.input.append(
-                onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims)
-            )
-    try:
-        graph = onnx.shape_inference.infer_shapes(light).graph
-    except (onnx.shape_inference.InferenceError, ValueError):  # ValueError: above 2 GiB
-        graph = light.graph
-    return {
-        v.name: [d.dim_value for d in v.type.tensor_type.shape.dim]
-        for v in [*graph.value_info, *graph.input]
-    }
 
 
 def _reshape_target(target: Array, data: list[int] | None) -> Array | None:

@@ -116,31 +116,39 @@ def _peak_mb() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
 
 
-def work(target: Target, minutes: float, seed: int, scratch: Path, guided: bool) -> None:
-    """Fuzz one target in this process until its time is over, and print its report."""
+def work(
+    target: Target, minutes: float, seed: int, scratch: Path, guided: bool, kept: Path | None
+) -> None:
+    """Fuzz one target in this process until its time is over, and print its report.
+
+    kept: a folder with what earlier runs found worth keeping, to which this one adds.
+    """
     os.environ["ACCEL_HOME"] = str(scratch / "home")
     folder = scratch / "input"
     folder.mkdir()
     session = Session(target, folder, scratch)
     if guided:
-        _guided(session, minutes, seed, scratch)  # does not return
+        _guided(session, minutes, seed, scratch, kept)  # does not return
     rng = random.Random(seed)
     end = time.monotonic() + 60 * minutes
-    corpus = target.seeds(folder)
+    earlier = sorted(kept.iterdir())[:MAX_CORPUS] if kept else []
+    corpus = [*target.seeds(folder), *(path.read_bytes() for path in earlier)]
     session.begin(corpus)
     while time.monotonic() < end:
         data = mutate(rng.choice(corpus), corpus, target.words, rng, target.structure)
         if session.try_(data) and len(corpus) < MAX_CORPUS:
             corpus.append(data)
+            if kept:
+                (kept / hashlib.sha256(data).hexdigest()[:16]).write_bytes(data)
     print(json.dumps(session.report(minutes)))
 
 
-def _guided(session: Session, minutes: float, seed: int, scratch: Path) -> None:
+def _guided(session: Session, minutes: float, seed: int, scratch: Path, kept: Path | None) -> None:
     """Let libFuzzer choose the inputs, by the lines of `accel` that they reach."""
     import atheris
 
-    target, folder = session.target, scratch / "corpus"
-    folder.mkdir()
+    target, folder = session.target, kept or scratch / "corpus"
+    folder.mkdir(exist_ok=True)
     with atheris.instrument_imports(include=["accel"]):
         seeds = target.seeds(scratch)
         session.begin(seeds)
@@ -175,7 +183,9 @@ def save(target: Target, data: bytes, fault: str) -> str:
     return name
 
 
-def run(names: list[str], minutes: float, seed: int, guided: bool) -> list[dict[str, object]]:
+def run(
+    names: list[str], minutes: float, seed: int, guided: bool, corpus: Path | None = None
+) -> list[dict[str, object]]:
     """Fuzz several targets one after the other, the time divided among them."""
     reports = []
     memory = "/dev/shm" if Path("/dev/shm").is_dir() else None  # disks are slow at small files
@@ -188,6 +198,9 @@ def run(names: list[str], minutes: float, seed: int, guided: bool) -> list[dict[
                 command = [sys.executable, "-m", "tests.fuzz.run", "--work", name, scratch]
                 command += ["--minutes", str(left), "--seed", str(seed)]
                 command += ["--guided"] * guided
+                if corpus:
+                    (corpus / name).mkdir(parents=True, exist_ok=True)
+                    command += ["--corpus", str(corpus / name)]
                 done = subprocess.run(command, stdout=subprocess.PIPE, text=True)
                 if done.returncode == 0:
                     report |= json.loads(done.stdout.splitlines()[-1])
@@ -208,13 +221,14 @@ def main() -> int:
     parser.add_argument("--only", nargs="*", choices=sorted(TARGETS), help="some targets")
     parser.add_argument("--seed", type=int, default=int(time.time()))
     parser.add_argument("--guided", action="store_true", help="by coverage (needs atheris)")
+    parser.add_argument("--corpus", type=Path, help="folder that keeps inputs for the next run")
     parser.add_argument("--work", nargs=2, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.work:
         name, scratch = args.work
-        work(TARGETS[name], args.minutes, args.seed, Path(scratch), args.guided)
+        work(TARGETS[name], args.minutes, args.seed, Path(scratch), args.guided, args.corpus)
         return 0
-    reports = run(args.only or list(TARGETS), args.minutes, args.seed, args.guided)
+    reports = run(args.only or list(TARGETS), args.minutes, args.seed, args.guided, args.corpus)
     return int(any(report.get("found") or report.get("native") for report in reports))
 
 

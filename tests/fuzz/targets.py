@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import json
+import math
 import struct
 from collections.abc import Callable
 from contextlib import suppress
@@ -24,6 +25,7 @@ from tests.fuzz import structure
 from tests.fuzz.structure import Structure
 
 MAX_TOUCHED = 1 << 22  # elements of a tensor that are looked at
+MAX_LETTERS = 4000  # of a prompt: long ones are among the attack files
 
 
 @dataclass(frozen=True)
@@ -431,13 +433,33 @@ def _onnx_session(data: bytes, path: Path) -> None:
     open_onnx(data)
 
 
+@target("graph", lambda folder: [bytes([i]) for i in range(60)])
+def _graph(data: bytes, path: Path) -> None:
+    """Our own kernels, whatever a graph asks of them."""
+    from accel.models.onnx import load_onnx
+    from accel.nn.onnx.load import samples
+    from accel.weights import onnx_graph
+    from accel.weights.onnx_sizes import value_shapes
+    from tests.fuzz.graphs import drawn
+
+    content = drawn(data)
+    model = onnx_graph.parse(content, "fuzz")
+    feeds = samples(model)
+    largest = max((math.prod(shape) for shape in value_shapes(model).values()), default=0)
+    if feeds is None or largest > MAX_TOUCHED:
+        return
+    loaded = load_onnx(content, runtime="accel")
+    with suppress(ValueError):  # inputs do not fit the graph
+        loaded.run(feeds)
+
+
 @target(
     "prompt", _prompt_seeds, words=[b"(", b")", b"[", b"]", b":", b"|", b"<lora:", b"AND", b"\\"]
 )
 def _prompt(data: bytes, path: Path) -> None:
     from accel.text import prompt
 
-    text = data.decode("utf-8", "replace")
+    text = data.decode("utf-8", "replace")[:MAX_LETTERS]
     rest, _ = prompt.take_tags(text)
     prompt.split_and(rest)
     for piece in prompt.emphasis(rest):
@@ -453,7 +475,7 @@ def _chunks(data: bytes, path: Path) -> None:
     from accel.text.prompt import emphasis
 
     tokenizer = _tokenizer(clip_tokenizer)
-    text = data.decode("utf-8", "replace")
+    text = data.decode("utf-8", "replace")[:MAX_LETTERS]
     for one in chunk(emphasis(text), tokenizer.encode):
         assert len(one.tokens) == len(one.weights) == 77
     tokenizer.decode(tokenizer.encode(text))

@@ -1,6 +1,9 @@
 """All attacks, whichever module makes them."""
 
 from tests.hostile import (
+    attacks_folders,
+    attacks_graphs,
+    attacks_late,
     attacks_media,
     attacks_more,
     attacks_prompts,
@@ -9,4 +12,5 @@ from tests.hostile import (
 )
 from tests.hostile.attacks import ATTACKS as ATTACKS
 
-MADE_BY = (attacks_media, attacks_more, attacks_prompts, attacks_settings, attacks_weights)
+MADE_BY = (attacks_media, attacks_more, attacks_prompts, attacks_settings, attacks_weights,
+           attacks_folders, attacks_graphs, attacks_late)  # fmt: skip

@@ -94,7 +94,7 @@ def test_sizes(tmp_path):
         ("unet", {"block_out_channels": "wide"}, "block_out_channels must be counts"),
         ("unet", {"in_channels": 7}, r"must take \[4, 8, 9\] channels, got 7"),
         ("unet", {"norm_num_groups": 3}, "must be a multiple of norm_groups 3"),
-        ("unet", {"layers_per_block": -1}, "layers_per_block must be 2 counts, got -1"),
+        ("unet", {"layers_per_block": -1}, "layers_per_block must be 2 counts up to 128, got -1"),
         ("unet", {"addition_embed_type": "image"}, "addition_embed_type must be 'text_time'"),
         ("vae", {"use_quant_conv": False}, "use_quant_conv must be True, got False"),
         ("vae", {"scaling_factor": "big"}, "scaling_factor must be above 0"),

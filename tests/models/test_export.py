@@ -25,6 +25,7 @@ from accel.nn.text import TextConfig
 from accel.nn.tiny_vae import TinyDecoder, TinyEncoder
 from accel.nn.unet import UnetConfig
 from accel.nn.vae import VaeConfig
+from tests.weights.test_onnx_hostile import sparse
 
 CPU = ["CPUExecutionProvider"]
 SMALL = TextConfig(vocabulary=50, length=12, width=16, layers=3, heads=2, end_token=49)
@@ -176,5 +177,10 @@ def test_refuses(both, tmp_path):
     with pytest.raises(InputError, match="must be an ONNX file, found none"):
         Session(tmp_path / "x.onnx", CPU, 0)
     (tmp_path / "x.onnx").write_bytes(b"junk")
+    with pytest.raises(InputError, match="must be an ONNX model, got text"):
+        Session(tmp_path / "x.onnx", CPU, 0)
     with pytest.raises(InputError, match="ONNX Runtime cannot load it"):
+        Session(tmp_path / "x.onnx", CPU, 0, ours=True)
+    (tmp_path / "x.onnx").write_bytes(sparse("values").SerializeToString())
+    with pytest.raises(InputError, match="all data must lie in the file itself"):
         Session(tmp_path / "x.onnx", CPU, 0)

@@ -104,3 +104,11 @@ def test_camera_pictures_are_not_taken_for_ai(tmp_path):
     (found,) = declared(tmp_path / "a.jpg")
     assert found.source_type == "digitalCapture"
     assert not found.involves_ai
+
+
+def test_words_without_end_are_told_of_in_part(tmp_path):
+    path = tmp_path / "a.jpg"
+    Image.new("RGB", (8, 8)).save(path)
+    kinds = b"".join(b" DigitalSourceType='%05d'" % i for i in range(2000))
+    path.write_bytes(path.read_bytes() + b"<x:xmpmeta" + kinds + b"></x:xmpmeta>")
+    assert [one.source_type for one in declared(path)] == [f"{i:05}" for i in range(20)]

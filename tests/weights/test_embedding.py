@@ -121,3 +121,23 @@ def test_refuses_other_files(tmp_path):
     save_file({"a": VECTORS / 0}, path)
     with pytest.raises(InputError, match="a must hold finite numbers"):
         open_embedding(path)
+
+
+def test_a_checkpoint_is_no_embedding(tmp_path):
+    """Its tensors are not copied before that is said."""
+    path = tmp_path / "large.safetensors"
+    told = {"t": {"dtype": "F32", "shape": [1 << 25], "data_offsets": [0, 1 << 27]}}
+    text = json.dumps(told).encode()
+    with path.open("wb") as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        file.truncate(8 + len(text) + (1 << 27))
+    with pytest.raises(InputError, match="must hold an embedding of 16777216 numbers at most"):
+        open_embedding(path)
+
+
+def test_noise_is_that_of_a_loop():
+    state, noise = 0, []
+    for _ in range(1000):
+        state = (1664525 * state + 1013904223) % (1 << 32)
+        noise.append(state % 255 & 0x0F)
+    assert unscrambled(np.zeros((10, 100), np.uint8)).ravel().tolist() == noise

@@ -5,11 +5,14 @@ from __future__ import annotations
 import time
 
 import numpy as np
+import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from accel.core import InputError
+from accel.weights import onnx_graph
 from accel.weights.onnx import open_onnx
+from tests.weights.growing import COMPUTED, swapper
 from tests.weights.test_onnx import model, node
 
 F, I64 = TensorProto.FLOAT, TensorProto.INT64
@@ -206,7 +209,7 @@ CASES = [
     (endless, "must state its rounds"),
     (sparse_bomb, "elements at most"),
     (outer_product, "elements at most"),
-    (lambda: made_from("ConstantOfShape", {"s": np.array([2**40])}), "numbers at most"),
+    (lambda: made_from("ConstantOfShape", {"s": np.array([2**40])}), "elements at most"),
     (lambda: made_from("Expand", {"a": np.float32([1]), "s": np.array([2**31, 8])}), "at most"),
     (lambda: made_from("Tile", {"a": np.float32([1]), "s": np.array([2**40])}), "at most"),
     (lambda: made_from("Range", {"a": 0, "b": 2**40, "c": 1}), "at most"),
@@ -219,6 +222,42 @@ def test_names_that_are_no_text_are_refused():
     data = foreign_in_function().SerializeToString()
     with pytest.raises(InputError, match="operators must be of the domains"):
         open_onnx(data.replace(b"Run", b"R\xffn"))
+
+
+@pytest.mark.parametrize("name", COMPUTED)
+def test_refuses_sizes_that_a_graph_computes(name):
+    """Runtimes work out what hangs on constants and shapes alone as they open a graph."""
+    nodes, tensors = COMPUTED[name]
+    with pytest.raises(InputError, match="at most"):
+        open_onnx(swapper(nodes, tensors))
+
+
+def test_a_computed_size_that_is_modest_is_taken():
+    nodes = [
+        helper.make_node("Shape", ["x"], ["s"]),
+        helper.make_node("Mul", ["s", "two"], ["size"]),
+        helper.make_node("Resize", ["x", "", "", "size"], ["y"]),
+    ]
+    made = model(nodes, [("x", F, [1, 3, 8, 8])], [("y", F, None)], {"two": np.array([1, 1, 2, 2])})
+    (got,) = open_onnx(made.SerializeToString())(np.zeros((1, 3, 8, 8), np.float32))
+    assert got.shape == (1, 3, 16, 16)
+
+
+def test_weights_may_lie_in_a_folder_of_their_own_alone(tmp_path):
+    data = dense().SerializeToString()
+    named = onnx.load_model_from_string(data).graph.initializer[0].external_data[0].value
+    with pytest.raises(InputError, match=OUTSIDE):
+        onnx_graph.parse(data, "x", tmp_path)
+    inside = data.replace(named.encode(), b"w".ljust(len(named), b"w"))
+    name = "w" * len(named)
+    (tmp_path / name).symlink_to("/etc/passwd")
+    with pytest.raises(InputError, match=OUTSIDE):
+        onnx_graph.parse(inside, "x", tmp_path)
+    (tmp_path / name).unlink()
+    (tmp_path / name).write_bytes(bytes(16))
+    onnx_graph.parse(inside, "x", tmp_path)
+    with pytest.raises(InputError, match=OUTSIDE):
+        onnx_graph.parse(inside, "x")
 
 
 @pytest.mark.parametrize(("make", "message"), CASES)

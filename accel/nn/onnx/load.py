@@ -21,6 +21,15 @@ MOST_SAMPLED = 1 << 24  # numbers of an input with which a plan is tried
 
 def plan_of(model: ModelProto) -> Plan:
     """Raises Unsupported for what is not implemented, InputError for damaged tensors."""
+    try:
+        return _plan_of(model)
+    except (Unsupported, InputError):
+        raise
+    except MISFITS as error:  # a constant part that does not fit together
+        raise Unsupported(first_line(error)) from None
+
+
+def _plan_of(model: ModelProto) -> Plan:
     opset = max((o.version for o in model.opset_import if o.domain in ("", "ai.onnx")), default=0)
     if not 7 <= opset <= 25:
         raise Unsupported(f"opset {opset}")
@@ -39,12 +48,7 @@ def plan_of(model: ModelProto) -> Plan:
     inputs = [i.name for i in graph.input if i.name not in constants]
     small = [i.name for i in graph.input if i.name in inputs and _is_small(i)]
     kept = small if len(small) < len(inputs) else ()
-    try:
-        return Plan(fuse(steps, constants, outputs), constants, inputs, outputs, kept)
-    except Unsupported:
-        raise
-    except MISFITS as error:  # a constant part that does not fit together
-        raise Unsupported(first_line(error)) from None
+    return Plan(fuse(steps, constants, outputs), constants, inputs, outputs, kept)
 
 
 def _is_small(value: Any) -> bool:
@@ -80,7 +84,7 @@ def samples(model: ModelProto) -> dict[str, Tensor] | None:
             return None
         dims = port.type.tensor_type.shape.dim
         sizes = [d.dim_value or (1 if i == 0 else FREE_SIZE) for i, d in enumerate(dims)]
-        if math.prod(sizes) > MOST_SAMPLED:
+        if min(sizes, default=0) < 0 or math.prod(sizes) > MOST_SAMPLED:
             return None
         found[port.name] = torch.zeros(sizes, dtype=TYPES[kind])
     return found

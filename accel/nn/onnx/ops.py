@@ -32,8 +32,10 @@ class Unsupported(RuntimeError):
     """A node asks for something that is not implemented here."""
 
 
-# What operators raise at inputs or attributes that they cannot take; Unsupported is one of them.
-MISFITS = (RuntimeError, ValueError, IndexError, KeyError)
+# What operators raise at inputs or attributes that they cannot take, which in a stranger's file may
+# be of any kind and number; Unsupported is one of them.
+MISFITS = (RuntimeError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError,
+           AssertionError, MemoryError)  # fmt: skip
 
 
 def first_line(error: Exception) -> str:

@@ -46,7 +46,7 @@ def exported(
     place = folder() / key_of(sources, dtype)
     if is_whole(place):
         with suppress(InputError):  # made by another version, perhaps
-            opened = open_exported(place, device)
+            opened = open_exported(place, device, ours=True)
             os.utime(place)
             return opened
     shutil.rmtree(place, ignore_errors=True)
@@ -61,19 +61,20 @@ def exported(
         _make(loaded, place)
     except OSError:  # a cache that cannot be written costs time, nothing else
         return _made_for_once(loaded, device)
-    return open_exported(place, device)
+    return open_exported(place, device, ours=True)
 
 
-def open_exported(folder: Path, device: torch.device) -> Loaded:
+def open_exported(folder: Path, device: torch.device, *, ours: bool = False) -> Loaded:
+    """ours: as `accel.models.onnx_model.open_onnx` has it."""
     cuda = ["CUDAExecutionProvider"] if device.type == "cuda" else []
-    return open_onnx(folder, providers=[*cuda, "CPUExecutionProvider"])
+    return open_onnx(folder, providers=[*cuda, "CPUExecutionProvider"], ours=ours)
 
 
 def _made_for_once(loaded: Loaded, device: torch.device) -> Loaded:
     """Their files are gone once they are open."""
     with tempfile.TemporaryDirectory(prefix="accel-onnx-") as folder:
         export_model(loaded, Path(folder) / "model")
-        return open_exported(Path(folder) / "model", device)
+        return open_exported(Path(folder) / "model", device, ours=True)
 
 
 def _make(loaded: Loaded, place: Path) -> None:

@@ -9,6 +9,8 @@ import secrets
 from contextlib import suppress
 from pathlib import Path
 
+from accel.core import InputError, read_json
+
 CACHE = "hashes.json"
 PIECE = 1 << 22
 MODEL_DIGITS, LORA_DIGITS = 10, 12
@@ -37,8 +39,9 @@ def _remembered(path: Path, kind: str, begin: int) -> str:
 
     place = config_folder() / CACHE
     known: dict[str, str] = {}
-    with suppress(OSError, ValueError):  # no cache, or one that another program spoiled
-        known = json.loads(place.read_text())
+    with suppress(OSError, InputError):  # no cache, or one that another program spoiled
+        read = read_json(place, "a list of hashes")
+        known = read if isinstance(read, dict) else {}
     if key not in known:
         known[key] = of_file(path, begin)
         with suppress(OSError):  # a cache that cannot be written costs time, nothing else

@@ -22,7 +22,7 @@ NEGATIVE = "Negative prompt:"
 # Keys are bounded: on a line of words without a colon, the time would grow with its square.
 PAIR = re.compile(r'\s{0,9}(\w[\w \-/]{1,99}):\s*("(?:\\.|[^\\"])*"|[^,]*)(?:,|$)')
 LEAST_PAIRS = 3  # a last line with fewer is part of the prompt
-SIZE = re.compile(r"(\d+)x(\d+)")
+SIZE = re.compile(r"(\d{1,9})x(\d{1,9})")  # Python refuses to read numbers of 5,000 digits
 RESIZE_TITLES = {"stretch": "Just resize", "crop": "Crop and resize", "fill": "Resize and fill"}
 RNG = {"cpu": "CPU", "philox": "NV"}
 

@@ -25,6 +25,7 @@ from accel.pipelines.generate.sheet import contact_sheet
 from accel.pipelines.provenance import Marker, ProvenanceConfig, earlier_mark, first_lumas
 from accel.pipelines.verify import decoded
 from accel.provenance.watermark import Mark
+from accel.video.picture_header import FORMATS
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 EXIF_IFD, USER_COMMENT = 0x8769, 0x9286
@@ -157,7 +158,7 @@ def text_of(path: Path) -> str | None:
     """A picture's text, from a PNG's chunk or from EXIF; None where it has none."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of damaged EXIF, which is read as soon as it is opened
-        with Image.open(path) as picture:
+        with Image.open(path, formats=FORMATS) as picture:
             text = picture.info.get(CHUNK)
             if isinstance(text, str):
                 return text

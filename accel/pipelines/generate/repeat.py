@@ -17,6 +17,7 @@ from accel.pipelines.generate.infotext import parse, settings_of
 from accel.pipelines.generate.model_folders import ModelFolders
 from accel.pipelines.generate.output import text_of
 from accel.pipelines.generate.pictures import open_picture
+from accel.video.picture_header import FORMATS
 from accel.weights.assets import manifest
 
 MAX_HIRES_PX = 4096 * 4096  # of a second pass that a picture's text asks for
@@ -106,7 +107,7 @@ def model_of(digits: str | None, name: str | None, models: str | Path | None) ->
 
 def equals(first: Path, second: Path) -> bool:
     """Whether two pictures have the same pixels."""
-    with Image.open(first) as a, Image.open(second) as b:
+    with Image.open(first, formats=FORMATS) as a, Image.open(second, formats=FORMATS) as b:
         same_size = a.size == b.size
         return same_size and np.array_equal(
             np.asarray(a.convert("RGB")), np.asarray(b.convert("RGB"))

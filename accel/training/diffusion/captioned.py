@@ -13,6 +13,7 @@ from torch import Tensor
 from accel.core import InputError, open_file, read_file
 
 PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
+FORMATS = ("PNG", "JPEG", "WEBP", "BMP")  # Pillow's readers of others start programs
 MAX_CAPTION_BYTES = 1 << 16
 MAX_PX, LARGE_PX = 1 << 25, 1 << 23
 # What Pillow raises over damaged files.
@@ -45,7 +46,7 @@ def captioned(folder: Path) -> list[tuple[Path, str]]:
 def read_square(path: Path, side: int) -> Tensor:  # [side, side, 4] uint8, premultiplied
     """The middle square of a picture, shrunk or enlarged to `side`. Raises InputError."""
     try:
-        with open_file(path, "a picture") as file, Image.open(file) as picture:
+        with open_file(path, "a picture") as file, Image.open(file, formats=FORMATS) as picture:
             if picture.width * picture.height > MAX_PX:
                 raise InputError(f"{path}: must have {MAX_PX} pixels at most, got {picture.size}")
             edge = min(picture.size)
