@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from numpy.typing import NDArray
 from onnx import ModelProto, TensorProto, helper
@@ -20,12 +21,11 @@ from accel.weights import onnx_graph
 from accel.weights.onnx import Network, Port, open_onnx
 
 Array = NDArray[Any]
-HALF = (torch.float16, torch.bfloat16)
 RUNTIMES = ("auto", "accel", "onnxruntime")
 
 
 def load_onnx(
-    source: Path | str | bytes,
+    source: Path | str | bytes | bytearray | memoryview,
     device: str = "cpu",
     runtime: str = "auto",
     threads: int = 0,
@@ -46,8 +46,10 @@ def load_onnx(
     """
     if runtime not in RUNTIMES:
         raise ConfigError(f"runtime must be one of {', '.join(RUNTIMES)}, got {runtime!r}")
-    name = "ONNX model" if isinstance(source, bytes) else str(source)
-    data = source if isinstance(source, bytes) else _read(Path(source))
+    in_memory = isinstance(source, bytes | bytearray | memoryview)
+    name = "ONNX model" if in_memory else str(source)
+    data = bytes(source) if in_memory else _read(Path(source))  # type: ignore[arg-type]
+    device = str(device)  # torch's devices too
     on_cpu = choose_device(device).type == "cpu"
     if runtime == "accel" and not on_cpu:
         raise ConfigError(f"runtime accel runs on the CPU, got device {device}")
@@ -56,9 +58,9 @@ def load_onnx(
             model = onnx_graph.parse(data, name)
             onnx_graph.tidy(model)
             onnx_graph.fold_storage(model)
-            runner = Runner(plan_of(model))
+            runner, ports = Runner(plan_of(model)), _ports(model)
             if runtime == "accel" or runner.pays(samples(model)):
-                return OnnxModel(name, plan=runner, types=_types(model))
+                return OnnxModel(name, ports, plan=runner, types=_types(model))
         except Unsupported as error:
             if runtime == "accel":
                 raise ConfigError(f"{name}: runtime accel cannot run it: {error}") from None
@@ -66,34 +68,33 @@ def load_onnx(
         data, device=device, threads=threads or torch.get_num_threads(), dynamic_batch=False,
         tensorrt=tensorrt,
     )  # fmt: skip
-    return OnnxModel(name, network=network)
+    return OnnxModel(name, network.inputs, network=network)
 
 
 class OnnxModel:
-    """A network from an ONNX file; `runtime` says what runs it. Safe to call from many threads."""
+    """A network from an ONNX file; `runtime` says what runs it. Safe to call from many threads.
+
+    ports: what goes in: names, sizes and types. inputs, outputs: the names alone.
+    """
 
     def __init__(
         self,
         name: str,
+        ports: Sequence[Port],
         *,
         plan: Runner | None = None,
         network: Network | None = None,
         types: Mapping[str, Any] | None = None,  # of the plan's outputs
     ):
-        self.name = name
+        self.name, self.ports = name, list(ports)
         self.runtime = "accel" if plan else "onnxruntime"
-        self.inputs = plan.inputs if plan else [p.name for p in network.inputs] if network else []
+        self.inputs = [port.name for port in ports]
         self.outputs = (
             plan.outputs if plan else [p.name for p in network.outputs] if network else []
         )
         self._plan, self._network = plan, network
         self._types = dict(types or {})
         self._lock = threading.Lock()
-
-    @property
-    def ports(self) -> list[Port]:
-        """What goes in, with shapes and types; only of a network that ONNX Runtime runs."""
-        return self._network.inputs if self._network else []
 
     def on_device(self, feeds: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Map CUDA tensors to CUDA tensors, bound in place; the host waits for nothing.
@@ -108,19 +109,22 @@ class OnnxModel:
     def run(self, feeds: Mapping[str, Array | Tensor]) -> dict[str, Array]:
         """Map arrays by input name to arrays by output name.
 
+        Arrays become of the declared type where that loses no more than digits. On our kernels a
+        batch may have another size than the file says.
+
         Raises ValueError when an input is missing, unknown, or does not fit the graph; ConfigError
         where `runtime="accel"` was asked for and lacks what the graph needs.
         """
-        if set(feeds) != set(self.inputs):
+        if not isinstance(feeds, Mapping) or set(feeds) != set(self.inputs):
+            got = ", ".join(sorted(map(str, feeds))) if isinstance(feeds, Mapping) else type(feeds)
             raise ValueError(
-                f"{self.name}: inputs must be {', '.join(self.inputs)}, "
-                f"got {', '.join(sorted(feeds)) or 'none'}"
+                f"{self.name}: inputs must be {', '.join(self.inputs)}, got {got or 'none'}"
             )
+        given = {port.name: self._array(port, feeds[port.name]) for port in self.ports}
         if self._network is not None:
-            results = self._network.whole(**feeds)
-            return dict(zip(self.outputs, results))
+            return dict(zip(self.outputs, self._network.whole(**given)))
         assert self._plan is not None
-        tensors = {n: _computable(torch.as_tensor(v)) for n, v in feeds.items()}
+        tensors = {name: _tensor(array) for name, array in given.items()}
         try:
             with self._lock:
                 outputs = self._plan.run(tensors)
@@ -133,13 +137,48 @@ class OnnxModel:
         arrays = (t.contiguous().numpy() for t in outputs)
         return {n: a.astype(self._types.get(n, a.dtype)) for n, a in zip(self.outputs, arrays)}
 
+    def _array(self, port: Port, value: Any) -> Array:
+        """What was given for an input, of its type and in order; ValueError where it does not fit.
 
-def _computable(tensor: Tensor) -> Tensor:
-    return (tensor.float() if tensor.dtype in HALF else tensor).contiguous()
+        Other numbers are refused where whole ones are wanted: their digits would be lost silently.
+        """
+        if isinstance(value, Tensor):
+            value = value.detach().cpu()  # waits
+            value = (value.float() if value.dtype == torch.bfloat16 else value).numpy()
+        array = np.asarray(value)
+        if not np.can_cast(array.dtype, port.dtype, "same_kind"):
+            raise ValueError(f"{self.name}: input must be {port}, got {array.dtype}")
+        if not port.fits(array.shape, any_count=self._plan is not None and array.ndim > 1):
+            raise ValueError(f"{self.name}: input must be {port}, got {list(array.shape)}")
+        return np.asarray(array, port.dtype, order="C")
+
+
+def _tensor(array: Array) -> Tensor:
+    """Numbers as the plan computes with them."""
+    if array.dtype == np.float16:
+        return torch.from_numpy(array.astype(np.float32))
+    return torch.from_numpy(array if array.flags.writeable else array.copy())  # else torch warns
 
 
 def _read(path: Path) -> bytes:
     return read_file(path, onnx_graph.MAX_FILE_BYTES, "an ONNX model")
+
+
+def _ports(model: ModelProto) -> list[Port]:
+    """What goes in; raises Unsupported for what is no tensor of a type that plans know."""
+    if model.graph.sparse_initializer:
+        raise Unsupported("sparse constants")
+    found = []
+    for value in model.graph.input:
+        kind, dims = value.type.tensor_type.elem_type, value.type.tensor_type.shape.dim
+        if kind not in TYPES:
+            raise Unsupported(f"input {value.name} of type {kind}")
+        dtype = TensorProto.FLOAT if kind == TensorProto.BFLOAT16 else kind
+        shape = tuple(d.dim_value if d.dim_value > 0 else d.dim_param for d in dims)
+        found.append(
+            Port(name=value.name, shape=shape, dtype=helper.tensor_dtype_to_np_dtype(dtype))
+        )
+    return found
 
 
 def _types(model: ModelProto) -> dict[str, Any]:

@@ -17,19 +17,28 @@ from accel.nn.onnx.wiring import Constants, Wiring, other, replaced, scalar
 def instance_norm(
     a: Attributes, x: Tensor, scale: Tensor | None = None, shift: Tensor | None = None
 ) -> Tensor:
-    """Normalise each channel of each image; then, where given, times scale plus shift."""
+    """Normalise over the axes of pixels; then, where given, times scale plus shift."""
+    if x.ndim != 4:  # there these axes are others than pixels
+        centred = x - x.mean(a["axes"], keepdim=True)
+        variance = centred.square().mean(a["axes"], keepdim=True)
+        return _affine(centred / (variance + a["epsilon"]).sqrt(), scale, shift)
     channels = x.shape[1]
 
     def affine(value: Tensor | None, rest: float) -> Tensor | None:
         if value is None:
             return x.new_full((channels,), rest)
-        return value.reshape(-1) if value.numel() == channels else None
+        of_channels = tuple(value.shape) in ((channels, 1, 1), (1, channels, 1, 1))
+        return value.reshape(-1) if of_channels else None
 
     weight, bias = affine(scale, 1.0), affine(shift, 0.0)
     if weight is not None and bias is not None:
         return group_norm_silu(x, channels, weight, bias, a["epsilon"], False)
     ones, zeros = x.new_ones(channels), x.new_zeros(channels)
     y = group_norm_silu(x, channels, ones, zeros, a["epsilon"], False)
+    return _affine(y, scale, shift)
+
+
+def _affine(y: Tensor, scale: Tensor | None, shift: Tensor | None) -> Tensor:
     y = y if scale is None else y * scale
     return y if shift is None else y + shift
 
@@ -45,7 +54,8 @@ def instance_norms(
             continue
         parts, epsilon = found
         kind, outs = "accel.instance_norm", parts[-1].outputs
-        fused = Step(kind, {"epsilon": epsilon}, [step.inputs[0]], outs)
+        a = {"epsilon": epsilon, "axes": _axes(step, constants)}
+        fused = Step(kind, a, [step.inputs[0]], outs)
         result = replaced(result, parts, fused)
     return result
 
@@ -98,10 +108,13 @@ def _written_out(
 def _is_mean(step: Step, constants: Constants, over: Sequence[list[int]]) -> bool:
     if step.kind != "ReduceMean" or not step.attributes.get("keepdims", 1):
         return False
-    axes = step.attributes.get("axes")
-    if len(step.inputs) > 1 and step.inputs[1] in constants:
-        axes = constants[step.inputs[1]].tolist()
-    return axes is not None and sorted(axes) in over
+    return _axes(step, constants) in over
+
+
+def _axes(mean: Step, constants: Constants) -> list[int]:
+    """The axes of a mean, in order; none where they are not known, or all are meant."""
+    given = constants.get(mean.inputs[1]) if len(mean.inputs) > 1 else None
+    return sorted(mean.attributes.get("axes", []) if given is None else given.tolist())
 
 
 def _is_square(step: Step, name: str, constants: Constants) -> bool:
@@ -158,9 +171,7 @@ def layer_norms(steps: Sequence[Step], constants: Constants, outputs: Sequence[s
 def layer_norm(
     a: Attributes, x: Tensor, scale: Tensor | None = None, shift: Tensor | None = None
 ) -> Tensor:
-    y = F.layer_norm(x, x.shape[-1:], None, None, a["epsilon"])
-    y = y if scale is None else y * scale
-    return y if shift is None else y + shift
+    return _affine(F.layer_norm(x, x.shape[-1:], None, None, a["epsilon"]), scale, shift)
 
 
 def group_norms(steps: Sequence[Step], constants: Constants, outputs: Sequence[str]) -> list[Step]:
@@ -177,6 +188,8 @@ def group_norms(steps: Sequence[Step], constants: Constants, outputs: Sequence[s
             continue
         is_plain = bool((ones == 1).all()) and not bool(zeros.any())
         if grouped.numel() != 3 or int(grouped[0]) != 0 or int(grouped[2]) != -1 or not is_plain:
+            continue
+        if int(grouped[1]) < 1:  # every channel is a group of its own
             continue
         parts, inputs = [before, norm, after], [before.inputs[0], after.inputs[1]]
         for kind in ("Mul", "Add"):
@@ -205,5 +218,4 @@ def group_norm(
 ) -> Tensor:
     y = F.group_norm(x, a["groups"], None, None, a["epsilon"])
     y = y.reshape([x.shape[i] if s == 0 else s for i, s in enumerate(integers(shape) or [])])
-    y = y if scale is None else y * scale
-    return y if shift is None else y + shift
+    return _affine(y, scale, shift)

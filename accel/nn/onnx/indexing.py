@@ -96,6 +96,7 @@ for _kind in ("ArgMax", "ArgMin"):
 
 @op("TopK")
 def top_k(a: Attributes, x: Tensor, k: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    count = int(a["k"] if k is None else k)
-    found = x.topk(count, a.get("axis", -1), bool(a.get("largest", 1)), True)
-    return found.values, found.indices
+    count, axis = int(a["k"] if k is None else k), a.get("axis", -1)
+    # Of equal numbers the first one counts: `topk` does not promise that.
+    found = x.sort(dim=axis, descending=bool(a.get("largest", 1)), stable=True)
+    return found.values.narrow(axis, 0, count), found.indices.narrow(axis, 0, count)

@@ -378,7 +378,8 @@ def viewed(shape: Sequence[int], steps: Sequence[int], wanted: Sequence[int]) ->
 SHAPED = {
     "Reshape", "Expand", "Tile", "Range", "ConstantOfShape", "Slice", "Pad", "Resize", "Upsample",
     "Split", "TopK", "Unsqueeze", "Squeeze", "ReduceMean", "ReduceSum", "ReduceMax", "ReduceMin",
-    "ReduceProd", "ReduceL1", "ReduceL2", "ReduceSumSquare",
+    "ReduceProd", "ReduceL1", "ReduceL2", "ReduceSumSquare", "ReduceLogSum", "ReduceLogSumExp",
+    "OneHot",
 }  # fmt: skip
 
 __all__ = [

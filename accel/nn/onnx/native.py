@@ -235,6 +235,8 @@ class Program:
 
         threads = threads or torch.get_num_threads()
         fresh = not self._same(feeds)
+        if fresh:
+            self._last = {}  # should this run fail, what is kept is of no input
         with torch.no_grad():
             for work in self._work if fresh else self._work[self._first :]:
                 if isinstance(work, tuple):

@@ -115,10 +115,14 @@ def attention(low: Lowering, step: Step) -> None:
         raise NotNative("with factors of heads")
     q_factor, k_factor, factor = (1.0 if f is None else float(f) for f in factors)
     scale = q_factor * k_factor * (1 / factor if a["divided"] else factor)
-    mask = low.optional_constant(step, 3)
+    mask, scores = low.optional_constant(step, 3), (*some, length, k_shape[-2])
     causal = mask is not None and bool(_is_causal(mask, length, k_shape[-2]))
+    if mask is not None and torch.broadcast_shapes(mask.shape, scores) != torch.Size(scores):
+        raise NotNative("with a mask that makes more of the scores")
     if mask is not None and (causal or not bool(mask.any())):
         mask = None
+    elif mask is not None and mask.ndim < 2:
+        mask = mask.expand(length, k_shape[-2])
     operands = [_rows(low, name, turn) for name, turn in zip(step.inputs, turns)]
     order = a["out"] or list(range(rank))
     result = [*some, length, width]

@@ -379,7 +379,8 @@ def _matrix(
     if weight.ndim != 2 or weight.dtype != torch.float32 or not weight.numel():
         raise NotNative("not a matrix of float32")
     outputs, depth = weight.shape if turned else weight.shape[::-1]
-    if bias is not None and (bias.numel() not in (1, outputs) or bias.dtype != torch.float32):
+    a_row = ((), (1,), (1, 1), (outputs,), (1, outputs))
+    if bias is not None and (tuple(bias.shape) not in a_row or bias.dtype != torch.float32):
         raise NotNative("a bias for each row")
     if bias is not None:
         bias = bias.reshape(-1).expand(outputs)
