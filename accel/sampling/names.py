@@ -70,7 +70,6 @@ SAMPLER_ALIASES = {
     "unipc_bh2": "unipc",
     "euler_ancestral_cfg_pp": "euler_a_cfg_pp",
     "dpmpp_2s_ancestral_cfg_pp": "dpmpp_2s_a_cfg_pp",
-    "euler_cfg_pp": "euler_cfg_pp",
     "pndm": "plms",
     "pndmscheduler": "plms",
     "ddimscheduler": "ddim",

@@ -1,8 +1,7 @@
 """From what a network predicts (noise, velocity, the picture) to the denoised picture.
 
 Sources: Ho et al. 2020 (arXiv:2006.11239) for noise; Salimans & Ho 2022 (arXiv:2202.00512) for
-velocity; Liu et al. 2022 (arXiv:2209.03003) for flow; Ho & Salimans 2022 (arXiv:2207.12598) for
-guidance.
+velocity; Liu et al. 2022 (arXiv:2209.03003) for flow.
 """
 
 from __future__ import annotations
@@ -52,17 +51,3 @@ def denoiser(predict: Predict, noise: NoiseLevels, kind: str) -> Denoise:
         return denoised(predict(noise.scaled(x, sigma), t), x, sigma, kind)
 
     return denoise
-
-
-def guided(predict: Predict, scale: float) -> Predict:
-    """Classifier-free guidance over a network that takes prompt and no prompt in one batch.
-
-    `predict` is called with the batch twice over, the half without the prompt first. For all else
-    that guidance can do, see accel.sampling.guidance.
-    """
-
-    def both(x: Tensor, t: Tensor) -> Tensor:
-        uncond, cond = predict(torch.cat([x, x]), torch.cat([t, t])).chunk(2)
-        return uncond + scale * (cond - uncond)
-
-    return both

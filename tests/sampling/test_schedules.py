@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from accel.core import ConfigError
-from accel.sampling.parameterise import denoised, denoiser, guided
+from accel.sampling.parameterise import denoised, denoiser
 from accel.sampling.schedules import (
     SCHEDULES,
     FlowSchedule,
@@ -182,13 +182,3 @@ def test_denoiser_scales_the_input_and_tells_the_timestep():
     torch.testing.assert_close(denoiser(predict, SD, "eps")(x, sigma), x)
     torch.testing.assert_close(asked[0][0], x / math.sqrt(1 + sigma**2))
     torch.testing.assert_close(asked[0][1], torch.full((3,), 321.5))
-
-
-def test_guidance_of_one_is_the_prompt_alone():
-    def predict(x, t):
-        uncond, cond = x.chunk(2)
-        return torch.cat([uncond * 0 + 1, cond * 0 + 3])
-
-    x, t = torch.zeros(2, 1, 1, 1), torch.zeros(2)
-    assert guided(predict, 1.0)(x, t).eq(3).all()
-    assert guided(predict, 7.5)(x, t).eq(1 + 7.5 * 2).all()

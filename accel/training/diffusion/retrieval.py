@@ -18,8 +18,8 @@ from torch import Tensor
 from accel.nn.text import ClipText
 from accel.nn.unet import Unet
 from accel.nn.vae import Vae
+from accel.sampling.guidance import Prompted, guided
 from accel.sampling.ode import dpmpp_2m
-from accel.sampling.parameterise import denoiser, guided
 from accel.sampling.schedules import NoiseSchedule, karras
 from accel.training.diffusion.emoji import STYLES, Emoji
 from accel.training.diffusion.pictures import Pictures
@@ -57,12 +57,15 @@ def sample(
     prediction: str = "v",
 ) -> Tensor:  # [B, 4, 16, 16] latents
     """Twenty steps of DPM++ 2M, Karras."""
-    batch = len(rows)
-    context = torch.cat([text(empty).final.expand(batch, -1, -1), text(rows).final])
+    without = text(empty).final.expand(len(rows), -1, -1)
+    told = Prompted([(text(rows).final, 1.0)], without)
     schedule = NoiseSchedule.scaled_linear()
-    predict = guided(lambda x, t: unet(x, t, context), GUIDANCE)
     sigmas = karras(schedule, STEPS)
-    return dpmpp_2m(denoiser(predict, schedule, prediction), noise * sigmas[0], sigmas)
+    denoise = guided(
+        lambda x, t, contexts: unet(x, t, torch.cat(list(contexts))),
+        GUIDANCE, told, schedule, prediction,
+    )  # fmt: skip
+    return dpmpp_2m(denoise, noise * sigmas[0], sigmas)
 
 
 @torch.no_grad()
