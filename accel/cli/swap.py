@@ -19,6 +19,7 @@ def add(commands: Any) -> None:
         "  accel swap party.mov out.mov --source face.png --select reference --reference her.png\n"
         "  accel swap clip.mkv out.mkv --source face.png --swapper inswapper_128.onnx"
         " --recogniser w600k_r50.onnx\n"
+        "  accel swap clip.mp4 out.mp4 --swapper her.dfm\n"
         "  accel swap photo.jpg swapped.jpg --source face.png --json -",
     )
     parser.add_argument("input", type=Path, help="video, gif, picture or folder of pictures")
@@ -26,9 +27,10 @@ def add(commands: Any) -> None:
     parser.add_argument(
         "--source",
         type=Path,
-        required=True,
+        default=[],
         action="append",
-        help="picture with the face to put in; give several of the same person for a better match",
+        help="picture with the face to put in; give several of the same person for a better match;"
+        " a .dfm needs none",
     )
     parser.add_argument(
         "--swapper", default="mesh", help="mesh (default, needs no weights), FILE.onnx or FILE.dfm"

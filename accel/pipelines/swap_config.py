@@ -17,7 +17,8 @@ class SwapConfig:
     """Settings of one swap run.
 
     sources: pictures of the face to put in, one or several of the same person; the largest face
-        of each is taken, and the best picture for each pose and expression is used.
+        of each is taken, and the best picture for each pose and expression is used. A `.dfm`
+        knows its face and needs none.
     swapper: `mesh` (needs no weights), or a file: an ONNX network or a `.dfm`.
     recogniser: ONNX file of the identity network that an inswapper-type swapper was trained with.
     converter: ONNX file that turns the recogniser's embedding into the swapper's (simswap, ghost).
@@ -33,7 +34,7 @@ class SwapConfig:
     provenance: what marks the output gets; all are on by default.
     """
 
-    sources: tuple[Path, ...]
+    sources: tuple[Path, ...] = ()
     swapper: str = "mesh"
     recogniser: Path | None = None
     converter: Path | None = None
@@ -49,8 +50,10 @@ class SwapConfig:
     provenance: ProvenanceConfig = field(default_factory=ProvenanceConfig)
 
     def __post_init__(self) -> None:
-        if not self.sources:
-            raise ConfigError("sources must name at least one picture of the face to put in")
+        if not self.sources and not str(self.swapper).lower().endswith(".dfm"):
+            raise ConfigError(
+                "sources must name at least one picture of the face to put in; only a .dfm needs none"
+            )
         if not 0 < self.max_distance <= 2:
             raise ConfigError(f"max_distance must lie in 0..2, got {self.max_distance}")
         if not 0 <= self.min_score <= 1:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import shlex
 import sys
 from contextlib import suppress
 from pathlib import Path
@@ -114,7 +115,7 @@ def add_export(steps: Any) -> None:
         "export",
         "write a trained model as a .dfm file, which `accel swap` and others run",
         "  accel dfl export workspace --to her.dfm\n"
-        "  accel swap clip.mp4 out.mp4 --source face.png --swapper her.dfm",
+        "  accel swap clip.mp4 out.mp4 --swapper her.dfm",
     )
     parser.add_argument("workspace", type=Path, help="folder with model/")
     parser.add_argument("--to", type=Path, required=True, metavar="FILE.dfm")
@@ -205,7 +206,8 @@ def run_export(args: argparse.Namespace) -> None:
     )
     text = (
         f"{report['output']}: model {report['name']} ({report['model']}, {report['resolution']}"
-        f" pixels, {report['face_type']}) after {report['iterations']} iterations"
+        f" pixels, {report['face_type']}) after {report['iterations']} iterations\n"
+        f"next: accel swap FILM OUTPUT --swapper {shlex.quote(report['output'])}"
     )
     deliver(report, args.json, text)
 
@@ -228,9 +230,9 @@ class _Display:
             from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
             from rich.progress import Progress as Bar
 
-            columns = (
+            columns = (  # no more than a terminal of 80 columns shows
                 TextColumn("{task.description}"),
-                BarColumn(),
+                BarColumn(8),
                 MofNCompleteColumn(),
                 TextColumn("{task.fields[text]}"),
             )
@@ -278,7 +280,5 @@ def words(event: Progress) -> str:
     destination = getattr(event, "loss_dst", 0.0)
     left = ((event.total or 0) - event.done) / max(event.rate, 1e-9)
     hours, minutes = int(left // 3600), int(left % 3600 // 60)
-    return (
-        f"loss src {source:.4f} dst {destination:.4f}  {event.rate:.2f} it/s"
-        f"  left {hours} h {minutes:02d} min"
-    )
+    losses = f"src {source:.4f} dst {destination:.4f}"
+    return f"{losses} {event.rate:.2f} it/s {hours}:{minutes:02d} h left"

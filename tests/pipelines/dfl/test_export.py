@@ -18,8 +18,10 @@ from accel.faces.face_types import FaceType, crop_matrix
 from accel.faces.templates import TEMPLATES
 from accel.pipelines.dfl.export import export, load_autoencoder
 from accel.pipelines.dfl.train import TrainConfig, train
+from accel.pipelines.swap import SwapConfig
 from accel.weights.onnx import open_onnx
 from tests.faces.test_onnx_swap import job_of, opened
+from tests.pipelines.clips import write_clip
 from tests.training.facesets import landmarks, workspace
 
 SMALL = {"resolution": 64, "ae_dims": 6, "e_dims": 4, "d_dims": 4, "d_mask_dims": 2}
@@ -78,6 +80,16 @@ def test_the_swapper_takes_it(trained, tmp_path):
     (patch,) = swapper.swap([job_of()])
     assert patch.crop.shape == (3, 64, 64)
     assert torch.isfinite(patch.crop).all()
+
+
+def test_swapping_with_it_needs_no_picture_of_the_face(trained, tmp_path):
+    export(trained, tmp_path / "new.dfm")
+    clip = write_clip(tmp_path / "clip.mp4", 3)
+    command = ["swap", str(clip), str(tmp_path / "out.mp4"), "--device", "cpu"]
+    assert main([*command, "--swapper", str(tmp_path / "new.dfm"), "--json", "-"]) == 0
+    with pytest.raises(ConfigError, match="at least one picture of the face"):
+        SwapConfig(swapper="network.onnx")
+    assert main(command) == 2
 
 
 def test_weights_are_those_that_were_saved(trained):
