@@ -44,17 +44,21 @@ struct Row {
   float *sums[3], *weight;
 };
 
-ACCEL_CLONES
-void add_neighbour(const Row& row, const Tap& tap, float tight, int64_t width) {
+// Adds neighbours to the sums, each with the share that its difference from the row's pixel has.
+template <typename ShareOf>
+__attribute__((always_inline)) inline void add_shares(const Row& row, int64_t width,
+                                                      ShareOf share_of) {
   const float *c0 = row.own[0], *c1 = row.own[1], *c2 = row.own[2];
   const float *n0 = row.near[0], *n1 = row.near[1], *n2 = row.near[2], *mask = row.mask;
-  float* __restrict__ s0 = row.sums[0], * __restrict__ s1 = row.sums[1], * __restrict__ s2 = row.sums[2], * __restrict__ weight = row.weight;
-  const float far = tap.far;
+  float* __restrict__ s0 = row.sums[0];
+  float* __restrict__ s1 = row.sums[1];
+  float* __restrict__ s2 = row.sums[2];
+  float* __restrict__ weight = row.weight;
 #pragma omp simd
   for (int64_t i = 0; i < width; ++i) {
     const float a = n0[i], b = n1[i], c = n2[i];
     const float apart = std::fabs(a - c0[i]) + std::fabs(b - c1[i]) + std::fabs(c - c2[i]);
-    const float share = exp_minus(far + apart * apart * tight) * mask[i];
+    const float share = share_of(apart) * mask[i];
     s0[i] += share * a;
     s1[i] += share * b;
     s2[i] += share * c;
@@ -62,27 +66,22 @@ void add_neighbour(const Row& row, const Tap& tap, float tight, int64_t width) {
   }
 }
 
+ACCEL_CLONES
+void add_neighbour(const Row& row, const Tap& tap, float tight, int64_t width) {
+  const float far = tap.far;
+  add_shares(row, width, [=](float apart) { return exp_minus(far + apart * apart * tight); });
+}
+
 // The same where the differences' exponent stays below kNearOne: four terms of e^-z are enough.
 constexpr float kNearOne = 0.2f;  // the fifth would be 3e-6
 
 ACCEL_CLONES
 void add_like_neighbour(const Row& row, const Tap& tap, float tight, int64_t width) {
-  const float *c0 = row.own[0], *c1 = row.own[1], *c2 = row.own[2];
-  const float *n0 = row.near[0], *n1 = row.near[1], *n2 = row.near[2], *mask = row.mask;
-  float* __restrict__ s0 = row.sums[0], * __restrict__ s1 = row.sums[1], * __restrict__ s2 = row.sums[2], * __restrict__ weight = row.weight;
   const float near_share = tap.share;
-#pragma omp simd
-  for (int64_t i = 0; i < width; ++i) {
-    const float a = n0[i], b = n1[i], c = n2[i];
-    const float apart = std::fabs(a - c0[i]) + std::fabs(b - c1[i]) + std::fabs(c - c2[i]);
+  add_shares(row, width, [=](float apart) {
     const float z = apart * apart * tight;
-    const float alike = 1.0f - z * (1.0f - z * (0.5f - z * (1.0f / 6 - z * (1.0f / 24))));
-    const float share = near_share * alike * mask[i];
-    s0[i] += share * a;
-    s1[i] += share * b;
-    s2[i] += share * c;
-    weight[i] += share;
-  }
+    return near_share * (1.0f - z * (1.0f - z * (0.5f - z * (1.0f / 6 - z * (1.0f / 24)))));
+  });
 }
 
 // Where all differences are small against `color`, the filter is nearly the Gaussian of the
@@ -148,8 +147,14 @@ ACCEL_CLONES
 void add_to_pair(const Row& row, const Pair& pair, const Tap& tap, float tight, int64_t width) {
   const float *c0 = row.own[0], *c1 = row.own[1], *c2 = row.own[2];
   const float *n0 = row.near[0], *n1 = row.near[1], *n2 = row.near[2], *mask = row.mask;
-  float* __restrict__ s0 = pair.near_sums[0], * __restrict__ s1 = pair.near_sums[1], * __restrict__ s2 = pair.near_sums[2], * __restrict__ s3 = pair.near_sums[3];
-  float* __restrict__ t0 = pair.sums[0], * __restrict__ t1 = pair.sums[1], * __restrict__ t2 = pair.sums[2], * __restrict__ t3 = pair.sums[3];
+  float* __restrict__ s0 = pair.near_sums[0];
+  float* __restrict__ s1 = pair.near_sums[1];
+  float* __restrict__ s2 = pair.near_sums[2];
+  float* __restrict__ s3 = pair.near_sums[3];
+  float* __restrict__ t0 = pair.sums[0];
+  float* __restrict__ t1 = pair.sums[1];
+  float* __restrict__ t2 = pair.sums[2];
+  float* __restrict__ t3 = pair.sums[3];
   const float near_share = tap.share;
 #pragma omp simd
   for (int64_t i = 0; i < width; ++i) {
