@@ -7,6 +7,7 @@ of a picture is decoded to read or write them.
 
 from __future__ import annotations
 
+import re
 import struct
 import zlib
 from dataclasses import dataclass, field
@@ -28,6 +29,9 @@ PNG_MARK = b"\x89PNG\r\n\x1a\n"
 PNG_CHUNK = b"fcWp"
 JFIF = b"\xff\xe0\x00\x10JFIF\x00\x01\x01\x00\x00\x01\x00\x01\x00\x00"
 SOI, EOI, SOS, APP0, APP15 = 0xD8, 0xD9, 0xDA, 0xE0, 0xEF
+MAX_SEGMENTS = 10_000
+FILL = re.compile(rb"\xff*")  # bytes before a mark
+ALONE = {0x00, 0x01, *range(0xD0, 0xD9)}  # marks without a segment
 FRAMES = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}  # SOFn: the segments that say the size
 PICTURES = (".jpg", ".jpeg", ".png")
 
@@ -119,16 +123,19 @@ def segments(jpeg: bytes, who: str = "picture") -> list[tuple[int, int, int]]:
     found: list[tuple[int, int, int]] = []
     at = 2
     while True:
-        while jpeg[at : at + 2] == b"\xff\xff":  # fill bytes
-            at += 1
+        at = max(at, FILL.match(jpeg, at).end() - 1)  # type: ignore[union-attr]  # it always fits
         if len(jpeg) < at + 4 or jpeg[at] != 0xFF:
             raise InputError(f"{who}: JPEG is damaged or cut short at byte {at}")
         mark, length = jpeg[at + 1], int.from_bytes(jpeg[at + 2 : at + 4], "big")
         if mark in (SOS, EOI):
             return found
+        if mark in ALONE:  # what follows is no length: decoders would see other segments than we do
+            raise InputError(f"{who}: JPEG is damaged: a mark of {mark:#x} at byte {at}")
         if length < 2 or at + 2 + length > len(jpeg):
             raise InputError(f"{who}: JPEG is damaged or cut short: a segment of {length} bytes")
         found.append((mark, at + 4, at + 2 + length))
+        if len(found) > MAX_SEGMENTS:
+            raise InputError(f"{who}: JPEG must have {MAX_SEGMENTS} segments at most, has more")
         at += 2 + length
 
 

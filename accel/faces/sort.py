@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,10 +19,11 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from accel.core import Cancel, ConfigError, InputError, Progress
+from accel.core import Cancel, ConfigError, InputError, Progress, read_file
 from accel.faces import mesh
 from accel.faces.align import Array
-from accel.faces.faceset import FaceRecord, face_in
+from accel.faces.decode import decode
+from accel.faces.faceset import MAX_FACE_BYTES, FaceRecord, face_in
 
 THUMBNAIL_PX = 32
 YAW_BINS, YAW_LIMIT = 128, 1.2  # radians to either side
@@ -66,14 +68,11 @@ class Ordered:
 
 def measure(path: Path) -> Measured:
     """Look at one aligned face. Raises InputError for a file that is none or is damaged."""
-    data = path.read_bytes()
+    data = read_file(path, MAX_FACE_BYTES, "an aligned face")
     record = face_in(data, str(path))
-    # OpenCV fills what a cut JPEG lacks with grey and says nothing.
-    is_cut = data[:2] == b"\xff\xd8" and b"\xff\xd9" not in data[-64:]
-    picture = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
-    if picture is None or is_cut:
+    if data[:2] == b"\xff\xd8" and b"\xff\xd9" not in data[-64:]:
         raise InputError(f"{path}: picture is damaged or cut short")
-    return measure_picture(path, record, picture)
+    return measure_picture(path, record, decode(data, str(path)))
 
 
 def measure_picture(path: Path, record: FaceRecord, picture: npt.NDArray[np.uint8]) -> Measured:
@@ -378,8 +377,8 @@ def contact_sheet(
     rows = -(-len(chosen) // columns)
     sheet = np.zeros((rows * px, columns * px, 3), np.uint8)
     for i, path in enumerate(chosen):
-        picture = cv2.imdecode(np.frombuffer(path.read_bytes(), np.uint8), cv2.IMREAD_COLOR)
-        if picture is not None:
+        with suppress(InputError):  # its place stays black
+            picture = decode(read_file(path, MAX_FACE_BYTES, "an aligned face"), str(path))
             y, x = i // columns * px, i % columns * px
             sheet[y : y + px, x : x + px] = cv2.resize(
                 picture, (px, px), interpolation=cv2.INTER_AREA

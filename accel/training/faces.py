@@ -6,7 +6,9 @@ import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +16,11 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from accel.core import Cancel, InputError, Progress
+from accel.core import Cancel, InputError, Progress, read_file
 from accel.faces.align import Array, scale_of, transform
+from accel.faces.decode import decode as decode_picture
 from accel.faces.face_types import FaceType, crop_matrix
-from accel.faces.faceset import FaceRecord, face_in, faces_in, segments
+from accel.faces.faceset import MAX_FACE_BYTES, FaceRecord, face_in, faces_in, segments
 from accel.faces.faceset_pak import NAME, open_pak
 from accel.faces.merge_mask import hull_mask
 from accel.faces.sort import pose_of
@@ -29,7 +32,6 @@ SHOWS = (FaceType.HALF, FaceType.MID_FULL, FaceType.FULL, FaceType.WHOLE, FaceTy
 EYES = ((36, 42), (42, 48))
 MOUTH = (48, 60)
 DETAIL_GROWTH = 1 / 32  # how far eyes and mouth are drawn out, as a share of the picture's side
-DECODE_LIMIT = 8192  # pixels a side
 RESIZED = 1.5  # landmarks that are for a picture so many times larger, or smaller, are of another
 
 
@@ -113,7 +115,7 @@ def _files(folder: Path) -> Iterator[tuple[str, Callable[[], bytes]]]:
             yield f"{pak}: {face.name}", lambda face=face: opened.read(face)  # type: ignore[misc]
         return
     for path in faces_in(folder):
-        yield str(path), path.read_bytes
+        yield str(path), partial(read_file, path, MAX_FACE_BYTES, "an aligned face")
 
 
 def prepare_face(data: bytes, name: str, size: int, kind: FaceType) -> TrainFace:
@@ -156,14 +158,7 @@ def decode(data: bytes, name: str) -> Bytes:  # [H, W, 3] BGR
         found = segments(data, name)
         if data.rfind(b"\xff\xd9", found[-1][2] if found else 2) < 0:
             raise InputError(f"{name}: JPEG is cut short")
-    array = np.frombuffer(data, np.uint8)
-    try:
-        picture = cv2.imdecode(array, cv2.IMREAD_COLOR)
-    except cv2.error:
-        picture = None
-    if picture is None or max(picture.shape) > DECODE_LIMIT:
-        raise InputError(f"{name}: must be a picture of at most {DECODE_LIMIT} pixels a side")
-    return np.asarray(picture, np.uint8)
+    return decode_picture(data, name)
 
 
 def _check_size(record: FaceRecord, picture: Bytes, name: str) -> None:
@@ -211,8 +206,8 @@ def _mask(
     """What was drawn or segmented where there is any; the landmarks' outline otherwise."""
     height, width = picture.shape[:2]
     if record.xseg_mask is not None:
-        drawn = cv2.imdecode(np.frombuffer(record.xseg_mask, np.uint8), cv2.IMREAD_GRAYSCALE)
-        if drawn is not None:
+        with suppress(InputError):  # one that is damaged is none
+            drawn = decode_picture(record.xseg_mask, "mask", cv2.IMREAD_GRAYSCALE)
             whole = cv2.resize(drawn, (width, height), interpolation=cv2.INTER_LINEAR)
             return np.where(_warped(whole, matrix, size) > 127, 255, 0).astype(np.uint8)[..., None]
     expand = 1.0 if record.eyebrows_expand_mod is None else record.eyebrows_expand_mod

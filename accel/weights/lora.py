@@ -76,6 +76,7 @@ COMPLETE = {  # each kind needs all parts of one of these sets
 }
 RANK_ROWS = {"lora": ("down",), "loha": ("w1_b",), "lokr": ("w1_b", "w2_b"), "glora": ("a2",)}
 DORA_NORMS = ("lycoris", "forge")
+MAX_RANK = 8192
 
 
 @dataclass(frozen=True)
@@ -128,8 +129,9 @@ def change(
 
     Raises InputError, naming the module, where the parts do not fit the weight.
     """
-    parts = {name: part.to(weight.device, torch.float32) for name, part in adapter.parts.items()}
     try:
+        _check_sizes(adapter, weight)
+        parts = {n: part.to(weight.device, torch.float32) for n, part in adapter.parts.items()}
         if adapter.kind == "full":
             delta = parts["diff"] if "diff" in parts else torch.zeros_like(weight)
         elif adapter.kind == "ia3":
@@ -139,8 +141,7 @@ def change(
         elif adapter.kind == "glora":
             delta = _glora(parts, weight) * scale_of(adapter)
         else:
-            build = {"lora": _lora, "loha": _loha, "lokr": _lokr}[adapter.kind]
-            delta = build(parts) * scale_of(adapter)
+            delta = BUILT[adapter.kind](parts) * scale_of(adapter)
         return delta.reshape(weight.shape).to(torch.float32)
     except RuntimeError as error:
         shapes = ", ".join(f"{name} {tuple(part.shape)}" for name, part in adapter.parts.items())
@@ -148,6 +149,18 @@ def change(
             f"{adapter.module}: {adapter.kind} of {shapes} does not fit a weight of"
             f" {tuple(weight.shape)}: is it for another base model?"
         ) from error
+
+
+def _check_sizes(adapter: Adapter, weight: Tensor) -> None:
+    """Raise RuntimeError for parts whose product would be of another size, perhaps without end."""
+    most = max(MAX_RANK, *weight.shape)
+    if any(side > most for part in adapter.parts.values() for side in part.shape):
+        raise RuntimeError(f"a side above {most}")
+    shapes = {name: part.to("meta") for name, part in adapter.parts.items()}
+    if adapter.kind in BUILT and BUILT[adapter.kind](shapes).numel() != weight.numel():
+        raise RuntimeError("another size")
+    if adapter.kind == "glora":
+        _glora(shapes, weight.to("meta"))
 
 
 def scale_of(adapter: Adapter) -> float:
@@ -187,6 +200,9 @@ def _lokr(parts: dict[str, Tensor]) -> Tensor:
     else:
         second = parts["w2_a"] @ parts["w2_b"].flatten(1)
     return torch.kron(first.reshape(*first.shape, *[1] * (second.ndim - 2)), second.contiguous())
+
+
+BUILT = {"lora": _lora, "loha": _loha, "lokr": _lokr}  # of their parts alone
 
 
 def _oft(parts: dict[str, Tensor], weight: Tensor, strength: float) -> Tensor:

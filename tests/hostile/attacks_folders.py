@@ -420,7 +420,18 @@ for _name, _words in STEPS.items():
         os.mkfifo(both_sides(folder) / "a.jpg")
         return ["dfl", *words]
 
-    for _build in (_of_20k, _of_a_huge_mask, _of_900_megabytes, _that_are_pipes):
+    def _of_filling(folder: Path, url: str, words=_words) -> Words:
+        data = face()
+        both_sides(folder, a_jpg=data[:2] + b"\xff" * (200 << 20) + data[2:])
+        return ["dfl", *words]
+
+    def _of_comments(folder: Path, url: str, words=_words) -> Words:
+        data = face()
+        both_sides(folder, a_jpg=data[:2] + b"\xff\xfe\0\2" * (50 << 20) + data[2:])
+        return ["dfl", *words]
+
+    for _build in (_of_20k, _of_a_huge_mask, _of_900_megabytes, _that_are_pipes, _of_filling,
+                   _of_comments):  # fmt: skip
         _build.__name__ = f"faces{_build.__name__}_{_name}"
         attack(statuses=(0, 2))(_build)
 

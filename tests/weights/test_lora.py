@@ -281,3 +281,25 @@ def test_names_the_module_that_does_not_fit():
     adapter = one(lora_down__weight=A, lora_up__weight=B)
     with pytest.raises(InputError, match=r"m: lora of .* does not fit a weight of \(7, 7\)"):
         change(adapter, torch.zeros(7, 7))
+
+
+@pytest.mark.parametrize(
+    "parts",
+    [
+        {"lora_up.weight": (200_000, 1), "lora_down.weight": (1, 200_000)},
+        {"hada_w1_a": (7000, 1), "hada_w1_b": (1, 7000), "hada_w2_a": (7000, 1),
+         "hada_w2_b": (1, 7000)},
+        {"lokr_w1_a": (2000, 1), "lokr_w1_b": (1, 2000), "lokr_w2_a": (2000, 1),
+         "lokr_w2_b": (1, 2000)},
+        {"a1.weight": (8000, 1), "a2.weight": (1, 8000), "b1.weight": (8, 1), "b2.weight": (1, 8)},
+        {"lora_up.weight": (8, 1), "lora_mid.weight": (1, 100_000, 3, 3),
+         "lora_down.weight": (100_000, 8)},
+        {"oft_blocks": (1, 9000, 1)},
+    ],
+    ids=["lora", "loha", "lokr", "glora", "tucker", "oft"],
+)  # fmt: skip
+def test_parts_whose_product_would_fill_the_memory_are_refused(parts):
+    tensors = {f"a.{name}": torch.ones(shape) for name, shape in parts.items()}
+    (adapter,) = parse(tensors).values()
+    with pytest.raises(InputError, match="does not fit a weight of"):
+        merged(torch.ones(8, 8), adapter, 1.0)

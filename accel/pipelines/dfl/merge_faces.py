@@ -11,7 +11,7 @@ import numpy as np
 from accel.core import InputError
 from accel.faces.align import Array, invert, transform
 from accel.faces.face_types import FaceType
-from accel.faces.faceset import FaceRecord, face_in, faces_in
+from accel.faces.faceset import FaceRecord, face_in, faces_in, read_face
 from accel.faces.faceset_pak import NAME as PAK_NAME
 from accel.faces.faceset_pak import open_pak
 from accel.faces.merge_place import Motion, Place, middle_of, motion_between
@@ -90,7 +90,7 @@ def _records(folder: Path) -> Iterator[tuple[str, FaceRecord]]:
             yield face.name, face_in(data, f"{folder / PAK_NAME}: {face.name}")
         return
     for path in faces_in(folder):
-        yield path.name, face_in(path.read_bytes(), str(path))
+        yield path.name, read_face(path)
 
 
 def follow(by_frame: list[FrameFaces]) -> None:
