@@ -14,19 +14,12 @@ from accel.models import stable_diffusion as sd
 from accel.models.diffusers_names import open_clip_module, unet_module, vae_module
 from accel.models.load import load
 from accel.nn.text import TextConfig
-from accel.nn.unet import UnetConfig
 from accel.nn.vae import VaeConfig
+from tests.models.small import UNET
 
 TEXT = TextConfig(vocabulary=50, length=9, width=16, layers=3, heads=2, end_token=49)
 SMALL = sd.Config(
-    unet=UnetConfig(
-        channels=32,
-        channel_mult=(1, 2),
-        res_blocks=1,
-        transformer_depth=(1, 1),
-        context_width=16,
-        heads=2,
-    ),
+    unet=UNET,
     towers=(sd.Tower(prefix="cond_stage_model.transformer.", config=TEXT),),
     vae=VaeConfig(base_channels=32, channel_mult=(1, 2)),
 )

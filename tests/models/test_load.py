@@ -14,18 +14,11 @@ from accel.models import nano
 from accel.models import stable_diffusion as sd
 from accel.models.load import load
 from accel.nn.text import TextConfig
-from accel.nn.unet import UnetConfig
 from accel.nn.vae import VaeConfig
+from tests.models.small import UNET, file_tensors
 
 TINY = sd.Config(
-    unet=UnetConfig(
-        channels=32,
-        channel_mult=(1, 2),
-        res_blocks=1,
-        transformer_depth=(1, 1),
-        context_width=16,
-        heads=2,
-    ),
+    unet=UNET,
     towers=(
         sd.Tower(
             prefix="cond_stage_model.transformer.",
@@ -43,16 +36,6 @@ def checkpoint(monkeypatch):
     monkeypatch.setitem(sd.CONFIGS, "tiny", TINY)
     torch.manual_seed(0)
     return file_tensors(sd.build(TINY))
-
-
-def file_tensors(model: sd.StableDiffusion) -> dict[str, torch.Tensor]:
-    prefixes = {"unet.": sd.UNET_PREFIX, "vae.": sd.VAE_PREFIX}
-    prefixes["towers.0."] = model.config.towers[0].prefix
-    tensors = {}
-    for name, tensor in model.state_dict().items():
-        own = next(p for p in prefixes if name.startswith(p))
-        tensors[prefixes[own] + name.removeprefix(own)] = tensor
-    return tensors
 
 
 @pytest.mark.parametrize(

@@ -12,18 +12,10 @@ from accel.models import stable_diffusion as sd
 from accel.models.diffusers_names import unet_module
 from accel.models.lora import LoraSet, targets
 from accel.nn.text import TextConfig
-from accel.nn.unet import UnetConfig
 from accel.nn.vae import VaeConfig
 from accel.weights.lora import parse
+from tests.models.small import UNET
 
-UNET = UnetConfig(
-    channels=32,
-    channel_mult=(1, 2),
-    res_blocks=1,
-    transformer_depth=(1, 1),
-    context_width=16,
-    heads=2,
-)
 TEXT = TextConfig(vocabulary=20, length=9, width=16, layers=2, heads=2, end_token=19)
 TOKENS = torch.tensor([[18, 3, 4, 5, 19, 19, 19, 19, 19]])
 

@@ -12,6 +12,7 @@ from accel.models import stable_diffusion as sd
 from accel.nn.text import TextConfig
 from accel.nn.unet import UnetConfig
 from accel.nn.vae import VaeConfig
+from tests.models.small import file_tensors
 
 # Tensors and parameters; the UNets' and the autoencoder's equal those of diffusers' networks.
 SIZES = {
@@ -84,24 +85,18 @@ def test_published_names_lead_to_parameters_of_their_shape(full_size, name, key,
 @pytest.mark.parametrize("name", SIZES)
 def test_every_parameter_has_one_name_in_a_file(full_size, name):
     model = full_size[name]
-    reached = [sd.rename(key, model.config) for key in file_names(model)]
+    reached = [sd.rename(key, model.config) for key in shapes_of(model)]
     assert sorted(reached) == sorted(model.state_dict())
 
 
-def file_names(model) -> dict[str, tuple[int, ...]]:
-    prefixes = {"unet.": sd.UNET_PREFIX, "vae.": sd.VAE_PREFIX}
-    prefixes |= {f"towers.{i}.": tower.prefix for i, tower in enumerate(model.config.towers)}
-    names = {}
-    for name, tensor in model.state_dict().items():
-        own = next(p for p in prefixes if name.startswith(p))
-        names[prefixes[own] + name.removeprefix(own)] = tuple(tensor.shape)
-    return names
+def shapes_of(model) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(tensor.shape) for name, tensor in file_tensors(model).items()}
 
 
 @pytest.mark.parametrize("name", SIZES)
 @pytest.mark.parametrize("channels", sd.INPUT_CHANNELS)
 def test_detects_members_by_shape(full_size, name, channels):
-    shapes = file_names(full_size[name])
+    shapes = shapes_of(full_size[name])
     first = sd.UNET_PREFIX + "input_blocks.0.0.weight"
     shapes[first] = (shapes[first][0], channels, 3, 3)
     detected = sd.detect(shapes)
@@ -111,14 +106,14 @@ def test_detects_members_by_shape(full_size, name, channels):
 
 
 def test_detects_nothing_in_other_files(full_size):
-    shapes = file_names(full_size["sd1"])
+    shapes = shapes_of(full_size["sd1"])
     assert sd.detect({"double_blocks.0.img_attn.norm.key_norm.scale": (128,)}) is None
     shapes[sd.UNET_PREFIX + "input_blocks.4.1.transformer_blocks.0.attn2.to_k.weight"] = (640, 77)
     assert sd.detect(shapes) is None
 
 
 def test_refuses_input_channels_of_no_known_member(full_size):
-    shapes = file_names(full_size["sd1"])
+    shapes = shapes_of(full_size["sd1"])
     shapes[sd.UNET_PREFIX + "input_blocks.0.0.weight"] = (320, 5, 3, 3)
     with pytest.raises(InputError, match=r"must take \[4, 8, 9\] channels, got 5"):
         sd.detect(shapes)

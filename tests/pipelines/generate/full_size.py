@@ -12,8 +12,8 @@ import numpy as np
 import torch
 
 from accel.models import stable_diffusion as sd
+from tests.models.small import file_tensors
 
-PREFIXES = {"unet.": sd.UNET_PREFIX, "vae.": sd.VAE_PREFIX}
 BLOCK = 1 << 22  # numbers in memory at a time
 
 
@@ -22,12 +22,7 @@ def write_full_size(path: Path, name: str = "sd1") -> None:
     config = sd.config_of(name)
     with torch.device("meta"):
         model = sd.build(config)
-    prefixes = PREFIXES | {f"towers.{i}.": t.prefix for i, t in enumerate(config.towers)}
-    shapes = {}
-    for own, tensor in model.state_dict().items():
-        part = next(p for p in prefixes if own.startswith(p))
-        shapes[prefixes[part] + own.removeprefix(part)] = tuple(tensor.shape)
-    write_random(path, shapes)
+    write_random(path, {name: tuple(t.shape) for name, t in file_tensors(model).items()})
 
 
 def write_random(path: Path, shapes: Mapping[str, tuple[int, ...]]) -> None:

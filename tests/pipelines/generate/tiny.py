@@ -15,16 +15,10 @@ from accel.nn.text import TextConfig
 from accel.nn.tiny_vae import TinyDecoder
 from accel.nn.unet import UnetConfig
 from accel.nn.vae import VaeConfig
+from tests.models.small import UNET, file_tensors
 
 CONFIG = sd.Config(
-    unet=UnetConfig(
-        channels=32,
-        channel_mult=(1, 2),
-        res_blocks=1,
-        transformer_depth=(1, 1),
-        context_width=16,
-        heads=2,
-    ),
+    unet=UNET,
     towers=(
         sd.Tower(
             prefix="cond_stage_model.transformer.", config=TextConfig(width=16, layers=2, heads=2)
@@ -50,13 +44,7 @@ def spread(network: torch.nn.Module) -> torch.nn.Module:
 def write_checkpoint(path: Path, channels: int = 4, config: sd.Config = CONFIG) -> Path:
     torch.manual_seed(0)
     model = spread(sd.build(replace(config, unet=replace(config.unet, in_channels=channels))))
-    prefixes = {"unet.": sd.UNET_PREFIX, "vae.": sd.VAE_PREFIX}
-    prefixes |= {f"towers.{i}.": tower.prefix for i, tower in enumerate(config.towers)}
-    tensors = {}
-    for own, tensor in model.state_dict().items():
-        part = next(p for p in prefixes if own.startswith(p))
-        tensors[prefixes[part] + own.removeprefix(part)] = tensor.contiguous()
-    save_file(tensors, path)
+    save_file({name: t.contiguous() for name, t in file_tensors(model).items()}, path)
     return path
 
 
