@@ -26,36 +26,35 @@ void shrink_plane(const Sample* from, int64_t row, int side, float share, int he
   }
 }
 
-void blur_plane(const uint8_t* from, int64_t row, int outer, int inner, int height, int width,
-                uint8_t* out) {
+void blur_plane(const uint8_t* from, int64_t row, int beside, int height, int width, uint8_t* out) {
 #pragma omp parallel if (int64_t(height) * width > kWorthThreads)
   {
-    std::vector<uint8_t> scratch(size_t(width) + 4);
+    std::vector<uint8_t> scratch(size_t(width) + 2);
 #pragma omp for schedule(static)
     for (int y = 0; y < height; ++y) {
-      const uint8_t* rows[5];
-      for (int i = 0; i < 5; ++i) rows[i] = from + row * std::clamp(y + i - 2, 0, height - 1);
-      ACCEL_WIDEST(blur_row(rows, width, outer, inner, scratch.data(), out + int64_t(y) * width));
+      const uint8_t* at = from + y * row;
+      ACCEL_WIDEST(blur_row(at - (y > 0 ? row : 0), at, at + (y + 1 < height ? row : 0), width,
+                            beside, scratch.data(), out + int64_t(y) * width));
     }
   }
 }
 
-void shrink(ConstArray plane, Array out, int side, int outer, int inner, double share) {
+void shrink(ConstArray plane, Array out, int side, int beside, double share) {
   const bool wide = plane.dtype() == nb::dtype<uint16_t>();
   if (plane.ndim() != 2 || !(wide || plane.dtype() == nb::dtype<uint8_t>()) ||
       (plane.shape(1) > 1 && plane.stride(1) != 1))
     throw std::invalid_argument("shrink: plane must be [H, W] of uint8 or uint16, rows in one");
-  if (side < 1 || side > 256 || outer < 0 || inner < 0 || outer + inner > 128 || out.ndim() != 2 ||
+  if (side < 1 || side > 256 || beside < 0 || beside > 128 || out.ndim() != 2 ||
       out.dtype() != nb::dtype<uint8_t>() || out.shape(0) != plane.shape(0) / side ||
       out.shape(1) != plane.shape(1) / side || (out.shape(1) > 1 && out.stride(1) != 1) ||
       out.stride(0) != int64_t(out.shape(1)) || plane.shape(0) >= (1 << 20) ||
       plane.shape(1) >= (1 << 20))
-    throw std::invalid_argument("shrink: sizes of plane or out, side or taps");
+    throw std::invalid_argument("shrink: sizes of plane or out, side or blur");
   const int height = int(out.shape(0)), width = int(out.shape(1));
   const int64_t row = plane.stride(0);
   uint8_t* to = static_cast<uint8_t*>(out.data());
   const uint8_t* bytes = static_cast<const uint8_t*>(plane.data());
-  const bool as_is = side == 1 && !wide && share == 1, blurs = outer || inner;
+  const bool as_is = side == 1 && !wide && share == 1, blurs = beside > 0;
   nb::gil_scoped_release unlocked;
   const std::unique_ptr<uint8_t[]> kept(blurs && !as_is ? new uint8_t[size_t(height) * width]
                                                         : nullptr);
@@ -67,13 +66,12 @@ void shrink(ConstArray plane, Array out, int side, int outer, int inner, double 
     else
       shrink_plane<uint8_t, uint16_t>(bytes, row, side, float(share), height, width, small);
   }
-  if (blurs)
-    blur_plane(as_is ? bytes : small, as_is ? row : width, outer, inner, height, width, to);
+  if (blurs) blur_plane(as_is ? bytes : small, as_is ? row : width, beside, height, width, to);
 }
 
 }  // namespace
 }  // namespace accel
 
 ACCEL_BIND(shrink) {
-  m.def("shrink", &accel::shrink, "plane"_a, "out"_a, "side"_a, "outer"_a, "inner"_a, "share"_a);
+  m.def("shrink", &accel::shrink, "plane"_a, "out"_a, "side"_a, "beside"_a, "share"_a);
 }

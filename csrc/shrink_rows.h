@@ -38,24 +38,21 @@ inline void shrink_row(const Sample* from, int64_t row, int side, int few, float
   }
 }
 
-// Five rows, or one row at five places, made one; the middle counts 256 - 2 (inner + outer).
-inline void blur_five(const uint8_t* const from[5], int count, int outer, int inner,
-                      uint8_t* __restrict__ out) {
-  const uint16_t o = uint16_t(outer), i = uint16_t(inner), m = uint16_t(256 - 2 * (outer + inner));
-  const uint8_t *a = from[0], *b = from[1], *c = from[2], *d = from[3], *e = from[4];
+// Three rows, or one row at three places, made one: those beside count `beside` 256ths each.
+inline void blur_three(const uint8_t* a, const uint8_t* b, const uint8_t* c, int count, int beside,
+                       uint8_t* __restrict__ out) {
+  const uint16_t side = uint16_t(beside), middle = uint16_t(256 - 2 * beside);
   for (int x = 0; x < count; ++x) {
-    const uint16_t far = uint16_t(a[x] + e[x]), near = uint16_t(b[x] + d[x]), at = c[x];
-    const uint16_t sum = uint16_t(uint16_t(far * o) + uint16_t(near * i) + uint16_t(at * m));
-    out[x] = uint8_t(uint16_t(sum + 128) >> 8);
+    const uint16_t both = uint16_t(a[x] + c[x]), at = b[x];
+    out[x] = uint8_t(uint16_t(uint16_t(both * side) + uint16_t(at * middle) + 128) >> 8);
   }
 }
 
-// A row out of five; scratch holds width + 4 bytes.
-inline void blur_row(const uint8_t* const rows[5], int width, int outer, int inner,
-                     uint8_t* __restrict__ scratch, uint8_t* __restrict__ out) {
-  uint8_t* row = scratch + 2;
-  blur_five(rows, width, outer, inner, row);
-  row[-2] = row[-1] = row[0], row[width] = row[width + 1] = row[width - 1];
-  const uint8_t* const shifted[5] = {row - 2, row - 1, row, row + 1, row + 2};
-  blur_five(shifted, width, outer, inner, out);
+// A row out of three; scratch holds width + 2 bytes.
+inline void blur_row(const uint8_t* above, const uint8_t* at, const uint8_t* below, int width,
+                     int beside, uint8_t* scratch, uint8_t* out) {
+  uint8_t* row = scratch + 1;
+  blur_three(above, at, below, width, beside, row);
+  row[-1] = row[0], row[width] = row[width - 1];
+  blur_three(row - 1, row, row + 1, width, beside, out);
 }

@@ -25,7 +25,8 @@ from accel.kernels.shrink import MOST_SIDE, shrink
 Bytes = npt.NDArray[np.uint8]
 Pixels = npt.NDArray[np.float32]
 MARGIN_PX = 4  # of a plane around what a crop shows
-ROUGH = 1.1  # what a crop may shrink by and still be sampled as it is
+ROUGH = 1.2  # what a crop may shrink by and still be sampled as it is
+MOST_BLURRED = 2.6  # what it may shrink by with no more than a blur
 
 
 def cut_faces(
@@ -149,19 +150,19 @@ def _averaged(
     from there to the crop."""
     scale = _shrink(matrix)
     # Not all of it: a box lets patterns through that a blur stops, and bilinear blurs once more.
-    whole = int(min(max(scale / 2.5 if blur else round(scale), 1), MOST_SIDE, *plane.shape))
-    rest, sigma = scale / whole, 0.0
+    wanted = math.ceil(scale / MOST_BLURRED) if blur else round(scale)
+    whole = min(max(wanted, 1), MOST_SIDE, *plane.shape)
+    rest, variance = min(scale / whole, MOST_BLURRED), 0.0
     if blur and rest > ROUGH:
-        # As wide as the mean over the area under a pixel: its variance is (rest^2 - 1) / 12.
-        sigma = math.sqrt((rest**2 - 1) / 12)
-    if whole == 1 and not sigma and plane.dtype == torch.uint8 and plane.stride(1) == 1:
+        variance = (rest**2 - 1) / 12  # of the mean over the area under a pixel, less bilinear's
+    if whole == 1 and not variance and plane.dtype == torch.uint8 and plane.stride(1) == 1:
         return plane, matrix
     part, left, top = _seen(plane, matrix, size, MARGIN_PX * whole, whole)
     (a, b, x), (c, d, y) = matrix.tolist()
     left, top = left + (whole - 1) / 2, top + (whole - 1) / 2
     moved = x + a * left + b * top, y + c * left + d * top
     own = np.array([[a * whole, b * whole, moved[0]], [c * whole, d * whole, moved[1]]])
-    return shrink(part, whole, sigma=sigma, max_code=max_code), own
+    return shrink(part, whole, variance=variance, max_code=max_code), own
 
 
 def warp_plane(

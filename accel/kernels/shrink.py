@@ -1,14 +1,11 @@
 """A plane made smaller by whole squares of samples, and blurred: what a strong shrink needs first.
 
 The mean of a square costs one pass over the plane and keeps what lies under it; what is left of a
-shrink (less than twofold, or what bilinear sampling would skip) is taken by a blur of five taps.
+shrink, and bilinear sampling would skip, a blur of three taps takes.
 Codes of more than eight bits come out as eight, which is what networks and pictures take.
 """
 
 from __future__ import annotations
-
-import math
-from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -23,14 +20,14 @@ def shrink(
     plane: Tensor,  # [H, W] uint8 or uint16
     side: int = 1,  # 1..256, at most H and W
     *,
-    sigma: float = 0.0,  # of the blur, in samples of what comes out; 0: none
+    variance: float = 0.0,  # of the blur along each axis, in samples of what comes out: 0..0.5
     max_code: int = 255,  # becomes 255
 ) -> Tensor:  # [H // side, W // side] uint8
     """Average squares of `side` x `side` samples, then blur; what fills no square is left out.
 
-    The blur is a Gaussian of five taps along each axis, in 256ths; the border goes on as it is.
+    The blur has three taps along each axis, in 256ths; the border goes on as it is.
 
-    Raises TypeError for other planes, ValueError for sides, sigmas and codes that cannot be.
+    Raises TypeError for other planes, ValueError for sides, variances and codes that cannot be.
     """
     if plane.ndim != 2 or plane.dtype not in (torch.uint8, torch.uint16):
         raise TypeError(
@@ -41,54 +38,47 @@ def shrink(
             f"shrink: side must lie in 1..{MOST_SIDE} and in the plane, got {side}"
             f" for {list(plane.shape)}"
         )
-    if not (0 <= sigma < math.inf and 0 < max_code < 1 << 16):
+    if not (0 <= variance <= 0.5 and 0 < max_code < 1 << 16):
         raise ValueError(
-            f"shrink: sigma must be 0 or more, max_code in 1..65535, got {sigma} and {max_code}"
+            "shrink: variance must lie in 0..0.5, max_code in 1..65535,"
+            f" got {variance} and {max_code}"
         )
-    return op(plane, side, *_taps(sigma), 255 / max_code / side**2)
+    return op(plane, side, round(128 * variance), 255 / max_code / side**2)
 
 
-@lru_cache(maxsize=256)
-def _taps(sigma: float) -> tuple[int, int]:
-    """Weights of the outer and of the inner samples beside the middle one, in 256ths."""
-    if not sigma:
-        return 0, 0
-    inner, outer = (math.exp(-0.5 * (far / sigma) ** 2) for far in (1, 2))
-    whole = 1 + 2 * (inner + outer)
-    return round(256 * outer / whole), round(256 * inner / whole)
-
-
-def _reference(plane, side, outer, inner, share):
+def _reference(plane, side, beside, share):
     height, width = (length // side for length in plane.shape)
     squares = plane[: height * side, : width * side].to(torch.int32)
     sums = squares.reshape(height, side, width, side).sum((1, 3))
     small = (sums.to(torch.float32) * share + 0.5).clamp(max=255).to(torch.uint8)
-    if not (outer or inner):
+    if not beside:
         return small
-    taps = (outer, inner, 256 - 2 * (outer + inner), inner, outer)
     for axis, length in enumerate(small.shape):
         at = torch.arange(length, device=plane.device)
-        rows = [small.index_select(axis, (at + i - 2).clamp(0, length - 1)) for i in range(5)]
-        total = sum(tap * row.to(torch.int32) for tap, row in zip(taps, rows))
+        before, after = (
+            small.index_select(axis, (at + step).clamp(0, length - 1)).to(torch.int32)
+            for step in (-1, 1)
+        )
+        total = beside * (before + after) + (256 - 2 * beside) * small.to(torch.int32)
         small = ((total + 128) >> 8).to(torch.uint8)
     return small
 
 
-def _empty(plane, side, outer, inner, share):
+def _empty(plane, side, beside, share):
     return plane.new_empty([length // side for length in plane.shape], dtype=torch.uint8)
 
 
 op = Op(
-    "shrink(Tensor plane, int side, int outer, int inner, float share) -> Tensor",
+    "shrink(Tensor plane, int side, int beside, float share) -> Tensor",
     _reference,
     fake=_empty,
     gradient=False,  # codes are whole numbers
 )
 
 
-def _run_native(plane, side, outer, inner, share):
-    out = _empty(plane, side, outer, inner, share)
-    _native.module.shrink(plane, out, side, outer, inner, share)
+def _run_native(plane, side, beside, share):
+    out = _empty(plane, side, beside, share)
+    _native.module.shrink(plane, out, side, beside, share)
     return out
 
 
