@@ -52,7 +52,7 @@ class SwapConfig:
     def __post_init__(self) -> None:
         if not self.sources and not str(self.swapper).lower().endswith(".dfm"):
             raise ConfigError(
-                "sources must name at least one picture of the face to put in; only a .dfm needs none"
+                "sources must name at least one picture of the face to put in; a .dfm needs none"
             )
         if not 0 < self.max_distance <= 2:
             raise ConfigError(f"max_distance must lie in 0..2, got {self.max_distance}")

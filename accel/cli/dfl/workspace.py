@@ -162,7 +162,7 @@ def _add_extract(steps: Any) -> None:
     parser.add_argument("--fps", type=float, help="thin out the film of src, read directly")
     parser.add_argument("--device", default="cpu", help="cpu, cuda or cuda:N")
     parser.add_argument(
-        "--overwrite", action="store_true", help="remove faces extracted with other settings"
+        "--overwrite", action="store_true", help="start anew; what was extracted before goes"
     )
     parser.set_defaults(run=_run_extract)
 

@@ -84,7 +84,8 @@ def find_model(folder: Path, model: str | None, name: str | None) -> tuple[str, 
     found = [(kinds[k], n) for n, k in dfl.find_models(folder) if k in kinds]
     fitting = [(k, n) for k, n in found if model in (None, k) and name in (None, n)]
     if not fitting:
-        there = ", ".join(f"{n} ({k})" for k, n in found) or "none; run `accel dfl train`"
+        hint = f"none; run `accel dfl train {folder.parent} --iterations 100000`"
+        there = ", ".join(f"{n} ({k})" for k, n in found) or hint
         wanted = " ".join(word for word in (model, name) if word)
         raise InputError(
             f"{folder}: must hold a trained model{wanted and ' '}{wanted}, found {there}"

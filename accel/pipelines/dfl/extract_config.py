@@ -23,7 +23,8 @@ class ExtractConfig:
     landmarks: ONNX file of a 2DFAN-4 network; None takes the mesh network's points.
     debug: also write pictures that show what was found in each frame.
     fps: thin a film out to so many frames a second, when it is read without pictures.
-    overwrite: remove faces that were extracted with other settings.
+    overwrite: start anew, after other settings or to get deleted faces back; what was extracted
+        before goes.
     """
 
     face_type: str = "whole"

@@ -11,6 +11,7 @@ from typing import Any
 
 from accel.core import ConfigError, InputError, read_json
 from accel.faces.faceset import faces_in
+from accel.faces.faceset_pak import NAME as PAK
 from accel.pipelines.dfl.made import made_in, remember, write_whole
 
 JOURNAL = "extract.json"
@@ -35,19 +36,25 @@ class Journal:
     def begin(self, *, overwrite: bool) -> bool:
         """Look at what is in the folder; return whether everything is done already.
 
+        What is done is done anew when it may be overwritten, or when no face of it is left.
         Raises ConfigError where it holds other faces, unless those may be overwritten.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
-        before = read_journal(self.folder)
-        if before and before["settings"] == self.settings:
+        before, faces = read_journal(self.folder), faces_in(self.folder)
+        is_same = before is not None and before["settings"] == self.settings
+        if before and is_same and not (before["complete"] and (overwrite or self._is_bare(before))):
             self.done = before["done"]
             self.counts.update(before["counts"])
             self.dropped.update(before["dropped"])
             return bool(before["complete"])
-        faces = faces_in(self.folder)
         if before or faces:
             self._make_room(faces, before, overwrite)
         return False
+
+    def _is_bare(self, before: dict[str, Any]) -> bool:
+        """Whether all faces that were found are gone."""
+        has_any = faces_in(self.folder) or (self.folder / PAK).exists()
+        return bool(before["counts"].get("faces")) and not has_any
 
     def _make_room(self, faces: list[Path], before: dict[str, Any] | None, overwrite: bool) -> None:
         mine = set(made_in(self.folder))

@@ -74,7 +74,7 @@ def _choose(folder: Path, name: str | None) -> tuple[str, str]:
     known = ", ".join(f"{n}_{k}" for n, k in found) or "none"
     if not fitting:
         wanted = "a trained model" if name is None else f"a model {name}"
-        help = "" if found else "; run `accel dfl train`"
+        help = "" if found else f"; run `accel dfl train {folder.parent} --iterations 100000`"
         raise InputError(f"{folder}: must hold {wanted}, found {known}{help}")
     if name is not None and len(fitting) > 1:
         kinds = ", ".join(f"{n}_{k}" for n, k in fitting)

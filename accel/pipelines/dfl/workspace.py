@@ -16,9 +16,11 @@ import os
 from pathlib import Path
 
 from accel.core import ConfigError, InputError
+from accel.faces.faceset import PICTURES
 
 SIDES = ("src", "dst")
 FOLLOW_LINKS = "ACCEL_FOLLOW_LINKS"  # set to 1: folders of a workspace may lie elsewhere
+FACES = (*PICTURES, ".pak")  # suffixes
 VIDEO_SUFFIXES = (".mp4", ".mov", ".mkv", ".webm", ".avi", ".gif")
 
 
@@ -91,7 +93,8 @@ class Workspace:
     def need_faces(self, side: str) -> Path:
         """The folder of aligned faces with something in it, a faceset.pak at least."""
         folder = self.aligned(side)
-        if not folder.is_dir() or not any(folder.iterdir()):
+        inner = list(folder.iterdir()) if folder.is_dir() else []
+        if not any(path.is_dir() or path.suffix.lower() in FACES for path in inner):
             raise InputError(
                 f"{folder}: must hold aligned faces, found none;"
                 f" run `accel dfl extract {self.root} --side {side}`"

@@ -117,7 +117,7 @@ def test_refuses_what_cannot_be(trained, tmp_path):
     with pytest.raises(InputError, match=r"found new \(saehd\)"):
         export(trained, tmp_path / "new.dfm", name="other")
     with pytest.raises(
-        InputError, match="must hold a trained model, found none; run `accel dfl train`"
+        InputError, match="must hold a trained model, found none; run `accel dfl train"
     ):
         export(trained / "data_src", tmp_path / "new.dfm")
 

@@ -22,6 +22,7 @@ from accel.faces.find import FaceModels, find_faces
 from accel.pipelines.demo import moving_portrait
 from accel.pipelines.dfl.extract import ExtractConfig, extract_faces, read_journal
 from accel.pipelines.dfl.frames import open_frames
+from accel.pipelines.dfl.pack import pack_faces
 from accel.pipelines.dfl.save_frames import save_frames
 from tests.faces.film import move, picture
 from tests.pipelines.clips import write_clip
@@ -170,6 +171,22 @@ def test_a_complete_run_is_not_repeated_and_deleted_faces_stay_away(tmp_path, mo
     report = extract_faces(tmp_path, "src", models=models)
     assert (report["frames_now"], report["faces"]) == (0, FRAMES)
     assert not gone.exists()
+    again = extract_faces(tmp_path, "src", ExtractConfig(overwrite=True), models=models)
+    assert again["frames_now"] == FRAMES
+    assert gone.exists()
+
+
+def test_when_all_faces_were_deleted_they_are_extracted_again(tmp_path, models):
+    workspace(tmp_path, sides=("src",), frames=3)
+    folder = tmp_path / "data_src" / "aligned"
+    extract_faces(tmp_path, "src", models=models)
+    pack_faces(tmp_path, "src")
+    assert extract_faces(tmp_path, "src", models=models)["frames_now"] == 0
+    (folder / "faceset.pak").unlink()
+    with pytest.raises(InputError, match="must hold aligned faces, found none; run `accel dfl ext"):
+        pack_faces(tmp_path, "src")
+    assert extract_faces(tmp_path, "src", models=models)["frames_now"] == 3
+    assert len(faces_in(folder)) == 3
 
 
 def test_a_run_that_was_broken_off_goes_on(tmp_path, models):

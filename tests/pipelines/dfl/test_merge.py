@@ -205,7 +205,7 @@ def test_no_model(workspace):
     shutil.rmtree(workspace / "model")
     refused(workspace, "model")
     (workspace / "model").mkdir()
-    refused(workspace, "must hold a trained model, found none; run `accel dfl train`")
+    refused(workspace, "must hold a trained model, found none; run `accel dfl train")
 
 
 def test_another_models_name(workspace):
