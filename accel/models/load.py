@@ -180,15 +180,15 @@ def fill(
                 )
             tensor = tensor.reshape(place.shape)
         ready[name] = tensor
-    read = 0
+    read: list[Tensor] = []
     for name, tensor in ready.items():
         if first_not_finite({name: tensor}):
             raise InputError(f"{path}: {name} must hold finite numbers, got NaN or infinity")
-        read += tensor.nbytes
-        if read > READ_BYTES:  # else the whole file would count as memory, parts never used too
-            read = 0
-            release(files)
+        ready[name] = tensor.to(device=device, dtype=dtype)
+        read.append(tensor)
+        if sum(one.nbytes for one in read) > READ_BYTES:
+            release(files, read)  # else the file would count as memory, parts never used too
+            read.clear()
     release(files)
-    ready = {name: tensor.to(device=device, dtype=dtype) for name, tensor in ready.items()}
     network.load_state_dict(ready, assign=True)
     choose_packing(network)

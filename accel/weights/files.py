@@ -291,6 +291,6 @@ def first_not_finite(tensors: Mapping[str, Tensor]) -> str | None:
         wide = tensor.float() if tensor.dtype.itemsize == 1 else tensor
         # A sum runs at the memory's pace and cannot hide what is not finite; it may overflow, so
         # that a bad sum only raises the suspicion.
-        if not wide.sum(dtype=torch.float32).isfinite() and not wide.isfinite().all():
+        if not wide.sum().isfinite() and not torch.stack(wide.aminmax()).isfinite().all():
             return name
     return None
