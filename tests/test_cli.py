@@ -13,6 +13,7 @@ import time
 import pytest
 
 from accel.cli import COMMANDS, main
+from accel.pipelines import doctor
 from accel.pipelines.demo import PORTRAIT
 from accel.pipelines.verify import Ledger
 from accel.weights.assets import asset
@@ -126,6 +127,29 @@ def test_doctor_says_what_works(capsys):
     assert all(f["detail"] or f["works"] for f in report["findings"])
 
 
+def test_doctor_ends_with_1_where_something_needed_is_missing(capsys, monkeypatch):
+    missing = doctor.Finding("machine", "torch", False, "not installed", needed=True)
+    monkeypatch.setattr(doctor, "_machine", lambda: iter([missing]))
+    monkeypatch.setattr(doctor, "_codecs", lambda: iter([]))
+    assert main(["doctor"]) == 1
+    assert "something needed is missing" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("command", ["doctor", "verify x.png", "swap a.mp4 b.mp4 --source c.png"])
+def test_a_report_that_cannot_be_written_is_told_before_the_work(command, tmp_path, capsys):
+    for target in (tmp_path, tmp_path / "absent" / "report.json"):
+        assert main([*command.split(), "--json", str(target)]) == 2
+        told = capsys.readouterr()
+        assert told.err.startswith(f"accel: {target}: must ")
+        assert not told.out
+
+
+def test_a_root_to_trust_must_be_one(tmp_path, capsys):
+    (tmp_path / "root.pem").write_text("-----BEGIN CERTIFICATE-----\nnonsense")
+    assert main(["verify", str(tmp_path), "--trust", str(tmp_path / "root.pem")]) == 2
+    assert "root.pem: must hold certificates in PEM" in capsys.readouterr().err
+
+
 def test_verify_says_what_is_known_and_ends_with_its_status(tmp_path, capsys):
     clip = write_clip(tmp_path / "clip.mp4", 26, width=640, height=360)
     status, out, _ = swap(capsys, clip, tmp_path / "out.mp4", "--consent", "fiction")
@@ -159,9 +183,22 @@ def test_ledger_lists_checks_and_exports(tmp_path, capsys, monkeypatch):
     assert main(["ledger", "export"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert [json.loads(line)["number"] for line in lines] == [1, 2, 3]
+    assert main(["ledger", "export", "--last", "1"]) == 0
+    assert len(capsys.readouterr().out.splitlines()) == 1
+    assert main(["ledger", "export", "--json", str(tmp_path / "all.json")]) == 0
+    assert capsys.readouterr().out == f"3 entries written to {tmp_path / 'all.json'}\n"
+    assert len(json.loads((tmp_path / "all.json").read_text())["entries"]) == 3
+    assert main(["ledger", "verify", "--file", str(tmp_path / "typo.sqlite")]) == 2
+    assert "no such file" in capsys.readouterr().err
+    assert main(["ledger", "list", "--last", "-1"]) == 2
+    assert "--last must be at least 1" in capsys.readouterr().err
     with sqlite3.connect(ledger.path) as base:
         base.execute("UPDATE entries SET consent = 'own' WHERE number = 2")
     assert main(["ledger", "verify"]) == 1
     assert "entry 2 was altered" in capsys.readouterr().out
+    with sqlite3.connect(ledger.path) as base:
+        base.execute("UPDATE entries SET looks = 'none' WHERE number = 3")
+    assert main(["ledger", "verify", "--json", "-"]) == 1
+    assert len(json.loads(capsys.readouterr().out)["faults"]) == 2
     (tmp_path / "ledger.sqlite").write_text("not a ledger" * 100)
     assert main(["ledger", "list"]) == 2

@@ -7,12 +7,13 @@ import importlib
 import os
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 # Read as torch loads OpenMP. Threads that spin while they wait take the cores from the thread that
 # is waited for: on a busy machine a picture took six times as long.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
-from accel.cli.shared import BAD_INPUT, DONE, INTERRUPTED, REFUSED, take_untrusted
+from accel.cli.shared import BAD_INPUT, DONE, INTERRUPTED, REFUSED, check_target, take_untrusted
 from accel.core import Cancelled, ConfigError, Refused, one_line
 
 # Modules of this package, in the order that `accel --help` lists them.
@@ -39,6 +40,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
             return run_command(words, ChildLimits(**limits))  # type: ignore[arg-type]
         args = _parser().parse_args(words)
+        if getattr(args, "json", None) not in (None, "-"):  # better now than after hours
+            given = [one for one in vars(args).values() if isinstance(one, Path)]
+            check_target(Path(args.json), given)
         return args.run(args) or DONE
     except ConfigError as error:
         return _complain(str(error), BAD_INPUT)

@@ -7,8 +7,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from accel.cli.shared import BAD_INPUT, command, deliver, with_progress
-from accel.core import ConfigError
+from accel.cli.shared import BAD_INPUT, check_target, command, deliver, with_progress
+from accel.core import ConfigError, write_text
 
 
 def add(commands: Any) -> None:
@@ -49,6 +49,7 @@ def run(args: argparse.Namespace) -> int | None:
     from accel.pipelines.bench.page import page
     from accel.pipelines.bench.run import GROUPS, read_report, run_bench
 
+    _check(args)
     if args.compare or args.gate:
         before, after = (read_report(path) for path in args.compare or args.gate)
         if args.compare:
@@ -74,17 +75,28 @@ def run(args: argparse.Namespace) -> int | None:
         )
     )  # fmt: skip
     if args.html:
-        args.html.write_text(page(report))
+        write_text(args.html, page(report))
         print(f"look at {args.html}", file=sys.stderr)
     deliver(report, args.json, _summary(report))
     return None
 
 
+def _check(args: argparse.Namespace) -> None:
+    """Refuse what would be passed over, and find out before the work that it cannot be kept."""
+    instead = [name for name in ("compare", "gate", "predict") if getattr(args, name)]
+    if len(instead) > 1:
+        raise ConfigError(f"bench: --{instead[0]} and --{instead[1]} do not go together")
+    if instead and (args.groups or args.html or args.quick):
+        raise ConfigError(
+            f"bench: --{instead[0]} takes no groups, no --quick and no --html: it measures nothing"
+        )
+    if args.html:
+        check_target(args.html)
+
+
 def _predict(args: argparse.Namespace) -> None:
     from accel.pipelines.bench.roofline import predict
 
-    if args.groups or args.html:
-        raise ConfigError("bench: --predict takes no groups and no --html: it measures nothing")
     report = predict(args.predict)
     lines = [
         f"{row['name']:18} {row['case']:34} {row['seconds'] * 1e3:10.3f} ms {row['rate']:12.1f} "

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from accel.cli.shared import DONE, command, deliver
-from accel.core import one_line
+from accel.core import ConfigError, one_line, open_file
 
 
 def add(commands: Any) -> None:
@@ -29,20 +29,27 @@ def add(commands: Any) -> None:
 def run(args: argparse.Namespace) -> int:
     from accel.pipelines.verify import Ledger
 
+    if args.last is not None and args.last < 1:
+        raise ConfigError(f"ledger: --last must be at least 1, got {args.last}")
+    if args.file:  # this machine's may not be there yet; one that was named must be
+        open_file(args.file, "a ledger").close()
     ledger = Ledger(args.file)
-    entries = ledger.entries(args.last)
     faults = ledger.faults() if args.what == "verify" else []
+    entries = [] if faults else ledger.entries(args.last)
     told = {
         "ledger": str(ledger.path),
         "entries": [vars(entry) | {"looks": list(entry.looks)} for entry in entries],
         "faults": faults,
     }
-    if args.what == "export":
-        text = ledger.export().rstrip("\n")
+    if args.what == "export" and args.json not in (None, "-"):
+        text = f"{len(entries)} entries written to {args.json}"
+    elif args.what == "export":
+        text = ledger.export(args.last).rstrip("\n")
+    elif faults:
+        text = "\n".join(faults)
     elif args.what == "verify":
         last = f", the last hash is {entries[-1].hash}" if entries else ""
-        held = f"the chain of {len(ledger.entries())} entries holds{last}"
-        text = "\n".join(faults) or one_line(held)
+        text = one_line(f"the chain of {len(ledger.entries())} entries holds{last}")
     else:
         text = "\n".join(map(_line, entries)) or f"no entries in {ledger.path}"
     deliver(told, args.json, text)

@@ -49,7 +49,7 @@ def run(args: argparse.Namespace) -> int:
     from accel.pipelines import verify
 
     language = args.language or verify.local_language()
-    anchors = verify.own_anchors() + [_root(path) for path in args.trust]
+    anchors = verify.own_anchors() + [verify.anchor(path) for path in args.trust]
     quiet = args.json == "-"
     reports: list[Report] = []
     for report in verify.verify_files(args.files, anchors=anchors):
@@ -67,12 +67,3 @@ def run(args: argparse.Namespace) -> int:
         told = {"status": status, "files": [report.json() for report in reports]}
         deliver(told, args.json, f"\nwritten to {args.json}")
     return status
-
-
-def _root(path: Path) -> str:
-    from accel.core import ConfigError, read_file
-
-    text = read_file(path, 1 << 20, "certificates in PEM").decode("utf-8", "replace")
-    if "-----BEGIN CERTIFICATE-----" not in text:
-        raise ConfigError(f"{path}: must hold certificates in PEM")
-    return text

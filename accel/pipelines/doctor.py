@@ -24,10 +24,13 @@ from onnx import TensorProto, helper
 
 import accel
 from accel.kernels import OPS, _native
+from accel.video.encode import ENCODERS
 from accel.weights.assets import verify_assets
 
-ENCODERS = ("libx264", "libx265", "libsvtav1", "libvpx-vp9", "ffv1", "prores_ks", "mjpeg", "gif",
-            "h264_nvenc", "hevc_nvenc", "av1_nvenc")  # fmt: skip
+INSTRUCTIONS = {
+    "amx": "AVX-512 and tile registers (AMX)", "avx512": "AVX-512", "avx2": "AVX2",
+    "plain": "no AVX2: the plain code paths",
+}  # fmt: skip
 DECODERS = ("h264", "hevc", "av1", "vp9", "prores", "ffv1", "mjpeg", "gif")
 
 
@@ -93,13 +96,11 @@ def _native_code() -> Iterator[Finding]:
         )
         yield Finding(group, "native C++", False, detail)
     else:
-        level = "AVX2" if _native.module.has_avx2() else "no AVX2: the plain code paths"
+        level = INSTRUCTIONS[_native.module.conv_isa()]
         detail = f"{level}, {_native.module.max_threads()} threads"
         yield Finding(group, "native C++", True, detail)
     yield _package(group, "numba", "crop, paste and raster without a compiler")
     yield _triton(group)
-    for name in ("crop", "paste", "raster", "planes_rgb", "blend", "color"):
-        importlib.import_module(f"accel.kernels.{name}")
     absent = {"native"} if _native.module is None else set()
     if not torch.cuda.is_available():
         absent.add("triton")

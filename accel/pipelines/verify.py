@@ -85,6 +85,11 @@ def own_anchors() -> list[str]:
     return [root.read_text()] if root.is_file() else []
 
 
+def anchor(path: Path) -> str:
+    """The root to trust in a PEM file that a user names; ConfigError where it holds none."""
+    return keys.pem_of(keys.certificates_of(path))
+
+
 def decoded(path: Path, limits: Limits = DEFAULT_LIMITS) -> Generator[tuple[NDArray[Any], float]]:
     """Luma planes in 8-bit codes, and how much each frame counts; InputError when undecodable."""
     with open_video(path, limits=limits) as reader:

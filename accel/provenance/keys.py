@@ -15,6 +15,7 @@ import secrets
 import shutil
 import sys
 import tempfile
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
@@ -29,8 +30,11 @@ from accel.core import ConfigError, read_file
 
 MAX_PEM_BYTES = 1 << 20
 CLAIM_SIGNING = "1.3.6.1.4.1.62558.2.1"  # c2pa-kp-claimSigning
+# What a certificate must be for, one of these: e-mail protection, signing of documents, of claims.
+USES = ("1.3.6.1.5.5.7.3.4", "1.3.6.1.5.5.7.3.36", CLAIM_SIGNING)
 ROOT_DAYS, LEAF_DAYS, RENEW_DAYS = 3650, 730, 30
 _ORGANISATION = "accel local installation"
+_CURVES = {"secp256r1": "es256", "secp384r1": "es384", "secp521r1": "es512"}
 
 PrivateKey = ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey | ed25519.Ed25519PrivateKey
 
@@ -40,8 +44,9 @@ class Identity:
     """What signs a credential.
 
     certificates: PEM, the leaf first, then those that lead to `root`.
-    root: PEM of the last of them; who trusts it, trusts what this identity signs.
-    algorithm: as C2PA names it: es256, es384, ps256 or ed25519.
+    root: PEM of the last of them; who trusts it, trusts what this identity signs. "" where the leaf
+        came without its issuer.
+    algorithm: as C2PA names it: es256, es384, es512, ps256 or ed25519.
     """
 
     certificates: str
@@ -83,8 +88,8 @@ def local_identity(folder: Path | None = None) -> Identity:
     place = (folder or config_folder()) / "identity"
     if not place.exists():
         _make(place)
-    root = _certificates(place / "root.pem")[0]
-    leaf = _certificates(place / "leaf.pem")[0]
+    root = certificates_of(place / "root.pem")[0]
+    leaf = certificates_of(place / "leaf.pem")[0]
     if leaf.not_valid_after_utc - _now() < datetime.timedelta(days=RENEW_DAYS):
         key = _private_key(place / "root.key")
         assert isinstance(key, ec.EllipticCurvePrivateKey)  # checked against root.pem when loaded
@@ -95,12 +100,18 @@ def local_identity(folder: Path | None = None) -> Identity:
 def own_identity(certificate: Path, key: Path, *, chain: Path | None = None) -> Identity:
     """Load an identity from PEM files: the leaf, perhaps with its chain, and its private key.
 
-    Raises ConfigError unless the key belongs to the leaf and is of a kind that C2PA knows.
+    Raises ConfigError unless the key belongs to the leaf and is of a kind that C2PA knows, and the
+    leaf is valid now and for such signatures.
     """
-    certificates = _certificates(certificate) + (_certificates(chain) if chain else [])
+    certificates = certificates_of(certificate) + (certificates_of(chain) if chain else [])
     private = _private_key(key)
     if private.public_key() != certificates[0].public_key():
-        raise ConfigError(f"{key.name} must be the private key of {certificate.name}, is not")
+        raise ConfigError(
+            f"{key.name} must be the private key of the first certificate in {certificate.name}, "
+            "is not"
+        )
+    if fault := _fault_of(certificates[0]):
+        raise ConfigError(f"{certificate.name}: the certificate {fault}")
     for child, parent in pairwise(certificates):
         try:
             child.verify_directly_issued_by(parent)
@@ -109,9 +120,11 @@ def own_identity(certificate: Path, key: Path, *, chain: Path | None = None) -> 
                 f"{certificate.name}: each certificate must be issued by the next, "
                 f"{_name_of(child)} is not by {_name_of(parent)}"
             ) from error
-    pems = [c.public_bytes(serialization.Encoding.PEM).decode() for c in certificates]
+    last = certificates[-1]
+    alone = len(certificates) == 1 and last.issuer != last.subject
     return Identity(
-        certificates="".join(pems), root=pems[-1], algorithm=_algorithm(private, key),
+        certificates=pem_of(certificates), root="" if alone else pem_of([last]),
+        algorithm=_algorithm(private, key),
         key=private.private_bytes(
             serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8,
             serialization.NoEncryption(),
@@ -119,24 +132,53 @@ def own_identity(certificate: Path, key: Path, *, chain: Path | None = None) -> 
     )  # fmt: skip
 
 
-def _algorithm(key: PrivateKey, path: Path) -> str:
-    if isinstance(key, ed25519.Ed25519PrivateKey):
-        return "ed25519"
-    if isinstance(key, rsa.RSAPrivateKey) and key.key_size >= 2048:
-        return "ps256"
-    if isinstance(key, ec.EllipticCurvePrivateKey) and key.key_size in (256, 384):
-        return "es256" if key.key_size == 256 else "es384"
-    raise ConfigError(
-        f"{path.name}: a signing key must be P-256, P-384, Ed25519 or RSA of 2048 bits"
-    )
-
-
-def _certificates(path: Path) -> list[x509.Certificate]:
+def certificates_of(path: Path) -> list[x509.Certificate]:
+    """The certificates of a PEM file, in order; raises ConfigError where it holds none."""
     data = read_file(path, MAX_PEM_BYTES, "certificates in PEM")
     try:
         return x509.load_pem_x509_certificates(data)
     except ValueError as error:
         raise ConfigError(f"{path.name}: must hold certificates in PEM, does not") from error
+
+
+def pem_of(certificates: Iterable[x509.Certificate]) -> str:
+    return "".join(one.public_bytes(serialization.Encoding.PEM).decode() for one in certificates)
+
+
+def _fault_of(leaf: x509.Certificate) -> str:
+    """Why no file can be signed with a certificate; "" where it can (section 14.5.1)."""
+    now = _now()
+    if leaf.not_valid_after_utc < now:
+        return f"ran out on {leaf.not_valid_after_utc:%Y-%m-%d}"
+    if leaf.not_valid_before_utc > now:
+        return f"is valid from {leaf.not_valid_before_utc:%Y-%m-%d} on"
+    try:
+        found = {type(one.value): one.value for one in leaf.extensions}
+    except ValueError as error:  # of a certificate that is not well formed
+        return f"is damaged: {error}"
+    limits, usage = found.get(x509.BasicConstraints), found.get(x509.KeyUsage)
+    uses = found.get(x509.ExtendedKeyUsage, ())
+    if isinstance(limits, x509.BasicConstraints) and limits.ca:
+        return "is an authority's: those may sign certificates alone"
+    if not isinstance(usage, x509.KeyUsage) or not usage.digital_signature:
+        return "must have the key usage digitalSignature"
+    if not {use.dotted_string for use in uses} & set(USES):  # type: ignore[attr-defined]
+        return f"must have one of the extended key usages {', '.join(USES)}"
+    if x509.AuthorityKeyIdentifier not in found and leaf.issuer != leaf.subject:
+        return "must name its issuer's key (authority key identifier)"
+    return ""
+
+
+def _algorithm(key: PrivateKey, path: Path) -> str:
+    if isinstance(key, ed25519.Ed25519PrivateKey):
+        return "ed25519"
+    if isinstance(key, rsa.RSAPrivateKey) and key.key_size >= 2048:
+        return "ps256"
+    if isinstance(key, ec.EllipticCurvePrivateKey) and key.curve.name in _CURVES:
+        return _CURVES[key.curve.name]
+    raise ConfigError(
+        f"{path.name}: a signing key must be P-256, P-384, P-521, Ed25519 or RSA of 2048 bits"
+    )
 
 
 def _private_key(path: Path) -> PrivateKey:

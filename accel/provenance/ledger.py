@@ -35,6 +35,7 @@ CREATE INDEX IF NOT EXISTS by_sha256 ON entries (sha256);
 CREATE INDEX IF NOT EXISTS by_mark ON entries (mark);
 """
 _START = "0" * 64
+_NO_ENTRY = (TypeError, AttributeError, ValueError, KeyError)  # what a row raises that is none
 SIMILAR = 10  # of 64 bits that two looks of one picture may differ in; strangers differ in 32
 
 
@@ -142,7 +143,12 @@ class Ledger:
     def faults(self) -> list[str]:
         """What is wrong with the chain, one line each; empty when it holds."""
         found, previous, number = [], _START, 0
-        for entry in self.entries():
+        for row in self._rows("ORDER BY number", ()):
+            try:
+                entry = _entry(row)
+            except _NO_ENTRY:
+                found.append(f"what follows entry {number} was altered and is no entry")
+                continue
             if entry.number != number + 1:
                 found.append(f"entry {number + 1} is missing before entry {entry.number}")
             elif entry.previous != previous:
@@ -152,11 +158,21 @@ class Ledger:
             previous, number = entry.hash, entry.number
         return found
 
-    def export(self) -> str:
-        """All entries as JSON, one a line."""
-        return "".join(json.dumps(asdict(entry), sort_keys=True) + "\n" for entry in self.entries())
+    def export(self, limit: int | None = None) -> str:
+        """All entries, or the last `limit`, as JSON, one a line."""
+        entries = self.entries(limit)
+        return "".join(json.dumps(asdict(entry), sort_keys=True) + "\n" for entry in entries)
 
     def _select(self, where: str, values: tuple[Any, ...]) -> list[Entry]:
+        rows = self._rows(where, values)
+        try:
+            return [_entry(row) for row in rows]
+        except _NO_ENTRY as error:
+            raise InputError(
+                f"{self.path.name}: must be a ledger, holds what is no entry of one"
+            ) from error
+
+    def _rows(self, where: str, values: tuple[Any, ...]) -> list[dict[str, Any]]:
         if not self.path.exists():
             return []
         open_file(self.path, "a ledger").close()  # a pipe would be waited for
@@ -167,11 +183,7 @@ class Ledger:
                     f"{self.path.name}: the ledger cannot be used: it has no table of entries"
                 )
             base.row_factory = sqlite3.Row
-            rows = [dict(row) for row in base.execute(f"SELECT * FROM entries {where}", values)]
-        try:
-            return [_entry(row) for row in rows]
-        except (TypeError, AttributeError, ValueError, KeyError) as error:
-            raise InputError(f"{self.path.name}: must be a ledger, has other columns") from error
+            return [dict(row) for row in base.execute(f"SELECT * FROM entries {where}", values)]
 
     @contextmanager
     def _open(self, *, write: bool) -> Iterator[sqlite3.Connection]:
@@ -191,7 +203,7 @@ class Ledger:
 
 
 def _entry(row: dict[str, Any]) -> Entry:
-    """A row as an entry; TypeError or ValueError when it is none."""
+    """A row as an entry; raises one of _NO_ENTRY when it is none."""
     looks = tuple(row["looks"].split())
     for one in looks:
         int(one, 16)

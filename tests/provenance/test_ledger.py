@@ -43,6 +43,8 @@ def test_is_found_by_file_mark_and_look(ledger):
         ("UPDATE entries SET consent = 'own' WHERE number = 3", "entry 3 was altered"),
         ("DELETE FROM entries WHERE number = 2", "entry 2 is missing before entry 3"),
         ("UPDATE entries SET previous = hash WHERE number = 4", "entry 4 does not follow"),
+        ("UPDATE entries SET looks = 'no digits' WHERE number = 2", "what follows entry 1 was"),
+        ("UPDATE entries SET mark = X'00' WHERE number = 5", "what follows entry 4 was altered"),
     ],
 )
 def test_tampering_is_seen(ledger, change, fault):

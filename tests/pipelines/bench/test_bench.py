@@ -170,3 +170,10 @@ def test_settings_that_cannot_be(capsys):
     assert main(["bench", "everything"]) == 2
     assert "kernels, networks, swap, generate" in capsys.readouterr().err
     assert main(["bench", "kernels", "--device", "cuda:77"]) == 2
+    assert main(["bench", "--compare", "a", "b", "--gate", "a", "b"]) == 2
+    assert "--compare and --gate do not go together" in capsys.readouterr().err
+    for more in (["kernels"], ["--quick"], ["--html", "page.html"]):
+        assert main(["bench", *more, "--compare", "a", "b"]) == 2
+        assert "measures nothing" in capsys.readouterr().err
+    assert main(["bench", "--html", "/absent/page.html"]) == 2
+    assert "must lie in a folder that is there" in capsys.readouterr().err
