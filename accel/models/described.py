@@ -137,6 +137,7 @@ def one(folder: Path, about: Mapping[str, Any], name: str, default: int) -> int:
 
 
 def unet_config(folder: Path, about: Mapping[str, Any]) -> UnetConfig:
+    """A UNet as diffusers' `config.json` describes it; InputError for what ours cannot be."""
     refuse_others(folder, about, UNET_FIXED)
     if about.get("addition_embed_type") not in (None, "text_time"):
         raise InputError(
@@ -206,6 +207,7 @@ def crossings(folder: Path, about: Mapping[str, Any], levels: int) -> list[bool]
 
 
 def vae_config(folder: Path) -> VaeConfig:
+    """An autoencoder as its folder describes it; InputError for what ours cannot be."""
     about = read(folder)
     refuse_others(folder, about, VAE_FIXED)
     channels, mult = widths_of(folder, about)
@@ -224,6 +226,7 @@ def vae_config(folder: Path) -> VaeConfig:
 
 
 def text_config(folder: Path, name: str) -> TextConfig:
+    """A text tower as its folder describes it; InputError for what ours cannot be."""
     about = read(folder)
     if about.get("layer_norm_eps", 1e-5) != 1e-5:
         raise InputError(f"{folder}: layer_norm_eps must be 1e-05, got {about['layer_norm_eps']}")

@@ -236,6 +236,7 @@ def _check(path: Path) -> None:
 
 
 def config_of(about: dict[str, Any]) -> sd.Config:
+    """The configuration that an exported folder tells of itself."""
     towers = tuple(
         sd.Tower(**(tower | {"config": made(TextConfig, tower["config"])}))
         for tower in about["towers"]

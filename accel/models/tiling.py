@@ -135,6 +135,8 @@ def over_tiles(
     reach: int,
     out_size: list[int],
 ) -> Tensor:  # [B, C', *out_size]
+    """Run a function tile by tile, its norms once for all tiles, and put the parts together."""
+
     def tiles(until_measured: bool = False) -> Iterator[tuple[Piece, Piece, Tensor]]:
         height, width = x.shape[2:]
         for down, across in product(pieces(height, tile, reach), pieces(width, tile, reach)):
@@ -196,6 +198,8 @@ class Measured(Exception):
 
 
 class SharedNorm(nn.Module):
+    """A group norm over all tiles: they are measured first, then all are scaled alike."""
+
     def __init__(self, norm: nn.GroupNorm, shared: Shared):
         super().__init__()
         self.weight, self.bias, self.groups, self.eps = (

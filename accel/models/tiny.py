@@ -89,6 +89,7 @@ def moved(name: str, by: int) -> str:
 def build(
     side: str, tensors: dict[str, Tensor], path: Path, dtype: torch.dtype, device: torch.device
 ) -> nn.Module:
+    """One side of a TAESD, as wide as its file says; InputError for a file of another kind."""
     end = max((int(name.split(".")[0]) for name in tensors if name[0].isdecimal()), default=0)
     weight = tensors.get(f"{end}.weight" if side == "encoder" else "1.weight")
     if weight is None or weight.ndim != 4:

@@ -45,6 +45,8 @@ def euler_ancestral_cfg_pp(
     eta: float = 1.0,
     callback: Callback | None = None,
 ) -> Tensor:
+    """First order to the lower level, then noise."""
+
     def step(x: Tensor, clean: Tensor, other: Tensor, sigma: float, following: float) -> Tensor:
         down, up = ancestral(sigma, following, eta)
         return with_noise(clean + (x - other) * (down / sigma), noise, sigma, following, up)
@@ -61,6 +63,8 @@ def dpmpp_2s_ancestral_cfg_pp(
     eta: float = 1.0,
     callback: Callback | None = None,
 ) -> Tensor:
+    """As sde.dpmpp_2s_ancestral; two calls a step, one for the last."""
+
     def step(x: Tensor, clean: Tensor, other: Tensor, sigma: float, following: float) -> Tensor:
         down, up = ancestral(sigma, following, eta)
         shifted, target = x + (clean - other), clean
@@ -75,6 +79,7 @@ def dpmpp_2s_ancestral_cfg_pp(
 def dpmpp_2m_cfg_pp(
     denoise: Denoise, x: Tensor, sigmas: Sequence[float], *, callback: Callback | None = None
 ) -> Tensor:
+    """As ode.dpmpp_2m, but what it knows of the step before is the picture without the prompt."""
     before: Tensor | None = None  # the step before's picture without the prompt
     length_before = 0.0
 

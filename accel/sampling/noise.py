@@ -104,6 +104,7 @@ def philox_normal(
     shape: Sequence[int],
     branch: int = 0,  # 0: the stream that CUDA gives; above, others that share nothing with it
 ) -> Tensor:  # float32 of this shape
+    """Draw number `draw` of a seed's stream: normal numbers by Box and Muller, one a counter."""
     count = math.prod(shape)
     counters = np.zeros((4, count), np.uint64)
     counters[0] = draw
@@ -121,6 +122,7 @@ def philox(
     counters: np.ndarray,  # [4, N] uint64 holding 32-bit words
     key: tuple[int, int],
 ) -> np.ndarray:  # [4, N] uint64 holding 32-bit words
+    """The random words of some counters under one key."""
     c0, c1, c2, c3 = counters
     k0, k1 = key
     for _ in range(ROUNDS):

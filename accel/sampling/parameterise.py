@@ -33,6 +33,7 @@ def denoised(
     sigma: float,
     kind: str,
 ) -> Tensor:  # the picture that the prediction stands for
+    """Raises ValueError for a kind that is not one of PREDICTIONS."""
     if kind in ("eps", "flow"):  # x is x0 + sigma * noise, or x0 + sigma * (noise - x0)
         return x - sigma * prediction
     if kind == "v":

@@ -188,6 +188,7 @@ def tables(
     kind: str = "eps",  # what the network predicts: see parameterise.PREDICTIONS
     dtype: torch.dtype = torch.float32,
 ) -> Tables:
+    """Lay a plan out for one model, prediction and guidance scale."""
     slot, count = placed(plan)
     numbers = torch.zeros(len(plan.calls), NUMBERS, dtype=torch.float64)
     slots = torch.full((len(plan.calls), SLOTS), -1, dtype=torch.int32)

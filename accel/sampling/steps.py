@@ -52,6 +52,10 @@ def walk(
     churn: Churn | None = None,
     noise: Noise | None = None,
 ) -> Tensor:  # [B, C, H, W] at level sigmas[-1]
+    """Go down the levels by `step`, with churn before it where that is asked for.
+
+    Raises ValueError unless the levels go down.
+    """
     pairs = steps_of(sigmas)
     for i, (sigma, following) in enumerate(pairs):
         if churn is not None and churn.amount and noise is not None:

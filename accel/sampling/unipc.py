@@ -58,6 +58,7 @@ def advance(
     variant: str,
     arrived: Tensor | None = None,  # what was denoised at `following`: then this is the corrector
 ) -> Tensor:  # [B, C, H, W] at level `following`
+    """One step of the predictor or, with `arrived`, of the corrector."""
     (sigma, clean), *past = known[:order]
     length = math.log(sigma / following)
     ratios = [math.log(sigma / level) / length for level, _ in past]

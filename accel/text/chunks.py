@@ -101,6 +101,7 @@ def chunk(
 
 
 def sorted_by_first(embeddings: Mapping[Words, int], size: int) -> dict[int, list[Words]]:
+    """Embeddings by their first token, the longest first: that one is meant where several fit."""
     by_first: dict[int, list[Words]] = {}
     for words in sorted(embeddings, key=len, reverse=True):
         if not words:

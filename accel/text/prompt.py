@@ -127,6 +127,7 @@ def emphasis(text: str) -> list[Piece]:
 
 
 def joined(parts: Iterator[tuple[str, float, bool]]) -> list[Piece]:
+    """Neighbours of one weight as one piece."""
     pieces: list[Piece] = []
     for text, weight, marks_break in parts:
         if marks_break:
@@ -197,6 +198,7 @@ def end_of(change: Change, steps: int, first_pass_steps: int | None) -> int:
 
 
 def at_step(nodes: list[Node], step: int, steps: int, first_pass_steps: int | None) -> str:
+    """The text that holds at a step, from 1."""
     texts = []
     for node in nodes:
         if isinstance(node, str):

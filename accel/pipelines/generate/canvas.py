@@ -79,6 +79,7 @@ def prepare(model: Model, options: Options, init: Any, mask: Any) -> Canvas:
 def whole(
     model: Model, options: Options, init: Any, picture: Image.Image, has_extra: bool
 ) -> Canvas:
+    """Begin with all of a picture."""
     size = size_of(model, options, picture.size)
     image = pixels(init, fitted(picture, size, options.resize), picture)
     latent = model.encode(image).float()
@@ -104,6 +105,7 @@ def inpaint(
     white: Image.Image,
     has_extra: bool,
 ) -> Canvas:
+    """Begin with a picture of which `white` is replaced, or with the part around that alone."""
     given = picture
     if white.size != picture.size:
         white = white.resize(picture.size, Image.Resampling.LANCZOS)

@@ -142,6 +142,7 @@ def graphed_run(
     noise: NoiseLevels,
     graphs: Graphs,
 ) -> GraphedRun:
+    """A run whose steps are replayed; it holds what each of them reads."""
     config, (width, height) = model.loaded.model.config, size
     shape = (1, config.vae.latent_channels, height // model.factor, width // model.factor)
     run = FusedRun(

@@ -79,6 +79,7 @@ def axis_kinds() -> dict[str, Callable[[str], Any]]:
 
 
 def spread(name: str, kind: Callable[[str], Any], text: str) -> list[Any]:
+    """The values of one part of an axis: a single one, or those of a range."""
     match = RANGE.fullmatch(text) if kind in (int, float) else None
     try:
         if match is None:
@@ -147,6 +148,7 @@ def listed(values: Sequence[Any]) -> str:
 def combined(
     prompt: str, negative: str, base: Mapping[str, Any], axes: Sequence[Axis]
 ) -> Iterator[tuple[str, str, dict[str, Any]]]:
+    """Prompt, negative prompt and options of each cell, x fastest."""
     for z, y, x in itertools.product(*(axis.values for axis in reversed(axes))):
         text, other, options = prompt, negative, dict(base)
         for axis, value in zip(axes, (x, y, z)):

@@ -72,6 +72,7 @@ def compose(
     init_hash: str | None = None,
     has_mask: bool = False,
 ) -> str:
+    """The whole text, made of what was asked for and what was used."""
     pairs = described(
         options, facts, size=size, seed=seed, variation_seed=variation_seed, init_hash=init_hash,
         has_mask=has_mask,
@@ -91,6 +92,7 @@ def described(
     init_hash: str | None,
     has_mask: bool,
 ) -> dict[str, str]:
+    """The pairs of the last line; what has its usual value is left out."""
     o = options
     hires, edits = o.hires_scale > 1, init_hash is not None
     inpaints = has_mask or any(o.outpaint)

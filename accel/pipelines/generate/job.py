@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import platform
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
-import accel
 from accel.core import Cancel, ConfigError, ProgressCallback
 from accel.pipelines.gate import ContentGate
 from accel.pipelines.generate.grid import Axis, Grid, axis_of, grid
@@ -26,7 +23,7 @@ from accel.pipelines.generate.prompts import check_length
 from accel.pipelines.generate.repeat import equals, settings_from
 from accel.pipelines.generate.sampler import Picture, Sampler
 from accel.pipelines.provenance import ProvenanceConfig
-from accel.pipelines.run_report import peak_memory_mb
+from accel.pipelines.run_report import peak_memory_mb, versions
 
 # What `accel.load` takes beside the model.
 LOADING = (
@@ -183,6 +180,7 @@ def report(
     marked: Mapping[str, Any],
     notes: Sequence[str],
 ) -> dict[str, Any]:
+    """What was made, fit for JSON."""
     return {
         "output": str(output),
         "files": [str(path) for path in files],
@@ -193,11 +191,7 @@ def report(
         "stage_seconds": clock.stages,
         "peak_memory_mb": peak_memory_mb(),
         "device": str(model.device),
-        "versions": {
-            "accel": accel.__version__,
-            "torch": torch.__version__,
-            "python": platform.python_version(),
-        },
+        "versions": versions(),
         "marked": marked,
         "notes": list(notes),
     }
@@ -219,6 +213,7 @@ def grid_of(
     axes: Sequence[str | Axis | None],
     asked: Mapping[str, Any],
 ) -> Grid:
+    """Sample a sheet; the pictures among the options go on as inputs."""
     settings = dict(options)
     inputs = {name: settings.pop(name) for name in ("init", "mask") if name in settings}
     negative = settings.pop("negative", "")

@@ -88,6 +88,7 @@ def check_modest(path: Path, settings: dict[str, Any]) -> None:
 
 
 def model_of(digits: str | None, name: str | None, models: str | Path | None) -> str:
+    """Where the model of a picture lies, by its hash, else by its name; ConfigError if nowhere."""
     own = str(manifest().get("nano.safetensors", {}).get("sha256", ""))
     if name == nano.NAME and digits is not None and not own.startswith(digits):
         raise ConfigError(

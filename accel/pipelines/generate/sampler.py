@@ -123,6 +123,7 @@ class Sampler:
 
 
 def facts_of(model: Model, prompt: str, options: Options, loras: Sequence[Lora]) -> Facts:
+    """What a picture's text says of model, files and how they were loaded."""
     vae = model.vae_path
     return Facts(
         model=model.path.stem,
