@@ -76,17 +76,26 @@ class TensorFile(Mapping[str, Tensor]):
         entry = self.entries[name]
         if entry.begin == entry.end:
             return torch.empty(entry.shape, dtype=entry.dtype)
-        if entry.begin % entry.dtype.itemsize:  # torch wants its elements at even addresses
-            odd = bytearray(self._map[entry.begin : entry.end])
-            flat = torch.frombuffer(odd, dtype=entry.dtype)
+        size, at = entry.end - entry.begin, entry.begin
+        if at % entry.dtype.itemsize:  # torch wants its elements at even addresses
+            flat = self._copied(at, size).view(entry.dtype)
         else:
-            count = (entry.end - entry.begin) // entry.dtype.itemsize
-            flat = torch.frombuffer(self._map, dtype=entry.dtype, count=count, offset=entry.begin)
+            count = size // entry.dtype.itemsize
+            flat = torch.frombuffer(self._map, dtype=entry.dtype, count=count, offset=at)
         return (
             flat.view(entry.shape)
             if entry.stride is None
             else flat.as_strided(entry.shape, entry.stride)
         )
+
+    def _copied(self, at: int, size: int) -> Tensor:
+        """Bytes of the file, past the map, whose pages would count as memory beside the copy."""
+        copy = torch.empty(size, dtype=torch.uint8)
+        with open_file(self.path, "a file of weights") as file:
+            file.seek(at)
+            if file.readinto(copy.numpy()) != size:  # type: ignore[attr-defined]  # of typeshed
+                raise InputError(f"{self.path}: was cut short while it was read")
+        return copy
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.entries)

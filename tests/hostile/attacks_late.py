@@ -347,6 +347,15 @@ def credential_of_a_sidecar_link(folder: Path, url: str) -> Words:
 # --- files that change ----------------------------------------------------------------------------
 
 
+def elsewhere(path: Path) -> Path:
+    """Move a file to where changes of it are not put down to the command; a link stays."""
+    place = path.parent.parent / "home"
+    place.mkdir(exist_ok=True)
+    moved = path.rename(place / f"{path.parent.name}{path.suffix}")
+    path.symlink_to(moved)
+    return moved
+
+
 def shortened(path: Path, after_s: float, size: int) -> None:
     """Cut a file while a command is at work on it."""
 
@@ -364,7 +373,7 @@ for _name, _size in {"emptied": 0, "cut": 3000}.items():
             from tests.video.clips import make_clip
 
             path = make_clip(folder / "a.mkv", codec="ffv1", stamps=range(200))
-            shortened(path, after_s, size)
+            shortened(elsewhere(path), after_s, size)
             return swap("a.mkv")
 
         _build.__name__ = f"film_that_is_{_name}_after_{int(_after_s * 1000)}_ms"
@@ -373,7 +382,7 @@ for _name, _size in {"emptied": 0, "cut": 3000}.items():
 
 @attack(statuses=(0, 2))
 def film_that_grows(folder: Path, url: str) -> Words:
-    path = film(folder, "a.ts", codec="mpeg2video")
+    path = elsewhere(film(folder, "a.ts", codec="mpeg2video"))
     data, over = path.read_bytes(), threading.Event()
 
     def work() -> None:
