@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Generator, Iterable, Iterator
 from contextlib import closing, suppress
 from itertools import islice
@@ -24,8 +25,9 @@ from accel.video.info import VideoInfo
 from accel.video.read import DEFAULT_LIMITS, Limits, VideoReader, main_video, open_video
 from accel.video.sniff import open_demuxer
 
-# Frames that are looked at: at the start, then in each of the other stretches of a film.
-FIRST, LATER, WINDOWS = 75, 25, 10
+# What is looked at: seconds and frames at least at the start, frames in each other stretch.
+FIRST_S, FIRST, LATER, WINDOWS = 3.0, 75, 25, 10
+PASSED_OVER = 300  # frames at most that are decoded again to get at new ones
 FARTHEST = 1000  # in a film that does not tell its length
 
 
@@ -104,33 +106,48 @@ def windows(path: Path, limits: Limits = DEFAULT_LIMITS) -> Generator[Frames]:
     """
     with open_video(path, limits=limits) as reader:
         info = reader.info
-        yield (_luma(frame) for frame in islice(reader, FIRST))
-        if not isinstance(reader, VideoReader) or (info.frames or FIRST) <= FIRST:
+        rate = float(info.average_rate or 25)
+        first = max(FIRST, min(4 * FIRST, math.ceil(FIRST_S * rate)))
+        yield (_luma(frame) for frame in islice(reader, first))
+        if not isinstance(reader, VideoReader) or (info.frames or first) <= first:
             return
         length_s, demuxer = info.duration_s, reader.demuxer
     if not length_s:
         with open_video(path, limits=limits) as reader:
-            frames = islice(iter(reader), FIRST, FARTHEST)
+            frames = islice(iter(reader), first, FARTHEST)
             while window := [_luma(frame) for frame in islice(frames, LATER)]:
                 yield window
         return
     with closing(open_demuxer(path, demuxer, limits.max_pixels)) as container:
         stream = main_video(container, path)
         stream.codec_context.thread_type = "AUTO"
+        start_s = float((stream.start_time or 0) * stream.time_base)
+        later = _Later(container, stream, info, start_s + (first - 0.5) / rate)
         for step in range(1, WINDOWS):
-            at_s = length_s * step / WINDOWS + float((stream.start_time or 0) * stream.time_base)
-            yield _stretch(container, stream, at_s, info)
+            yield later.stretch(start_s + length_s * step / WINDOWS)
 
 
-def _stretch(container: Any, stream: Any, at_s: float, info: VideoInfo) -> Frames:
-    """Frames from the last key frame before a time on; none where the file is damaged."""
-    with suppress(av.error.FFmpegError, OSError):
-        container.seek(int(at_s / stream.time_base), stream=stream)
-        for index, picture in enumerate(islice(container.decode(stream), LATER)):
-            flat = planar(picture)
-            if flat.format.name == info.pixel_format:
-                yield _luma(Frame(info.layout, index, info.time_base, index, flat))
+class _Later:
+    """Stretches of a film after its start, in order; no frame is given twice.
+
+    seen_s: time of the last frame that was given.
+    """
+
+    def __init__(self, container: Any, stream: Any, info: VideoInfo, seen_s: float) -> None:
+        self._container, self._stream, self._info, self._seen_s = container, stream, info, seen_s
+
+    def stretch(self, at_s: float) -> Frames:
+        """New frames from the last key frame before a time on; none where the file is damaged."""
+        with suppress(av.error.FFmpegError, OSError):
+            self._container.seek(int(at_s / self._stream.time_base), stream=self._stream)
+            decoded = islice(self._container.decode(self._stream), PASSED_OVER + LATER)
+            new = (one for one in decoded if one.time is not None and one.time > self._seen_s)
+            for index, picture in enumerate(islice(new, LATER)):
+                self._seen_s = picture.time
+                flat = planar(picture)
+                if flat.format.name == self._info.pixel_format:
+                    yield _luma(Frame(self._info.layout, index, self._info.time_base, index, flat))
 
 
 def _luma(frame: Frame) -> tuple[NDArray[Any], float]:
-    return luma_of(frame.planes), WEIGHTS.get(int(frame.picture.pict_type), 1.0)
+    return luma_of(frame.view()), WEIGHTS.get(int(frame.picture.pict_type), 1.0)

@@ -10,6 +10,7 @@ from functools import cache
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 LENGTH, DATA = 127, 64
@@ -71,7 +72,9 @@ def decode_soft(soft: Array, most: int = 4) -> list[tuple[Array, float]]:  # [12
     turns = np.vstack([np.ones(LENGTH), 1.0 - 2.0 * rows]).astype(np.float32)
     match = (sure / size * (2.0 * first - 1)).astype(np.float32)
     pairs = ((match * turns)[:, None] * turns).reshape(-1, LENGTH)
-    agreements = (pairs @ turns.T).ravel()[_triples()]
+    # Torch's product, because NumPy's starts threads that wait at work.
+    every = torch.from_numpy(pairs) @ torch.from_numpy(turns).T
+    agreements = every.numpy().ravel()[_triples()]
     best = np.argpartition(-agreements, most)[:most]
     found = []
     for k in best[np.argsort(-agreements[best], kind="stable")]:

@@ -107,7 +107,8 @@ def luma_of(planes: Planes) -> Array:  # [h, w] float32, in 8-bit codes
     looked_at = (planes.c0, planes.c1, planes.c2)[: 3 if rgb else 1]
     seen = [shrunk(plane.to("cpu").numpy()).astype(np.float32) for plane in looked_at]
     luma = 0.7152 * seen[0] + 0.0722 * seen[1] + 0.2126 * seen[2] if rgb else seen[0]
-    return np.asarray(luma / (1 << (planes.layout.bits - 8)), np.float32)
+    deep = planes.layout.bits - 8
+    return np.asarray(luma / (1 << deep) if deep else luma, np.float32)
 
 
 def film_strength(height: int, width: int) -> float:

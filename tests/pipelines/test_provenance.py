@@ -191,7 +191,8 @@ def test_a_generated_picture(tmp_path):
     told = marker.save(rgb, tmp_path / "a.png")
     assert whats(tmp_path / "a.png") == ALL
     assert np.array_equal(np.asarray(Image.open(tmp_path / "a.png")), rgb)
-    assert 0 < np.abs(rgb.astype(int) - plain).max() <= 6  # no label on it by default
+    # No label on it by default; of one id in thirty the pattern's largest step is 7.
+    assert 0 < np.abs(rgb.astype(int) - plain).max() <= 8
     made = c2pa.read(tmp_path / "a.png")
     assert made.source_types == ("trainedAlgorithmicMedia",)
     assert made.run["networks"] == [{"name": "unet", "sha256": "ab" * 32}]
