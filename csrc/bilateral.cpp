@@ -13,8 +13,8 @@
 namespace accel {
 namespace {
 
-using Floats = nb::ndarray<const float, nb::c_contig, nb::device::cpu>;
-using Output = nb::ndarray<float, nb::c_contig, nb::device::cpu>;
+using Floats = Given<const float, nb::c_contig, nb::device::cpu>;
+using Output = Given<float, nb::c_contig, nb::device::cpu>;
 
 // e^-z for z of 0 and above, within 3e-7 of itself; below e^-60 it is zero for all purposes.
 inline float exp_minus(float z) {

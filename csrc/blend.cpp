@@ -287,10 +287,10 @@ void blend_plane(const float* front, const float* back, const float* masks,
 // ---- bindings
 
 template <int N>
-using In = nb::ndarray<const float, nb::ndim<N>, nb::c_contig, nb::device::cpu>;
+using In = Given<const float, nb::ndim<N>, nb::c_contig, nb::device::cpu>;
 template <int N>
-using Out = nb::ndarray<float, nb::ndim<N>, nb::c_contig, nb::device::cpu>;
-using Widths = nb::ndarray<const int32_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
+using Out = Given<float, nb::ndim<N>, nb::c_contig, nb::device::cpu>;
+using Widths = Given<const int32_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
 
 template <typename A, typename B>
 bool same_shape(const A& a, const B& b) {

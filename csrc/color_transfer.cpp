@@ -17,8 +17,8 @@
 namespace accel {
 namespace {
 
-using Floats = nb::ndarray<const float, nb::c_contig, nb::device::cpu>;
-using Output = nb::ndarray<float, nb::c_contig, nb::device::cpu>;
+using Floats = Given<const float, nb::c_contig, nb::device::cpu>;
+using Output = Given<float, nb::c_contig, nb::device::cpu>;
 
 constexpr int64_t kRun = 4096;  // points that one thread moves
 

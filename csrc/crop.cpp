@@ -16,8 +16,8 @@ namespace {
 constexpr int64_t kWorthThreads = 1 << 15;
 
 void crop_cpu(ConstArray c0, ConstArray c1, ConstArray c2,
-              nb::ndarray<float, nb::ro, nb::ndim<3>, nb::c_contig, nb::device::cpu> matrices,
-              Array out, const std::vector<double>& color, const std::vector<double>& gain,
+              Given<float, nb::ro, nb::ndim<3>, nb::c_contig, nb::device::cpu> matrices, Array out,
+              const std::vector<double>& color, const std::vector<double>& gain,
               const std::vector<double>& bias, int per_x, int per_y, double site_x, double site_y,
               bool channels_last, bool zero_border, bool simd) {
   const ConstArray* arrays[3] = {&c0, &c1, &c2};

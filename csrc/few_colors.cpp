@@ -12,8 +12,8 @@
 namespace accel {
 namespace {
 
-using Picture = nb::ndarray<const uint8_t, nb::ndim<3>, nb::c_contig, nb::device::cpu>;
-using Output = nb::ndarray<uint8_t, nb::ndim<3>, nb::c_contig, nb::device::cpu>;
+using Picture = Given<const uint8_t, nb::ndim<3>, nb::c_contig, nb::device::cpu>;
+using Output = Given<uint8_t, nb::ndim<3>, nb::c_contig, nb::device::cpu>;
 
 constexpr int kBits = 6;  // a channel's part of a cell's number
 constexpr int kSide = 1 << kBits, kCells = 1 << (3 * kBits);

@@ -13,9 +13,9 @@
 namespace accel {
 namespace {
 
-using Rows = nb::ndarray<float, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
-using Numbers = nb::ndarray<const float, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
-using Slots = nb::ndarray<const int32_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
+using Rows = Given<float, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
+using Numbers = Given<const float, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
+using Slots = Given<const int32_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
 
 constexpr int64_t kBlock = 1024;
 constexpr int64_t kChunk = 1 << 15;  // numbers that are worth a thread

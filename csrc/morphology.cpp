@@ -10,9 +10,9 @@
 namespace accel {
 namespace {
 
-using Floats = nb::ndarray<const float, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
-using Chords = nb::ndarray<const int32_t, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
-using Output = nb::ndarray<float, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
+using Floats = Given<const float, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
+using Chords = Given<const int32_t, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
+using Output = Given<float, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
 
 constexpr float kNone = std::numeric_limits<float>::infinity();
 

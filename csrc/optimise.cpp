@@ -11,8 +11,8 @@
 namespace accel {
 namespace {
 
-using Numbers = nb::ndarray<const float, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
-using Written = nb::ndarray<float, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
+using Numbers = Given<const float, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
+using Written = Given<float, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
 
 constexpr int64_t kChunk = 1 << 14;
 constexpr float kLeast = 1e-30f;

@@ -215,8 +215,8 @@ void draw_band(const std::vector<Triangle>& triangles, const Texture& texture, B
 }
 
 template <typename T, int N>
-using In = nb::ndarray<const T, nb::ndim<N>, nb::c_contig, nb::device::cpu>;
-using Out = nb::ndarray<float, nb::ndim<4>, nb::c_contig, nb::device::cpu>;
+using In = Given<const T, nb::ndim<N>, nb::c_contig, nb::device::cpu>;
+using Out = Given<float, nb::ndim<4>, nb::c_contig, nb::device::cpu>;
 
 void draw(In<float, 4> textures, In<float, 3> texture_points, In<float, 3> points,
           In<float, 2> weights, In<int32_t, 2> triangles, In<int32_t, 1> which, Out out) {

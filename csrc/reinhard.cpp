@@ -16,9 +16,9 @@
 namespace accel {
 namespace {
 
-using Floats = nb::ndarray<const float, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
-using Bytes = nb::ndarray<const uint8_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
-using Output = nb::ndarray<float, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
+using Floats = Given<const float, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
+using Bytes = Given<const uint8_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
+using Output = Given<float, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
 
 constexpr int64_t kBlock = 1024;
 constexpr int kLanes = 16;

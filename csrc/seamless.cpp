@@ -10,9 +10,9 @@
 namespace accel {
 namespace {
 
-using Floats = nb::ndarray<const float, nb::c_contig, nb::device::cpu>;
-using Output = nb::ndarray<float, nb::c_contig, nb::device::cpu>;
-using Bytes = nb::ndarray<const uint8_t, nb::c_contig, nb::device::cpu>;
+using Floats = Given<const float, nb::c_contig, nb::device::cpu>;
+using Output = Given<float, nb::c_contig, nb::device::cpu>;
+using Bytes = Given<const uint8_t, nb::c_contig, nb::device::cpu>;
 
 // One if every mask pixel within `margin` along the row is set; what lies outside is not.
 ACCEL_CLONES

@@ -13,10 +13,10 @@
 namespace accel {
 namespace {
 
-using Bytes = nb::ndarray<const uint8_t, nb::ndim<4>, nb::c_contig, nb::device::cpu>;
-using Grids = nb::ndarray<const float, nb::ndim<4>, nb::c_contig, nb::device::cpu>;
-using Matrices = nb::ndarray<const float, nb::ndim<3>, nb::c_contig, nb::device::cpu>;
-using Output = nb::ndarray<float, nb::ndim<4>, nb::c_contig, nb::device::cpu>;
+using Bytes = Given<const uint8_t, nb::ndim<4>, nb::c_contig, nb::device::cpu>;
+using Grids = Given<const float, nb::ndim<4>, nb::c_contig, nb::device::cpu>;
+using Matrices = Given<const float, nb::ndim<3>, nb::c_contig, nb::device::cpu>;
+using Output = Given<float, nb::ndim<4>, nb::c_contig, nb::device::cpu>;
 
 template <int C, bool kCubic>
 inline void warp_pixel(const uint8_t* picture, int height, int width, WarpPlace at, float* out,
