@@ -42,8 +42,8 @@ namespace {
 //
 #include "conv_split.h"
 
-using Floats = nb::ndarray<const float, nb::c_contig, nb::device::cpu>;
-using Output = nb::ndarray<float, nb::c_contig, nb::device::cpu>;
+using Floats = Given<const float, nb::c_contig, nb::device::cpu>;
+using Output = Given<float, nb::c_contig, nb::device::cpu>;
 
 const ConvKernels* choose() {
   const char* wanted = std::getenv("ACCEL_CONV_ISA");
@@ -154,8 +154,8 @@ void run(Problem p) {
 
 // ---- weights packed ahead: once for all calls, in the order of the form that will run them
 
-using Weights = nb::ndarray<const float, nb::ndim<4>, nb::c_contig, nb::device::cpu>;
-using Flat = nb::ndarray<float, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
+using Weights = Given<const float, nb::ndim<4>, nb::c_contig, nb::device::cpu>;
+using Flat = Given<float, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
 
 // Of one window: the order follows from the weights and the stride alone.
 Problem packing_of(Problem p) {

@@ -167,6 +167,15 @@ inline void clear_sums() {
 }
 
 template <int kTall, int kWide>
+void load_sums(const float* from) {
+  constexpr int64_t kRow = kTileWide * 4;
+  _tile_loadd(0, from, kRow);
+  if (kWide == 2) _tile_loadd(1, from + 16, kRow);
+  if (kTall == 2) _tile_loadd(2, from + 16 * kTileWide, kRow);
+  if (kTall == 2 && kWide == 2) _tile_loadd(3, from + 16 * kTileWide + 16, kRow);
+}
+
+template <int kTall, int kWide>
 void store_sums(float* to) {
   constexpr int64_t kRow = kTileWide * 4;
   _tile_stored(0, to, kRow);
@@ -175,54 +184,33 @@ void store_sums(float* to) {
   if (kTall == 2 && kWide == 2) _tile_stored(3, to + 16 * kTileWide + 16, kRow);
 }
 
-template <int kTall, int kWide>
-void add_sums(const float* more, float* to) {
-  for (int row = 0; row < 16 * kTall; ++row, more += kTileWide, to += kTileWide)
-    for (int at = 0; at < 16 * kWide; at += kLanes)
-      store(to + at, add(load(to + at), load(more + at)));
-}
-
 template <int kTall, int kWide, int kParts>
-__attribute__((always_inline)) inline void sum_steps(const char* a, const int64_t* offsets,
-                                                     int64_t first, int64_t last, const char* b,
-                                                     const char*& ahead, int64_t lines) {
-  for (int64_t i = first; i < last; ++i) {
+__attribute__((always_inline)) inline void sum_block(const char* a, const int64_t* offsets,
+                                                     int64_t steps, const char* b, float* sums,
+                                                     bool accumulate, const char*& ahead,
+                                                     int64_t lines) {
+  if (accumulate)
+    load_sums<kTall, kWide>(sums);
+  else
+    clear_sums();
+  for (int64_t i = 0; i < steps; ++i) {
     Step<kTall, kWide>{a + offsets[i], b + i * kParts * kWeightBytes, kParts * kPartBytes}
         .template run<kParts>();
     for (int64_t j = 0; j < lines; ++j, ahead += 64) _mm_prefetch(ahead, _MM_HINT_T1);
   }
+  store_sums<kTall, kWide>(sums);
 }
 
-// A chain of products is summed from zero and then added to what is there: rounding stays small.
-// The addition is put off until the next products are under way, which do not wait for it.
 template <int kWide, int kParts>
 void multiply_all(const char* a, int64_t pixels, const int64_t* offsets, int64_t steps,
                   const char* b, float* sums, bool accumulate, const char* ahead,
                   int64_t ahead_bytes) {
-  alignas(64) float waiting[2][kTilePixels * kTileWide];
   const int64_t calls = (pixels + kTilePixels - 1) / kTilePixels;
   const int64_t lines = (ahead_bytes / 64 + calls * steps - 1) / (calls * steps);
-  float* late = nullptr;
-  int flip = 0;
-  int64_t at = 0;
-  for (; pixels - at > 16; at += kTilePixels) {
-    const char* rows = a + at * kParts * kPartBytes;
-    float* to = sums + at * kTileWide;
-    clear_sums();
-    sum_steps<2, kWide, kParts>(rows, offsets, 0, 1, b, ahead, lines);
-    if (late) add_sums<2, kWide>(waiting[flip ^ 1], late);
-    sum_steps<2, kWide, kParts>(rows, offsets, 1, steps, b, ahead, lines);
-    store_sums<2, kWide>(accumulate ? waiting[flip] : to);
-    if (accumulate) late = to, flip ^= 1;
-  }
-  if (late) add_sums<2, kWide>(waiting[flip ^ 1], late);
-  if (at < pixels) {
-    float* to = sums + at * kTileWide;
-    clear_sums();
-    sum_steps<1, kWide, kParts>(a + at * kParts * kPartBytes, offsets, 0, steps, b, ahead, lines);
-    store_sums<1, kWide>(accumulate ? waiting[0] : to);
-    if (accumulate) add_sums<1, kWide>(waiting[0], to);
-  }
+  const int64_t next = kTilePixels * kParts * kPartBytes;
+  for (; pixels > 16; pixels -= kTilePixels, a += next, sums += kTilePixels * kTileWide)
+    sum_block<2, kWide, kParts>(a, offsets, steps, b, sums, accumulate, ahead, lines);
+  if (pixels > 0) sum_block<1, kWide, kParts>(a, offsets, steps, b, sums, accumulate, ahead, lines);
 }
 
 void multiply(const char* a, int64_t pixels, const int64_t* offsets, int64_t steps, const char* b,

@@ -297,25 +297,36 @@ bool tile_out(const float* m, int64_t step, int outs, float* const* pixels,
 
 void rows_out(const float* c, int64_t rows, int outs, float* out, const float* residual,
               int64_t out_step, const float* bias, float slope) {
-  for (int64_t r = 0; r < rows; ++r)
-    for (int at = 0; at < outs; at += kLanes) {
-      const int n = at_most_lanes(outs - at);
-      const float* more = residual ? residual + r * out_step : nullptr;
-      const Vec sum = load(c + r * kPanel + at);
-      put(out + r * out_step + at, finish(sum, bias, more, at, n, slope), n);
+  for (int at = 0; at < outs; at += kLanes) {
+    const int n = at_most_lanes(outs - at);
+    const Vec shift = bias ? load_some(bias + at, n) : all(0.0f);
+    const bool plain = n == kLanes && !residual && slope == 1.0f;
+    for (int64_t r = 0; r < rows; ++r) {
+      const Vec sum = add(load(c + r * kPanel + at), shift);
+      float* to = out + r * out_step + at;
+      if (plain)
+        store(to, sum);
+      else
+        put(to, finish(sum, residual ? residual + r * out_step : nullptr, at, n, slope), n);
     }
+  }
 }
 
 void columns_out(const float* c, int64_t rows, int wide, float* out, const float* residual,
                  int64_t out_step, const float* bias, float slope) {
-  for (int64_t r = 0; r < rows; ++r)
+  const bool plain = wide % kLanes == 0 && !residual && slope == 1.0f;
+  for (int64_t r = 0; r < rows; ++r, c += kPanel, out += out_step) {
+    const Vec shift = all(bias ? bias[r] : 0.0f);
+    if (plain) {
+      for (int at = 0; at < wide; at += kLanes) store(out + at, add(load(c + at), shift));
+      continue;
+    }
     for (int at = 0; at < wide; at += kLanes) {
       const int n = at_most_lanes(wide - at);
       const float* more = residual ? residual + r * out_step : nullptr;
-      Vec sum = load(c + r * kPanel + at);
-      if (bias) sum = add(sum, all(bias[r]));
-      put(out + r * out_step + at, finish(sum, more, at, n, slope), n);
+      put(out + at, finish(add(load(c + at), shift), more, at, n, slope), n);
     }
+  }
 }
 
 const ConvKernels kTable = {ACCEL_ISA_NAME, kLanes,   kPanel,   kRows,      micro,

@@ -105,13 +105,16 @@ struct Split {
       return;
     }
     const float* rows[kTileDepth];
-    for (int64_t i = begin; i < end; i += 16, put += 16 * pixel_step(), from += 16)
-      for (int64_t c = 0; c < p.inputs; c += kTileDepth) {
-        const int64_t some = std::min(kTileDepth, p.inputs - c);
-        for (int64_t j = 0; j < some; ++j) rows[j] = from + (c + j) * at.step();
-        t.cut_pixels(rows, some, int(std::min<int64_t>(16, end - i)), parts,
-                     put + c / kTileDepth * apart, apart);
+    for (int64_t c = 0; c < p.inputs; c += kTileDepth, put += apart) {
+      const int64_t some = std::min(kTileDepth, p.inputs - c);
+      for (int64_t j = 0; j < some; ++j) rows[j] = from + (c + j) * at.step();
+      for (int64_t i = 0; i < end - begin; i += 16) {
+        expect<0>(rows[0] + 2 * 16, some, at.step(), 16);
+        t.cut_pixels(rows, some, int(std::min<int64_t>(16, end - begin - i)), parts,
+                     put + i * pixel_step(), apart);
+        for (int64_t j = 0; j < some; ++j) rows[j] += 16;
       }
+    }
   }
 
   // ---- weights
