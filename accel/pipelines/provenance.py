@@ -42,6 +42,7 @@ from accel.provenance.label import Label
 from accel.provenance.ledger import Ledger, look
 from accel.provenance.verify import Frames
 from accel.provenance.watermark import Mark, is_rgb, luma_of
+from accel.video.unfinished import passing_name
 
 LOOKS, FIRST_STRIDE = 8, 8  # of a film, that the ledger keeps; frames between two, at first
 
@@ -123,16 +124,20 @@ class Marker:
         *,
         target: Path | None = None,
         earlier: str | None = None,
+        ident: str | None = None,
         **options: Any,
     ) -> dict[str, Any]:
         """Mark a picture and save it as the suffix says; return what was marked.
 
-        options: for Pillow's `save`, such as `pnginfo` or `quality`.
+        ident: of the mark, in place of one drawn by lot. options: for Pillow's `save`, such as
+            `pnginfo` or `quality`.
         Raises OSError or ConfigError, and then nothing is left behind.
         """
         marking = self.begin(target=target, earlier=earlier)
+        if ident is not None and marking.mark is not None:
+            marking.mark = Mark(ident)
         marking.mark_picture(rgb)
-        partial = path.with_name(f".{path.stem[:64]}.{secrets.token_hex(4)}.partial{path.suffix}")
+        partial = passing_name(path, secrets.token_hex(4))
         try:
             Image.fromarray(rgb).save(partial, **options)
             told = marking.seal(partial, path)

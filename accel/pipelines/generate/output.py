@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
-import secrets
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -24,7 +22,6 @@ from accel.pipelines.generate.sampler import Picture, model_sha256
 from accel.pipelines.generate.sheet import contact_sheet
 from accel.pipelines.provenance import Marker, ProvenanceConfig, earlier_mark, first_lumas
 from accel.pipelines.verify import decoded
-from accel.provenance.watermark import Mark
 from accel.video.picture_header import FORMATS
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
@@ -126,20 +123,8 @@ def save(
 
     ident: of the mark. It comes from the text, so that a picture made again has the same pixels.
     """
-    marking = marker.begin(target=target, earlier=earlier)
-    if marking.mark is not None:
-        marking.mark = Mark(ident)
-    marked = rgb.copy()
-    marking.mark_picture(marked)
-    partial = path.with_name(f".{path.stem[:64]}.{secrets.token_hex(4)}.partial{path.suffix}")
-    try:
-        Image.fromarray(marked).save(partial, **text_for(path, infotext))
-        marking.seal(partial, path)
-        os.replace(partial, path)
-    except BaseException:
-        partial.unlink(missing_ok=True)
-        marking.unseal()
-        raise
+    text = text_for(path, infotext)
+    marker.save(rgb.copy(), path, target=target, earlier=earlier, ident=ident, **text)
 
 
 def text_for(path: Path, infotext: str) -> dict[str, Any]:
