@@ -82,7 +82,7 @@ def config_folder() -> Path:
 def local_identity(folder: Path | None = None) -> Identity:
     """Return this installation's identity; make it at first use, renew its leaf before it ends.
 
-    folder: where it is kept; default `config_folder()`. Private keys get mode 0600.
+    folder: where it is kept; default `config_folder()`. All of it gets mode 0600.
     Raises ConfigError when what lies there is damaged, OSError when it cannot be written.
     """
     place = (folder or config_folder()) / "identity"
@@ -201,7 +201,7 @@ def _make(place: Path) -> None:
         name = _subject(f"accel root {secrets.token_hex(8)}")
         root = _issue(name, key.public_key(), name, key, days=ROOT_DAYS, is_root=True)
         _write_private(scratch / "root.key", _pem(key))
-        (scratch / "root.pem").write_bytes(root.public_bytes(serialization.Encoding.PEM))
+        _write_private(scratch / "root.pem", pem_of([root]).encode())
         _write_leaf(scratch, root, key)
         try:
             scratch.rename(place)
@@ -217,7 +217,7 @@ def _write_leaf(place: Path, root: x509.Certificate, root_key: ec.EllipticCurveP
     name = _subject(f"accel {secrets.token_hex(8)}")
     leaf = _issue(name, key.public_key(), root.subject, root_key, days=LEAF_DAYS)
     # Key and certificate in one file, so that a renewal replaces both or none.
-    _write_private(place / "leaf.pem", _pem(key) + leaf.public_bytes(serialization.Encoding.PEM))
+    _write_private(place / "leaf.pem", _pem(key) + pem_of([leaf]).encode())
 
 
 def _issue(

@@ -33,6 +33,7 @@ WORDS = {  # the rows of the picture
 }
 _ROW = 96  # pixels of the picture; capitals are 53 high
 _CAPITALS = 53
+_BESIDE = 12  # ground beside the words
 _LETTERS, _SMALLEST_PX = 0.05, 10  # height of capitals, of the shorter side
 _GROUND = 0.6  # how dark the ground is
 
@@ -89,8 +90,8 @@ class Label:
     def box(self, height: int, width: int) -> tuple[int, int, int, int]:
         """Where in the stored picture it lies: x0, y0, x1, y1 in pixels, ends excluded."""
         shown = (width, height) if self._quarters % 2 else (height, width)
-        rows, columns = self._picture(min(shown)).shape
-        margin = max(2, round(min(shown) * 0.02))
+        margin = _margin(min(shown))
+        rows, columns = self._picture(*shown).shape
         x1, y1 = shown[1] - margin, shown[0] - margin
         x0, y0 = max(0, x1 - columns), max(0, y1 - rows)
         high, wide = shown
@@ -101,14 +102,17 @@ class Label:
             x0, x1 = width - x1, width - x0
         return x0, y0, x1, y1
 
-    def _picture(self, shorter: int) -> Array:  # [h, w] 0 ground, 1 letters
-        scale = max(_SMALLEST_PX, _LETTERS * shorter) / _CAPITALS
-        words = _rows()[self._row]
+    def _picture(self, height: int, width: int) -> Array:  # [h, w] 0 ground, 1 letters
+        """The words for a picture that is shown so large."""
+        shorter, words = min(height, width), _rows()[self._row]
         used = np.flatnonzero(words.any(0))
         words = words[:, : used[-1] + 3].astype(np.float32) / 255
-        size = (round(words.shape[1] * scale), round(_ROW * scale))
+        scale = max(_SMALLEST_PX, _LETTERS * shorter) / _CAPITALS
+        room = width - 2 * _margin(shorter) - 1
+        scale = min(scale, max(room, 1) / (words.shape[1] + 2 * _BESIDE))  # small rather than cut
+        size = (max(1, round(words.shape[1] * scale)), max(1, round(_ROW * scale)))
         small = cv2.resize(words, size, interpolation=cv2.INTER_AREA)
-        return np.pad(np.clip(small, 0, 1), ((0, 0), (round(12 * scale),) * 2))
+        return np.pad(np.clip(small, 0, 1), ((0, 0), (round(_BESIDE * scale),) * 2))
 
     def _make(self, planes: Planes) -> _Made:
         """Find what blending does to each sample, as a factor and a summand.
@@ -143,7 +147,8 @@ class Label:
     def _drawn(self, height: int, width: int, x: int, y: int) -> tuple[Tensor, Tensor, Tensor]:
         """The label as `paste` takes it, with its corner at (x, y)."""
         x0, y0, x1, y1 = self.box(height, width)
-        picture = np.rot90(self._picture(min(height, width)), self._quarters)
+        shown = (width, height) if self._quarters % 2 else (height, width)
+        picture = np.rot90(self._picture(*shown), self._quarters)
         if self._mirrored:
             picture = picture[:, ::-1]
         picture = picture[: y1 - y0, : x1 - x0]
@@ -158,6 +163,11 @@ class Label:
             torch.from_numpy(mask)[None],
             matrix,
         )
+
+
+def _margin(shorter: int) -> int:
+    """Pixels between label and edge."""
+    return max(2, round(shorter * 0.02))
 
 
 class _Made(NamedTuple):

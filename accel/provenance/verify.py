@@ -21,7 +21,7 @@ from accel.core import InputError
 from accel.provenance import c2pa, xmp
 from accel.provenance.detector import PRESENT, Detector, Found
 from accel.provenance.ledger import Entry, Ledger, look
-from accel.provenance.words import CONCLUSIONS, EXPLANATION, LEVELS, WORDS
+from accel.provenance.words import CLAIM, CONCLUSIONS, EXPLANATION, LEVELS, WORDS
 
 PROVEN, BROKEN, INDICATED, NOTHING, UNREADABLE = range(5)  # exit statuses
 AGREES = 6.0  # agreement with an id one suspects, from which it is no accident
@@ -43,7 +43,9 @@ class Finding:
     facts: Mapping[str, Any] = field(default_factory=dict)
 
     def text(self, language: str) -> str:
-        return WORDS[self.what][language].format_map(self.facts)
+        claims = self.facts.get("consent", "-") != "-"
+        claim = CLAIM[language].format_map(self.facts) if claims else ""
+        return WORDS[self.what][language].format_map({**self.facts, "claim": claim})
 
 
 @dataclass(frozen=True, kw_only=True)

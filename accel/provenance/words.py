@@ -16,13 +16,17 @@ LEVELS = {
 }
 
 _SAYS_EN = (
-    " It says: made by {generator}; steps: {actions}; source type: {types}; {inputs} inputs;"
-    ' consent: "{consent}" (a claim of the user). No time is proven.'
+    " It says: made by {generator}; steps: {actions}; source type: {types}; {inputs} inputs{claim}."
+    " No time is proven."
 )
 _SAYS_KO = (
-    " 내용: 만든 도구 {generator}, 단계 {actions}, 출처 유형 {types}, 입력 {inputs}개,"
-    ' 동의 "{consent}"(사용자의 주장). 시각은 증명되지 않았습니다.'
+    " 내용: 만든 도구 {generator}, 단계 {actions}, 출처 유형 {types}, 입력 {inputs}개{claim}."
+    " 시각은 증명되지 않았습니다."
 )
+CLAIM = {  # where a credential has one
+    "en": '; consent: "{consent}" (a claim of the user)',
+    "ko": ', 동의 "{consent}"(사용자의 주장)',
+}
 
 WORDS = {
     "credential trusted": {

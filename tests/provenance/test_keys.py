@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import stat
 from concurrent.futures import ThreadPoolExecutor
 
@@ -22,11 +23,14 @@ def test_is_made_once_and_kept(tmp_path):
     assert len(first.fingerprint) == 64
 
 
-def test_private_keys_are_the_owners_alone(tmp_path):
-    local_identity(tmp_path)
+def test_keys_and_certificates_are_the_owners_alone(tmp_path):
+    before = os.umask(0)
+    try:
+        local_identity(tmp_path)
+    finally:
+        os.umask(before)
     for path in (tmp_path / "identity").iterdir():
-        if b"PRIVATE" in path.read_bytes():
-            assert stat.S_IMODE(path.stat().st_mode) == 0o600, path.name
+        assert stat.S_IMODE(path.stat().st_mode) == 0o600, path.name
     assert stat.S_IMODE((tmp_path / "identity").stat().st_mode) == 0o700
 
 

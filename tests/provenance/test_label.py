@@ -70,6 +70,18 @@ def test_any_size_takes_it(size):
     assert (planes.c0 != 128).any()
 
 
+@pytest.mark.parametrize("language", ["ko", "en"])
+@pytest.mark.parametrize("size", [(176, 144), (256, 96), (64, 80), (144, 176)])
+def test_words_of_small_pictures_are_smaller_and_never_cut(size, language):
+    planes, label = gray_planes(*size), Label("face_swap", language=language)
+    label.draw(planes)
+    x0, y0, x1, y1 = label.box(*size)
+    bright = planes.c0[y0:y1, x0:x1] > 160
+    columns = torch.nonzero(bright.any(0))
+    assert columns.min() >= 1  # ground is left on both sides of the letters
+    assert columns.max() <= x1 - x0 - 2
+
+
 def test_language_follows_the_user(monkeypatch):
     for name in ("LC_ALL", "LC_MESSAGES", "LANGUAGE"):
         monkeypatch.delenv(name, raising=False)
