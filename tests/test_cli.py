@@ -13,6 +13,7 @@ import time
 import pytest
 
 from accel.cli import COMMANDS, main
+from accel.core import Cancelled, Refused
 from accel.pipelines import doctor
 from accel.pipelines.demo import PORTRAIT
 from accel.pipelines.verify import Ledger
@@ -202,3 +203,32 @@ def test_ledger_lists_checks_and_exports(tmp_path, capsys, monkeypatch):
     assert len(json.loads(capsys.readouterr().out)["faults"]) == 2
     (tmp_path / "ledger.sqlite").write_text("not a ledger" * 100)
     assert main(["ledger", "list"]) == 2
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "says"),
+    [
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory"), 2, "needs more memory"),
+        (MemoryError(), 2, "needs more memory"),
+        (Refused("no"), 3, "refused: no"),
+        (Cancelled("x"), 130, "cancelled"),
+    ],
+)
+def test_what_ends_a_command_is_one_line(error, status, says, monkeypatch, capsys):
+    def fail(args):
+        raise error
+
+    monkeypatch.setattr("accel.cli.doctor.run", fail)
+    assert main(["doctor"]) == status
+    told = capsys.readouterr().err
+    assert says in told
+    assert told.count("\n") == 1
+
+
+def test_a_bug_keeps_its_traceback(monkeypatch):
+    def fail(args):
+        raise RuntimeError("a bug")
+
+    monkeypatch.setattr("accel.cli.doctor.run", fail)
+    with pytest.raises(RuntimeError, match="a bug"):
+        main(["doctor"])

@@ -28,6 +28,7 @@ COMMANDS = (
     "verify",
     "ledger",
 )
+NO_MEMORY = "needs more memory than this process may have"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -50,11 +51,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         where = f"{error.filename}: " if error.filename else ""
         return _complain(f"{where}{error.strerror or error}", BAD_INPUT)
     except MemoryError:
-        return _complain("needs more memory than this process may have", BAD_INPUT)
+        return _complain(NO_MEMORY, BAD_INPUT)
     except Refused as error:
         return _complain(f"refused: {error}", REFUSED)
     except (Cancelled, KeyboardInterrupt):
         return _complain("cancelled; nothing half done was left behind", INTERRUPTED)
+    except RuntimeError as error:
+        if "can't allocate memory" not in str(error):  # which torch has no class for
+            raise
+        return _complain(NO_MEMORY, BAD_INPUT)
 
 
 def _complain(text: str, status: int) -> int:

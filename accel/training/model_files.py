@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,8 +11,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from accel.core import ConfigError, InputError
-from accel.faces.autoencoder import from_dfl_order, to_dfl_order
+from accel.core import ConfigError, InputError, open_file
+from accel.faces.autoencoder import (
+    Autoencoder,
+    AutoencoderConfig,
+    from_dfl_order,
+    to_dfl_order,
+)
 from accel.training.autoencoder import AutoencoderTrainer
 from accel.training.optim import KINDS
 from accel.training.options import MODELS, TrainOptions, from_dfl, to_dfl
@@ -20,6 +26,7 @@ from accel.weights import dfl
 
 OPTIONAL = {"code_discriminator": "true_face", "GAN": "gan"}  # parts, and what needs them
 MAX_HISTORY = 10_000_000
+LEAST_BYTES = 2  # of a weight
 
 
 def stem_of(name: str, model: str) -> str:
@@ -103,6 +110,26 @@ def load(trainer: AutoencoderTrainer, folder: Path, name: str) -> list[str]:
     if trainer.loss_scale and scale:
         trainer.loss_scale.factor, trainer.loss_scale.good = float(scale[0]), int(scale[1])
     return notes
+
+
+def outlined(config: AutoencoderConfig, folder: Path, name: str, kind: str) -> Autoencoder:
+    """A saved model's network before it has memory: on the meta device.
+
+    Raises InputError where the files are too small to hold it, or not there: its sizes are what a
+    stranger's file says.
+    """
+    with torch.device("meta"):
+        network = Autoencoder(config)
+    for part, module in network.parts.items():
+        file = dfl.part_file(folder, name, kind, part)
+        weights = sum(p.numel() for p in module.parameters())
+        with open_file(file, "a model's file") as opened:
+            size = os.fstat(opened.fileno()).st_size
+        if size < LEAST_BYTES * weights:
+            raise InputError(
+                f"{file}: weights must fit the model, which has {weights}, got {size} bytes"
+            )
+    return network
 
 
 def load_part(module: nn.Module, file: Path) -> None:

@@ -220,7 +220,7 @@ def from_dfl(model: str, found: Mapping[str, Any], who: str) -> TrainOptions:
             values["lr_dropout"] = found["lr_dropout"] not in ("n", False)
         values |= {"seed": _like(0, found.get("accel_seed")), "lr": found.get("accel_lr")}
         return with_given(base, values)
-    except (ConfigError, TypeError, ValueError) as error:
+    except (ConfigError, TypeError, ValueError, OverflowError) as error:
         raise InputError(f"{who}: holds options that cannot be used: {error}") from None
 
 

@@ -101,13 +101,15 @@ def load_autoencoder(folder: Path, name: str, model: str) -> tuple[Autoencoder, 
     options = model_files.saved_options(folder, name, model)
     if options is None:
         raise InputError(f"{folder}: must hold a model {name}, found none")
-    with torch.device("meta"):  # no weights are drawn only to be replaced
-        network = Autoencoder(options.network)
+    network = model_files.outlined(options.network, folder, name, options.kind)
     network = network.to_empty(device="cpu").eval()
     for part, module in network.parts.items():
         model_files.load_part(module, dfl.part_file(folder, name, options.kind, part))
     data = dfl.read_data(model_files.data_path(folder, name, model))
-    return network, int(data.get("iter", 0))
+    steps = data.get("iter", 0)
+    if not isinstance(steps, int | np.integer):
+        raise InputError(f"{folder}: iter of model {name} must be a count, got {steps!r:.40}")
+    return network, int(steps)
 
 
 @torch.no_grad()

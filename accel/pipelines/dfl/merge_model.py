@@ -20,7 +20,7 @@ from accel.faces.merge import batch, input_crop
 from accel.faces.merge_mask import Pixels, Prediction
 from accel.faces.merge_place import Place
 from accel.faces.merge_settings import MergeSettings
-from accel.training.model_files import load_part
+from accel.training.model_files import load_part, outlined
 from accel.weights.assets import asset
 from accel.weights.dfl import find_models, part_file, read_data
 from accel.weights.onnx import Network, open_onnx
@@ -58,7 +58,7 @@ def open_model(folder: Path, name: str | None = None) -> FaceModel:
     label, kind = _choose(folder, name)
     data = read_data(folder / f"{label}_{kind}_data.dat")
     config = QUICK96 if kind == "Quick96" else _config(data, folder / f"{label}_{kind}_data.dat")
-    network = Autoencoder(config)
+    network = outlined(config, folder, label, kind).to_empty(device="cpu")
     digest = hashlib.sha256()
     for part, module in network.parts.items():
         path = part_file(folder, label, kind, part)
@@ -98,7 +98,7 @@ def _config(data: dict[str, Any], path: Path) -> AutoencoderConfig:
         return AutoencoderConfig(archi=archi, face_type=kind, **numbers)
     except KeyError as error:
         raise InputError(f"{path}: options must have {error}") from None
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         raise InputError(f"{path}: {error}") from None
 
 

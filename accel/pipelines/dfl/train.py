@@ -119,6 +119,8 @@ def train(
     folders = [place.need_faces(side) for side in SIDES]
     with _threads(config.threads), _interruptible(cancel) as stop:
         # What may be wrong with the model is said before a large faceset is read.
+        if resumed:
+            model_files.outlined(options.network, place.model, config.name, options.kind)
         trainer = AutoencoderTrainer(
             options, choose_device(config.device), precision=config.precision
         )
