@@ -39,9 +39,9 @@ def save_together(folder: Path, stem: str, files: Mapping[str, bytes]) -> None:
     except OSError as error:
         for path in written:
             path.unlink(missing_ok=True)
-        raise ConfigError(
-            f"{folder}: could not be saved to ({error.strerror}); the last save is intact"
-        ) from error
+        is_first = not any((folder / name).exists() for name in files)
+        last = "there is no earlier save" if is_first else "the last save is intact"
+        raise ConfigError(f"{folder}: could not be saved to ({error.strerror}); {last}") from error
     _sync(folder)
     recover(folder, stem)
 

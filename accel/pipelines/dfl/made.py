@@ -7,7 +7,8 @@ makes files calls `remember`; one that renames them calls `renamed`.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 from accel.core import InputError, fresh, read_file
@@ -21,7 +22,7 @@ def remember(folder: Path, names: Iterable[str]) -> None:
     """Add file names to a folder's list. A name may come twice."""
     if (folder / LIST_NAME).is_symlink():
         raise InputError(f"{folder / LIST_NAME}: must be a plain file, got a link; remove it")
-    with (folder / LIST_NAME).open("a", encoding="utf-8") as file:
+    with placed(folder / LIST_NAME), (folder / LIST_NAME).open("a", encoding="utf-8") as file:
         file.writelines(f"{name}\n" for name in names)
 
 
@@ -57,9 +58,7 @@ def renamed(folder: Path, names: Mapping[str, Path]) -> None:
         if name in names:
             moved.setdefault(names[name].parent, []).append(names[name].name)
     here += moved.pop(folder, [])
-    partial = fresh(path.with_name(LIST_NAME + ".partial"))
-    partial.write_text("".join(f"{name}\n" for name in here), encoding="utf-8")
-    os.replace(partial, path)
+    write_whole(path, "".join(f"{name}\n" for name in here).encode())
     for other, gone in moved.items():
         remember(other, gone)
 
@@ -68,11 +67,21 @@ def write_whole(path: Path, data: bytes) -> None:
     """Write a file under its name only once it is complete; a full disk leaves nothing."""
     partial = _partial(path)
     try:
-        fresh(partial).write_bytes(data)
-        os.replace(partial, path)
-    except OSError as error:
+        with placed(path):
+            fresh(partial).write_bytes(data)
+            os.replace(partial, path)
+    except OSError:
         partial.unlink(missing_ok=True)
-        error.filename = error.filename or str(path)  # a full disk does not say where
+        raise
+
+
+@contextmanager
+def placed(path: Path) -> Iterator[None]:
+    """Give errors the name of the file or folder that was written to: a full disk does not."""
+    try:
+        yield
+    except OSError as error:
+        error.filename = error.filename or str(path)
         raise
 
 

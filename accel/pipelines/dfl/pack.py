@@ -9,7 +9,7 @@ from typing import Any
 from accel.core import Cancel, ConfigError, InputError, Progress, ProgressCallback
 from accel.faces.faceset import faces_in
 from accel.faces.faceset_pak import NAME, open_pak, pack_folder, unpack
-from accel.pipelines.dfl.made import made_in, remember
+from accel.pipelines.dfl.made import made_in, placed, remember
 from accel.pipelines.dfl.workspace import Workspace, open_workspace
 from accel.pipelines.run_report import versions
 
@@ -78,7 +78,8 @@ def unpack_faces(
         raise InputError(f"{pak}: must be there to be unpacked, found none")
     started = time.perf_counter()
     was_made = pak in made_in(folder)
-    paths = unpack(pak, progress=_watched(progress, cancel))
+    with placed(folder):
+        paths = unpack(pak, progress=_watched(progress, cancel))
     if was_made:
         for parent in {path.parent for path in paths}:
             remember(parent, [path.name for path in paths if path.parent == parent])

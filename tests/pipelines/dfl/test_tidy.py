@@ -20,7 +20,7 @@ from accel.pipelines.dfl.pack import pack_faces, unpack_faces
 from accel.pipelines.dfl.save_frames import save_frames
 from accel.pipelines.dfl.sort import sort_faces
 from accel.pipelines.dfl.workspace import Workspace
-from tests.pipelines.dfl.clips import FRAMES, workspace
+from tests.pipelines.dfl.clips import FRAMES, full_disk, workspace
 
 
 @pytest.fixture(scope="module")
@@ -208,6 +208,27 @@ def test_nothing_to_pack_or_unpack(faces):
     with pytest.raises(InputError, match="must be there to be unpacked"):
         unpack_faces(faces, "src")
     assert len(open_pak(Path(pack_faces(faces, "src")["pak"])).faces) == FRAMES
+
+
+def test_a_full_disk_is_told_with_its_place_and_costs_no_face(faces, monkeypatch):
+    before = sorted(contents(faces).values())
+    full_disk(monkeypatch)
+    with pytest.raises(OSError, match="No space left") as caught:
+        sort_faces(faces, "src", "hue")
+    assert caught.value.filename == str(aligned(faces) / LIST_NAME)
+    assert sorted(contents(faces).values()) == before
+    monkeypatch.undo()
+    sort_faces(faces, "src", "hue")
+    pack_faces(faces, "src")
+    full_disk(monkeypatch, after=3)
+    with pytest.raises(OSError, match="No space left") as caught:
+        unpack_faces(faces, "src")
+    assert caught.value.filename == str(aligned(faces))
+    assert contents(faces) == {}
+    monkeypatch.undo()
+    unpack_faces(faces, "src")
+    assert sorted(contents(faces).values()) == before
+    assert not list(faces.rglob("*.partial"))
 
 
 # --- clear ---------------------------------------------------------------------------------------

@@ -191,12 +191,15 @@ def test_ctrl_c_saves(faces, tmp_path):
 
 def test_a_full_disk_leaves_the_last_save(faces, tmp_path, monkeypatch):
     root = another(faces, tmp_path)
-    train(root, config(2))
-    before = model_bytes(root)
 
     def full(handle):
         raise OSError(28, "No space left on device")
 
+    with monkeypatch.context() as patch, pytest.raises(ConfigError, match="no earlier save"):
+        patch.setattr(state.os, "fsync", full)
+        train(root, config(1))
+    train(root, config(2))
+    before = model_bytes(root)
     monkeypatch.setattr(state.os, "fsync", full)
     with pytest.raises(ConfigError, match=r"No space left on device.*the last save is intact"):
         train(root, config(3))
