@@ -232,3 +232,16 @@ def test_a_bug_keeps_its_traceback(monkeypatch):
     monkeypatch.setattr("accel.cli.doctor.run", fail)
     with pytest.raises(RuntimeError, match="a bug"):
         main(["doctor"])
+
+
+def test_a_reader_that_has_seen_enough_is_no_error(tmp_path, monkeypatch):
+    monkeypatch.setenv("ACCEL_HOME", str(tmp_path))
+    for number in range(3):
+        Ledger().add(task="edit", sha256=f"{number:064}")
+    read, write = os.pipe()
+    os.close(read)
+    with os.fdopen(write, "w") as closed:
+        command = [sys.executable, "-m", "accel", "ledger", "list"]
+        done = subprocess.run(command, stdout=closed, stderr=subprocess.PIPE, check=False)
+    assert done.returncode == 141
+    assert done.stderr == b""

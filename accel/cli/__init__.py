@@ -13,7 +13,15 @@ from pathlib import Path
 # is waited for: on a busy machine a picture took six times as long.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
-from accel.cli.shared import BAD_INPUT, DONE, INTERRUPTED, REFUSED, check_target, take_untrusted
+from accel.cli.shared import (
+    BAD_INPUT,
+    CUT_OFF,
+    DONE,
+    INTERRUPTED,
+    REFUSED,
+    check_target,
+    take_untrusted,
+)
 from accel.core import Cancelled, ConfigError, Refused, one_line
 
 # Modules of this package, in the order that `accel --help` lists them.
@@ -47,6 +55,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         return args.run(args) or DONE
     except ConfigError as error:
         return _complain(str(error), BAD_INPUT)
+    except BrokenPipeError:  # whoever read what is printed has seen enough, as `head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # Python flushes once more at its end
+        return CUT_OFF
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
         return _complain(f"{where}{error.strerror or error}", BAD_INPUT)

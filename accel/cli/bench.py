@@ -109,9 +109,10 @@ def _predict(args: argparse.Namespace) -> None:
 
 def _describe(row: dict[str, Any]) -> str:
     share = f"{row['share']:7.0%} of {row['limit']}" if row["share"] is not None else ""
+    spread = f"±{row['spread']:4.0%}" if row["spread"] else " once"
     peers = ", ".join(f"{ratio:.2f} x {name}" for name, ratio in row["peers"].items())
     return (
-        f"{row['name']:22} {row['case']:28} {row['seconds'] * 1e3:10.3f} ms ±{row['spread']:4.0%}"
+        f"{row['name']:22} {row['case']:28} {row['seconds'] * 1e3:10.3f} ms {spread}"
         f" {row['rate']:10.2f} {row['unit']:9}{share}  {peers}"
     )
 

@@ -107,11 +107,12 @@ def _number(value: float) -> str:
 
 def _row(row: dict[str, Any]) -> str:
     share, noisy = row.get("share"), " class=noisy" if row["spread"] > NOISY else ""
+    spread = f"&plusmn;{row['spread']:.0%}" if row["spread"] else "once"
     limit = f"<small>{escape(row.get('limit') or '')}</small>"
     return (
         f"<tr><td>{escape(row['name'])}<td>{escape(row['case'])}<td class=n>{row['threads']}T"
         f"<td class=n>{_number(row['seconds'] * 1e3)} ms"
-        f" <small{noisy}>&plusmn;{row['spread']:.0%}</small>"
+        f" <small{noisy}>{spread}</small>"
         f"<td class=n>{_number(row['rate'])} {escape(row['unit'])}"
         f"<td>{f'{share:.0%}' if share is not None else ''} {limit if share else ''}"
         f"<td>{_bars(row.get('peers') or {})}"
