@@ -37,6 +37,7 @@ Beside = Callable[[Iterator[Any]], Any]
 
 UNEVEN = 0.005  # of the face's side: how far the cubic may leave the straight line
 UNLIKE = 0.055  # of the luma's range: mean difference in any cell of the patch
+SAME_END = 0.25  # as SAME_FACE, where a track begins or ends: another took the face over
 PATCH_PX, CELLS = 48, 6
 REACH = 8  # frames to each side that landmarks are smoothed over
 PLACED_WEIGHT = 0.5  # of an interpolated face, when its neighbours are smoothed
@@ -127,15 +128,30 @@ class Sparse:
         a, b = keys[at - 1], keys[at]
         found: list[Face] = []
         for track in dict.fromkeys([*a.order, *b.order]):
-            one, other = a.faces.get(track), b.faces.get(track)
-            if one is None or other is None:
-                face = self._look(planes, one or other, None)
+            if track in a.faces and track in b.faces:
+                face, most = self._placed(keys, at, track, share, planes), SAME_FACE
             else:
-                face = self._placed(keys, at, track, share, planes)
-            if face is not None and not any(_same(face, seen) for seen in found):
+                face, most = self._at_end(keys, at, track, share, planes), SAME_END
+            if face is not None and all(cover(face.box, seen.box) <= most for seen in found):
                 found.append(face)
         found.sort(key=lambda face: -face.size)
         return found
+
+    def _at_end(
+        self, keys: list[_Key[T]], at: int, track: int, share: float, planes: Planes
+    ) -> Face | None:
+        """Look for a face that is known before a frame or after it, but not on both sides."""
+        beside, beyond = (at - 1, at - 2) if track in keys[at - 1].faces else (at, at + 1)
+        face, further = keys[beside].faces[track], None
+        if 0 <= beyond < len(keys):
+            further = keys[beyond].faces.get(track)
+        if further is not None:  # as fast as it was, or will be
+            moved = share if beside < at else 1 - share
+            points = face.landmarks + moved * (face.landmarks - further.landmarks)
+            found = self._look(planes, face, points)
+            if found is not None:
+                return found
+        return self._look(planes, face, face.landmarks)
 
     def _placed(
         self, keys: list[_Key[T]], at: int, track: int, share: float, planes: Planes
@@ -169,13 +185,10 @@ class Sparse:
         mix = a.patches[track] + share * (b.patches[track] - a.patches[track])
         return unlike(patch(planes, points), mix)
 
-    def _look(self, planes: Planes, face: Face | None, points: Floats | None) -> Face | None:
+    def _look(self, planes: Planes, face: Face, points: Floats) -> Face | None:
         """Let the mesh network look where a face should be."""
-        if face is None:
-            return None
         self.measured += 1
-        where = face.landmarks if points is None else points
-        found = self.models.measure([planes], [face_region(where)])[0]
+        found = self.models.measure([planes], [face_region(points)])[0]
         if found is None:
             return None
         landmarks, score = found
@@ -244,10 +257,6 @@ def _moved(one: Face, landmarks: AnyArray, score: float) -> Face:
     points = np.asarray(landmarks, np.float32)
     shift = points.mean(0)[:2] - one.landmarks.mean(0)[:2]
     return replace(one, landmarks=points, raw=points, iris=one.iris + shift, score=score)
-
-
-def _same(one: Face, other: Face) -> bool:
-    return bool(cover(one.box, other.box) > SAME_FACE)
 
 
 def _cubic(one: Floats | None, two: Floats, three: Floats, four: Floats | None, s: float) -> Floats:

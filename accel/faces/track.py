@@ -30,6 +30,7 @@ __all__ = ["Analyser", "FaceModels", "find_faces"]
 T = TypeVar("T")
 
 SAME_PLACE = 0.3  # overlap of a new detection with a face that is followed already
+NEAR_PLACE = 0.15  # with where a face should be that was just lost: it was faster than foretold
 RETURNED = 0.5  # identity distance below which a lost face is back; stricter than SAME_PERSON
 MOST_LOST = 32  # faces of a scene that are remembered after they left
 MAX_REACH = 8  # frames to each side that landmarks are smoothed over
@@ -349,7 +350,7 @@ class _Stream(Generic[T]):
             x, y, side, _ = track.predict(slot.index)
             half = side / 3
             expected = np.array([x - half, y - half, x + half, y + half])
-            if overlap(box, expected) > SAME_PLACE:
+            if overlap(box, expected) > NEAR_PLACE:
                 return track
         gone = [
             t

@@ -134,3 +134,13 @@ def test_the_quick_mesh_sees_what_the_other_sees(models, astronaut):
     assert np.linalg.norm(one - other, axis=1).max() < 0.01 * side
     assert abs(sure - also) < 0.01
     assert fast.mesh is not models.mesh
+
+
+@pytest.mark.parametrize(("zoom", "speed"), [(0.55, 10), (0.7, 16)])
+def test_a_face_that_starts_to_run_is_there_once_until_it_is_gone(models, zoom, speed):
+    """Frames beside the last look at it were searched where it had been, or gave it twice."""
+    maps = [move(zoom=zoom, dx=-100 + speed * max(i - 12, 0)) for i in range(17)]
+    frames = [picture(m) for m in maps] + [picture() for _ in range(10)]
+    by = sparse(models, 3, lookahead=8, redetect_every=8, sure_after=2, identities=False)
+    found = [len(faces) for _, _, faces in by.analyse(film(*frames))]
+    assert found == [1] * 17 + [0] * 10
