@@ -73,29 +73,41 @@ inline void cut_pairs(Vec first, Vec second, int parts, __m512i* to) {
   }
 }
 
+// The same of one vector that fills half of a row: the lower part takes the other half.
+inline __m512i cut_half(Vec all_of_it) {
+  const __m256i upper = (__m256i)_mm512_cvtneps_pbh(all_of_it);
+  const Vec rest = sub(all_of_it, low_half(_mm512_cvtepu16_epi32(upper)));
+  return _mm512_inserti64x4(_mm512_castsi256_si512(upper), (__m256i)_mm512_cvtneps_pbh(rest), 1);
+}
+
 inline Vec load_up_to(const float* from, int64_t count) {
   return count >= kLanes ? load(from) : count > 0 ? load_some(from, int(count)) : all(0.0f);
 }
 
 void cut_pixel(const float* x, int64_t channels, int parts, char* to, int64_t chunk_step) {
   for (int64_t c = 0; c < channels; c += kTileDepth, to += chunk_step)
-    cut_row(load_up_to(x + c, channels - c), load_up_to(x + c + kLanes, channels - c - kLanes),
-            parts, to);
+    if (fits_half(channels - c, parts))
+      _mm512_storeu_si512(to, cut_half(load_up_to(x + c, channels - c)));
+    else
+      cut_row(load_up_to(x + c, channels - c), load_up_to(x + c + kLanes, channels - c - kLanes),
+              parts, to);
 }
 
 void cut_pixels(const float* const* rows, int64_t channels, int pixels, int parts, char* to,
                 int64_t chunk_step) {
   alignas(64) float beyond[kLanes];
   for (int64_t c = 0; c < channels; c += kTileDepth, to += chunk_step) {
+    const bool half = fits_half(channels - c, parts);
     __m512i pairs[kMostParts][kLanes];
-    for (int i = 0; i < kLanes; ++i) {
+    for (int i = 0; i < (half ? kLanes / 2 : kLanes); ++i) {
       const int64_t at = c + 2 * i;
       __m512i both[kMostParts];
       cut_pairs(at < channels ? load_up_to(rows[at], pixels) : all(0.0f),
                 at + 1 < channels ? load_up_to(rows[at + 1], pixels) : all(0.0f), parts, both);
-      for (int part = 0; part < parts; ++part) pairs[part][i] = both[part];
+      for (int part = 0; part < parts; ++part)
+        (half ? pairs[0][part * kLanes / 2 + i] : pairs[part][i]) = both[part];
     }
-    for (int part = 0; part < parts; ++part) {
+    for (int part = 0; part < (half ? 1 : parts); ++part) {
       Vec lines[kLanes];
       float* out[kLanes];
       for (int i = 0; i < kLanes; ++i) {
@@ -107,8 +119,9 @@ void cut_pixels(const float* const* rows, int64_t channels, int pixels, int part
   }
 }
 
-void cut_weights(const float* w, int parts, char* to) {
-  for (int64_t c = 0; c < kTileDepth; c += 2)
+void cut_weights(const float* w, int64_t channels, int parts, char* to) {
+  const bool half = fits_half(channels, parts);
+  for (int64_t c = 0; c < (half ? kTileDepth / 2 : kTileDepth); c += 2)
     for (int64_t tile = 0; tile < 2; ++tile) {
       const float* from = w + c * kTileWide + tile * kLanes;
       __m512i pairs[kMostParts];
@@ -116,6 +129,9 @@ void cut_weights(const float* w, int parts, char* to) {
       char* line = to + tile * (kWeightBytes / 2) + c / 2 * kPartBytes;
       for (int part = 0; part < parts; ++part)
         _mm512_storeu_si512(line + part * kWeightBytes, pairs[part]);
+      if (!half) continue;  // the upper part meets both of a pixel's, the lower the upper
+      _mm512_storeu_si512(line + 8 * kPartBytes, pairs[0]);
+      _mm512_storeu_si512(line + 8 * kPartBytes + kWeightBytes, _mm512_setzero_si512());
     }
 }
 
@@ -157,6 +173,10 @@ struct Step {
       load_b(1), products();
     }
   }
+  __attribute__((always_inline)) void run_half() const {
+    load_b(0), load_a(0), products();
+    load_b(1), products();
+  }
 };
 
 inline void clear_sums() {
@@ -186,16 +206,20 @@ void store_sums(float* to) {
 
 template <int kTall, int kWide, int kParts>
 __attribute__((always_inline)) inline void sum_block(const char* a, const int64_t* offsets,
-                                                     int64_t steps, const char* b, float* sums,
-                                                     bool accumulate, const char*& ahead,
-                                                     int64_t lines) {
+                                                     int64_t steps, int64_t halves, const char* b,
+                                                     float* sums, bool accumulate,
+                                                     const char*& ahead, int64_t lines) {
   if (accumulate)
     load_sums<kTall, kWide>(sums);
   else
     clear_sums();
   for (int64_t i = 0; i < steps; ++i) {
-    Step<kTall, kWide>{a + offsets[i], b + i * kParts * kWeightBytes, kParts * kPartBytes}
-        .template run<kParts>();
+    const Step<kTall, kWide> step{a + offsets[i], b + i * kParts * kWeightBytes,
+                                  kParts * kPartBytes};
+    if (i < steps - halves)
+      step.template run<kParts>();
+    else
+      step.run_half();
     for (int64_t j = 0; j < lines; ++j, ahead += 64) _mm_prefetch(ahead, _MM_HINT_T1);
   }
   store_sums<kTall, kWide>(sums);
@@ -203,33 +227,36 @@ __attribute__((always_inline)) inline void sum_block(const char* a, const int64_
 
 template <int kWide, int kParts>
 void multiply_all(const char* a, int64_t pixels, const int64_t* offsets, int64_t steps,
-                  const char* b, float* sums, bool accumulate, const char* ahead,
+                  int64_t halves, const char* b, float* sums, bool accumulate, const char* ahead,
                   int64_t ahead_bytes) {
   const int64_t calls = (pixels + kTilePixels - 1) / kTilePixels;
   const int64_t lines = (ahead_bytes / 64 + calls * steps - 1) / (calls * steps);
   const int64_t next = kTilePixels * kParts * kPartBytes;
   for (; pixels > 16; pixels -= kTilePixels, a += next, sums += kTilePixels * kTileWide)
-    sum_block<2, kWide, kParts>(a, offsets, steps, b, sums, accumulate, ahead, lines);
-  if (pixels > 0) sum_block<1, kWide, kParts>(a, offsets, steps, b, sums, accumulate, ahead, lines);
+    sum_block<2, kWide, kParts>(a, offsets, steps, halves, b, sums, accumulate, ahead, lines);
+  if (pixels > 0)
+    sum_block<1, kWide, kParts>(a, offsets, steps, halves, b, sums, accumulate, ahead, lines);
 }
 
-void multiply(const char* a, int64_t pixels, const int64_t* offsets, int64_t steps, const char* b,
-              int parts, int wide, float* sums, bool accumulate, const char* ahead,
+void multiply(const char* a, int64_t pixels, const int64_t* offsets, int64_t steps, int64_t halves,
+              const char* b, int parts, int wide, float* sums, bool accumulate, const char* ahead,
               int64_t ahead_bytes) {
   _tile_loadconfig(&kTileShapes);
   const auto run = wide > 16 ? (parts == 3 ? multiply_all<2, 3> : multiply_all<2, 2>)
                              : (parts == 3 ? multiply_all<1, 3> : multiply_all<1, 2>);
-  run(a, pixels, offsets, steps, b, sums, accumulate, ahead, ahead_bytes);
+  run(a, pixels, offsets, steps, halves, b, sums, accumulate, ahead, ahead_bytes);
   _tile_release();
 }
 
 bool finite(const float* sums, int64_t pixels, int wide) {
-  Vec watch = all(0.0f);
-  for (int64_t i = 0; i < pixels; ++i, sums += kTileWide) {
-    watch = fma(load(sums), all(0.0f), watch);
-    if (wide > kLanes) watch = fma(load(sums + kLanes), all(0.0f), watch);
-  }
-  return _mm512_cmp_ps_mask(watch, watch, _CMP_UNORD_Q) == 0;
+  Vec watch[2][2] = {{all(0.0f), all(0.0f)}, {all(0.0f), all(0.0f)}};  // one would wait for itself
+  for (int64_t i = 0; i < pixels; i += 2)
+    for (int64_t j = 0; j < 2 && i + j < pixels; ++j, sums += kTileWide) {
+      watch[j][0] = fma(load(sums), all(0.0f), watch[j][0]);
+      if (wide > kLanes) watch[j][1] = fma(load(sums + kLanes), all(0.0f), watch[j][1]);
+    }
+  const Vec sum = add(add(watch[0][0], watch[0][1]), add(watch[1][0], watch[1][1]));
+  return _mm512_cmp_ps_mask(sum, sum, _CMP_UNORD_Q) == 0;
 }
 
 const TileKernels kTable = {cut_pixel, cut_pixels, cut_weights, multiply, finite};

@@ -126,7 +126,7 @@ struct Split {
       const int64_t from = chunk * kTileDepth, some = std::min(kTileDepth, p.inputs - from);
       k.pack(w + from * taps, p.inputs * taps, outs, some, int(taps), values, kTileDepth);
       for (int64_t tap = 0; tap < taps; ++tap, to += weight_step())
-        t.cut_weights(values + tap * kTileDepth * kTileWide, parts, to);
+        t.cut_weights(values + tap * kTileDepth * kTileWide, some, parts, to);
     }
   }
 
@@ -160,7 +160,8 @@ struct Split {
       } else {
         cut_weights(weights, values, panel, begin, end);
       }
-      t.multiply(cut, pixels, offsets, count, b, parts, outs, sums, group > 0,
+      const bool half = end == chunks && fits_half(p.inputs - (chunks - 1) * kTileDepth, parts);
+      t.multiply(cut, pixels, offsets, count, half ? taps : 0, b, parts, outs, sums, group > 0,
                  b + count * weight_step(), ahead * weight_step());
     }
     write(sums, first * kTilePixels, pixels, panel, outs);

@@ -29,6 +29,12 @@ struct TileShapes {
 inline constexpr TileShapes kTileShapes = {
     1, 0, {}, {64, 64, 64, 64, 64, 64, 64, 64}, {16, 16, 16, 16, 16, 16, 16, 16}};
 
+// Whether channels that are left, the last of a pixel, are so few that both of their parts fit into
+// one row of a tile: they then take two products instead of three.
+constexpr bool fits_half(int64_t channels, int parts) {
+  return channels <= kTileDepth / 2 && parts == 2;
+}
+
 // Cut pixels are [chunks of kTileDepth channels, chunk_step bytes
 // apart][pixels][parts][kTileDepth].
 struct TileKernels {
@@ -37,12 +43,14 @@ struct TileKernels {
   // Up to 16 pixels whose channels lie anywhere: channel i of them at rows[i].
   void (*cut_pixels)(const float* const* rows, int64_t channels, int pixels, int parts, char* to,
                      int64_t chunk_step);
-  // Weights [kTileDepth][kTileWide] to parts [parts][2 tiles][kTileDepth / 2][16][2].
-  void (*cut_weights)(const float* w, int parts, char* to);
-  // sums[pixels, kTileWide] (+)= over all steps a[+ offsets[step]] * b[step]. `wide`: output
-  // channels that count. `ahead`: memory needed soon, `ahead_bytes` of it.
+  // Weights [kTileDepth][kTileWide], of which `channels` count, to parts
+  // [parts][2 tiles][kTileDepth / 2][16][2].
+  void (*cut_weights)(const float* w, int64_t channels, int parts, char* to);
+  // sums[pixels, kTileWide] (+)= over all steps a[+ offsets[step]] * b[step]; the last `halves`
+  // steps are of channels that `fits_half`. `wide`: output channels that count. `ahead`: memory
+  // needed soon, `ahead_bytes` of it.
   void (*multiply)(const char* a, int64_t pixels, const int64_t* offsets, int64_t steps,
-                   const char* b, int parts, int wide, float* sums, bool accumulate,
+                   int64_t halves, const char* b, int parts, int wide, float* sums, bool accumulate,
                    const char* ahead, int64_t ahead_bytes);
   bool (*finite)(const float* sums, int64_t pixels, int wide);
 };
