@@ -6,14 +6,13 @@ Sources: Vaswani et al. 2017 (arXiv:1706.03762); the online softmax of Milakov a
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from accel.kernels import _native as native
+from accel.kernels import _native
 from accel.kernels._op import INTERPRETED, Op, triton_kernels
+from accel.kernels._why_not import not_on_gpu
 
 
 def attention(
@@ -59,10 +58,9 @@ op = Op(
 )
 
 
-def _native(q, k, v, scale, causal):
-    module: Any = native.module
-    out = native.empty(q.shape[0], q.shape[2], q.shape[1], q.shape[3]).transpose(1, 2)
-    module.attention(
+def _native_run(q, k, v, scale, causal):
+    out = _native.empty(q.shape[0], q.shape[2], q.shape[1], q.shape[3]).transpose(1, 2)
+    _native.module.attention(
         q.detach(), k.detach(), v.detach(), out, scale, causal, torch.get_num_threads()
     )
     return out
@@ -75,10 +73,10 @@ def _why_not_native(q, k, v, scale, causal) -> str:
         return "needs at least one query and one key"
     if any(t.stride(3) != 1 and t.shape[3] > 1 for t in (q, k, v)):
         return "needs the last dimension side by side in memory"
-    return native.why_not(q, k, v)
+    return _native.why_not(q, k, v)
 
 
-op.implement("native", _native, _why_not_native)
+op.implement("native", _native_run, _why_not_native)
 
 
 def _triton(q, k, v, scale, causal):
@@ -86,8 +84,8 @@ def _triton(q, k, v, scale, causal):
 
 
 def _why_not_triton(q, k, v, scale, causal) -> str:
-    if not (INTERPRETED or all(t.is_cuda for t in (q, k, v))):
-        return f"needs CUDA tensors, got {q.device}"
+    if why := not_on_gpu(q, k, v):
+        return why
     half = (torch.float16, torch.bfloat16)
     if len({t.dtype for t in (q, k, v)}) > 1 or (q.dtype not in half and not INTERPRETED):
         return f"needs float16 or bfloat16, got {q.dtype}, {k.dtype}, {v.dtype}"

@@ -7,14 +7,13 @@ Sources: Shazeer 2020 (arXiv:2002.05202); Hendrycks and Gimpel 2016 (arXiv:1606.
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from accel.kernels import _native as native
-from accel.kernels._op import INTERPRETED, Op, in_triton
+from accel.kernels import _native
+from accel.kernels._op import Op, in_triton
+from accel.kernels._why_not import not_on_gpu
 
 
 def geglu(
@@ -37,10 +36,9 @@ def _reference(x):
 op = Op("geglu(Tensor x) -> Tensor", _reference)
 
 
-def _native(x):
-    module: Any = native.module
-    y = native.empty(*x.shape[:-1], x.shape[-1] // 2)
-    module.geglu(x.detach().contiguous(), y, torch.get_num_threads())
+def _native_run(x):
+    y = _native.empty(*x.shape[:-1], x.shape[-1] // 2)
+    _native.module.geglu(x.detach().contiguous(), y, torch.get_num_threads())
     return y
 
 
@@ -49,15 +47,15 @@ def _why_not_native(x) -> str:
         return f"needs float32, got {x.dtype}"
     if not x.numel():
         return "needs at least one value"
-    return native.why_not(x)
+    return _native.why_not(x)
 
 
-op.implement("native", _native, _why_not_native)
+op.implement("native", _native_run, _why_not_native)
 
 
 def _why_not_triton(x) -> str:
-    if not (INTERPRETED or x.is_cuda):
-        return f"needs CUDA tensors, got {x.device}"
+    if why := not_on_gpu(x):
+        return why
     if not x.is_contiguous() or not 0 < x.numel() < 1 << 31:
         return "needs 1 to 2^31 values side by side in memory"
     if x.dtype not in (torch.float32, torch.float16, torch.bfloat16):

@@ -8,15 +8,14 @@ Sources: Wu and He 2018 (arXiv:1803.08494); Elfwing, Uchibe and Doya 2017 (arXiv
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from accel.kernels import _native as native
+from accel.kernels import _native
 from accel.kernels._layout import is_channels_last, layout_of
-from accel.kernels._op import INTERPRETED, Op, triton_kernels
+from accel.kernels._op import Op, triton_kernels
+from accel.kernels._why_not import not_on_gpu
 
 
 def group_norm_silu(
@@ -58,10 +57,9 @@ op = Op(
 )
 
 
-def _native(x, groups, weight, bias, eps, silu):
-    module: Any = native.module
-    y = native.empty_like(x)
-    module.group_norm(
+def _native_run(x, groups, weight, bias, eps, silu):
+    y = _native.empty_like(x)
+    _native.module.group_norm(
         x.detach(),
         weight.detach().contiguous(),
         bias.detach().contiguous(),
@@ -82,10 +80,10 @@ def _why_not_native(x, groups, weight, bias, eps, silu) -> str:
         return "needs at least one value"
     if not (x.is_contiguous() or is_channels_last(x)):
         return f"needs values side by side in memory, got strides {x.stride()}"
-    return native.why_not(x, weight, bias)
+    return _native.why_not(x, weight, bias)
 
 
-op.implement("native", _native, _why_not_native)
+op.implement("native", _native_run, _why_not_native)
 
 
 def _triton(x, groups, weight, bias, eps, silu):
@@ -93,8 +91,8 @@ def _triton(x, groups, weight, bias, eps, silu):
 
 
 def _why_not_triton(x, groups, weight, bias, eps, silu) -> str:
-    if not (INTERPRETED or x.is_cuda):
-        return f"needs CUDA tensors, got {x.device}"
+    if why := not_on_gpu(x):
+        return why
     if not x.numel() or x.numel() >= 1 << 31:
         return f"needs 1 to 2^31 values, got {x.numel()}"
     if not (x.is_contiguous() or is_channels_last(x)):

@@ -16,13 +16,12 @@ for the form of the steps.
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
-from accel.kernels import _native as native
-from accel.kernels._op import INTERPRETED, Op, in_triton
+from accel.kernels import _native
+from accel.kernels._op import Op, in_triton
+from accel.kernels._why_not import not_contiguous, not_on_gpu
 
 OUTPUTS, TERMS = 3, 10  # sums of one step, and remembered values in each, at most
 # A step's numbers: guidance, keep, gain, scale of the inputs; then for each output of_clean,
@@ -108,9 +107,8 @@ op = Op(
 )
 
 
-def _native(values, inputs, cond, uncond, numbers, slots, step):
-    module: Any = native.module
-    module.guided_step(
+def _native_run(values, inputs, cond, uncond, numbers, slots, step):
+    _native.module.guided_step(
         values.detach(), inputs.detach(), cond.detach(),
         None if uncond is None else uncond.detach(), numbers[int(step)], slots[int(step)],
     )  # fmt: skip
@@ -118,34 +116,26 @@ def _native(values, inputs, cond, uncond, numbers, slots, step):
 
 def _laid_out(values, inputs, cond, uncond, numbers, slots, step) -> str:
     tensors = [t for t in (values, inputs, cond, uncond, numbers, slots) if t is not None]
-    if any(not t.is_contiguous() for t in tensors):
-        return "needs contiguous tensors"
     if values.dtype != torch.float32:
         return f"needs float32 values, got {values.dtype}"
-    return "" if values.shape[1] else "has nothing to do"
+    return not_contiguous(*tensors) if values.shape[1] else "has nothing to do"
 
 
 def _why_not_native(values, inputs, cond, uncond, numbers, slots, step) -> str:
     floats = [t for t in (inputs, cond, uncond) if t is not None]
     if any(t.dtype != torch.float32 for t in floats):
         return f"needs float32, got {', '.join(str(t.dtype) for t in floats)}"
-    return native.why_not(values, slots, *floats) or _laid_out(
+    return _native.why_not(values, slots, *floats) or _laid_out(
         values, inputs, cond, uncond, numbers, slots, step
     )
 
 
-op.implement("native", _native, _why_not_native)
+op.implement("native", _native_run, _why_not_native)
 
 
 def _why_not_triton(values, inputs, cond, uncond, numbers, slots, step) -> str:
     tensors = [t for t in (values, inputs, cond, uncond, numbers, slots, step) if t is not None]
-    if not (INTERPRETED or all(t.is_cuda for t in tensors)):
-        return f"needs CUDA tensors, got {values.device}"
-    return _laid_out(values, inputs, cond, uncond, numbers, slots, step)
+    return not_on_gpu(*tensors) or _laid_out(values, inputs, cond, uncond, numbers, slots, step)
 
 
-op.implement(
-    "triton",
-    in_triton("guided_step", "run"),
-    _why_not_triton,
-)
+op.implement("triton", in_triton("guided_step", "run"), _why_not_triton)

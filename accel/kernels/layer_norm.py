@@ -8,14 +8,13 @@ Source: Ba, Kiros and Hinton 2016 (arXiv:1607.06450).
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from accel.kernels import _native as native
-from accel.kernels._op import INTERPRETED, Op, triton_kernels
+from accel.kernels import _native
+from accel.kernels._op import Op, triton_kernels
+from accel.kernels._why_not import not_on_gpu
 
 
 def layer_norm(
@@ -55,12 +54,11 @@ def _both(x, weight, bias) -> tuple[Tensor, Tensor]:
     return ones, x.new_zeros(x.shape[-1:]) if bias is None else bias
 
 
-def _native(x, weight, bias, eps):
-    module: Any = native.module
-    y = native.empty(*x.shape)
+def _native_run(x, weight, bias, eps):
+    y = _native.empty(*x.shape)
     if weight is None or bias is None:
         weight, bias = _both(x, weight, bias)
-    module.layer_norm(
+    _native.module.layer_norm(
         x.detach().contiguous(),
         weight.detach().contiguous(),
         bias.detach().contiguous(),
@@ -77,10 +75,10 @@ def _why_not_native(x, weight, bias, eps) -> str:
         return f"needs float32, got {', '.join(str(t.dtype) for t in given)}"
     if not x.numel():
         return "needs at least one value"
-    return native.why_not(*given)
+    return _native.why_not(*given)
 
 
-op.implement("native", _native, _why_not_native)
+op.implement("native", _native_run, _why_not_native)
 
 
 def _triton(x, weight, bias, eps):
@@ -88,8 +86,8 @@ def _triton(x, weight, bias, eps):
 
 
 def _why_not_triton(x, weight, bias, eps) -> str:
-    if not (INTERPRETED or x.is_cuda):
-        return f"needs CUDA tensors, got {x.device}"
+    if why := not_on_gpu(x):
+        return why
     widest = triton_kernels("norm").MOST_WIDTH
     if not x.is_contiguous() or not 0 < x.numel() < 1 << 31 or x.shape[-1] > widest:
         return f"needs 1 to 2^31 values side by side in memory, rows of {widest} at most"
