@@ -94,6 +94,16 @@ def test_a_film_is_looked_at_over_its_whole_length(tmp_path, container):
     assert places[-1] > 150  # the last key frame before nine tenths of the film
 
 
+def test_no_frame_is_looked_at_twice_where_key_frames_are_far_apart(tmp_path):
+    (tmp_path / "a.mp4").write_bytes(encode(flat([90] * 120)))  # one key frame
+    assert sum(len(list(window)) for window in windows(tmp_path / "a.mp4")) == 120
+
+
+def test_three_seconds_are_looked_at_first_at_any_rate(tmp_path):
+    (tmp_path / "a.mp4").write_bytes(encode(flat([90] * 200), rate=60))
+    assert len(list(next(windows(tmp_path / "a.mp4")))) == 180
+
+
 @pytest.mark.slow
 def test_a_mark_in_the_last_third_is_found(tmp_path):
     mark, frames = Mark(MARK), film(300)

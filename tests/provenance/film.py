@@ -54,8 +54,9 @@ def encode(
     size: tuple[int, int] | None = None,
     preset: str = "veryfast",
     container: str = "mp4",
+    rate: int = 25,
 ) -> bytes:
-    """Encode in 25 frames a second, scaled to `size` (width, height) if given."""
+    """Encode in `rate` frames a second, scaled to `size` (width, height) if given."""
     out = io.BytesIO()
     options = {"crf": str(crf), "preset": preset}
     os.environ.setdefault("SVT_LOG", "1")  # or SVT-AV1 prints its settings
@@ -70,7 +71,7 @@ def encode(
             whole = np.concatenate([p.numpy().reshape(-1, width) for p in planes[:3]])
             picture = av.VideoFrame.from_ndarray(whole, format="yuv420p")
             if stream is None:
-                stream = file.add_stream(codec, rate=25, options=options)
+                stream = file.add_stream(codec, rate=rate, options=options)
                 stream.width, stream.height = size or (width, height)
                 stream.pix_fmt = "yuv420p"
             if size:
