@@ -107,21 +107,21 @@ def run(args: argparse.Namespace) -> None:
     )
     if args.interactive:
         report = merge_interactively(args.workspace, config, port=args.port, ready=_say)
-        saved = f"settings: {report['session']}"
-        if "output" in report:
-            deliver(report, args.json, f"{describe(report)}\n{saved}")
-        else:
-            text = f"nothing was merged\n{saved}"
-            more = ("--config", report["session"])
-            deliver(report, args.json, with_next(text, "merge", args.workspace, *more))
-        return
-    report = with_progress(
-        lambda progress, cancel: merge_faces(
-            args.workspace, config, progress=progress, cancel=cancel
+        is_merged = "output" in report
+        text = f"{describe(report) if is_merged else 'nothing was merged'}\n"
+        text += f"settings: {report['session']}"
+        if not is_merged:
+            text = with_next(text, "merge", args.workspace, "--config", report["session"])
+    else:
+        report = with_progress(
+            lambda progress, cancel: merge_faces(
+                args.workspace, config, progress=progress, cancel=cancel
+            )
         )
-    )
-    text = describe(report)
-    deliver(report, args.json, text if args.to else with_next(text, "encode", args.workspace))
+        is_merged, text = True, describe(report)
+    if is_merged and not args.to:
+        text = with_next(text, "encode", args.workspace)
+    deliver(report, args.json, text)
 
 
 def _say(url: str) -> None:
