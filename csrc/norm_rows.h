@@ -151,13 +151,18 @@ inline Vec twice_below(Vec x) {
 // Values times the gelu of the gates.
 template <bool kStream>
 inline void gates(const float* value, const float* gate, float* y, int64_t count) {
-  constexpr int64_t kAhead = 512;  // two short streams at once: the CPU foresees them too late
-  int64_t i = 0;
-  for (; i + kLanes <= count; i += kLanes) {
-    __builtin_prefetch(gate + i + kAhead, 0, 2);
-    __builtin_prefetch(value + i + kAhead, 0, 2);
-    const Vec g = load(gate + i), out = load(value + i) * (g * 0.5f) * twice_below(g);
-    kStream ? stream(y + i, out) : store(y + i, out);
+  // Two short streams at once: the CPU foresees them too late. Each goes on in the next row, behind
+  // a row of the other.
+  constexpr int64_t kAhead = 512;
+  int64_t i = 0, ahead = kAhead;
+  for (int64_t end = count - kAhead;; end = count, ahead = kAhead + count) {
+    for (; i < end && i + kLanes <= count; i += kLanes) {
+      __builtin_prefetch(gate + i + ahead);
+      __builtin_prefetch(value + i + ahead);
+      const Vec g = load(gate + i), out = load(value + i) * (g * 0.5f) * twice_below(g);
+      kStream ? stream(y + i, out) : store(y + i, out);
+    }
+    if (end == count) break;
   }
   if (const int some = int(count - i)) {
     const Vec g = load_some(gate + i, some);
