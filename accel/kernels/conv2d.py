@@ -7,8 +7,6 @@ al. 2020 (arXiv:1803.10986) on the choice of its points; Henry, Tang and Heineck
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -16,8 +14,6 @@ from torch import Tensor
 from accel.kernels import _native
 from accel.kernels._layout import layout_of
 from accel.kernels._op import LIBRARY, Op
-
-native: Any = _native.module  # there whenever `_why_not` lets a call through
 
 FLOPS_A_THREAD = 4e6  # less work is not worth waking a thread for
 
@@ -80,11 +76,11 @@ def pack(
     if 0 in weight.shape or _why_not(weight, weight, None, None, stride, 0, 1, 1.0):
         return None
     weight = weight.detach().contiguous()
-    floats = native.conv_packed_floats(weight, stride)
+    floats = _native.module.conv_packed_floats(weight, stride)
     if not floats:
         return None
     packed = _native.empty(floats)
-    native.conv_pack(weight, stride, packed, torch.get_num_threads())
+    _native.module.conv_pack(weight, stride, packed, torch.get_num_threads())
     return packed
 
 
@@ -162,7 +158,7 @@ def _why_not(x, weight, bias, residual, stride, padding, groups, slope, packed=N
     return _native.why_not(*given)
 
 
-def _run_native(x, weight, bias, residual, stride, padding, groups, slope, packed=None):
+def _native_run(x, weight, bias, residual, stride, padding, groups, slope, packed=None):
     layout = layout_of(x)
     shape = _shape(x, weight, stride, padding)
     last = layout is torch.channels_last
@@ -178,7 +174,7 @@ def _run_native(x, weight, bias, residual, stride, padding, groups, slope, packe
 
     flops = 2 * out.numel() * weight[0].numel()
     threads = max(1, min(torch.get_num_threads(), int(flops / FLOPS_A_THREAD)))
-    native.conv2d(
+    _native.module.conv2d(
         view(x),
         weight.contiguous(),
         None if bias is None else bias.contiguous(),
@@ -194,7 +190,7 @@ def _run_native(x, weight, bias, residual, stride, padding, groups, slope, packe
     return out
 
 
-op.implement("native", _run_native, _why_not)
+op.implement("native", _native_run, _why_not)
 
 
 def _save(ctx, inputs, output):

@@ -155,7 +155,7 @@ op = Op(
 )
 
 
-def _run_native(c0, c1, c2, luma, chroma, size, color, outside, step, as_float):
+def _native_run(c0, c1, c2, luma, chroma, size, color, outside, step, as_float):
     out = _empty(c0, c1, c2, luma, chroma, size, color, outside, step, as_float)
     _native.module.cut(c0, c1, c2, luma, chroma, color, outside, step, out)
     return out
@@ -167,4 +167,4 @@ def _why_not_native(c0, c1, c2, *rest) -> str:
     return _native.why_not(c0, c1, c2)
 
 
-op.implement("native", _run_native, _why_not_native)
+op.implement("native", _native_run, _why_not_native)

@@ -76,7 +76,7 @@ op = Op(
 )
 
 
-def _run_native(plane, side, beside, share):
+def _native_run(plane, side, beside, share):
     out = _empty(plane, side, beside, share)
     _native.module.shrink(plane, out, side, beside, share)
     return out
@@ -88,4 +88,4 @@ def _why_not_native(plane, *rest) -> str:
     return _native.why_not(plane)
 
 
-op.implement("native", _run_native, _why_not_native)
+op.implement("native", _native_run, _why_not_native)
