@@ -44,12 +44,17 @@ class InputError(ConfigError):
 
 def one_line(text: str, longest: int = 1000) -> str:
     """`text` as one line of printable characters, cut in the middle when it is too long."""
-    if len(text) > longest:
-        text = f"{text[: longest * 2 // 3]} ... {text[-longest // 4 :]}"
-    text = " ".join(text.split())
+    text = " ".join(_cut(text, longest).split())
     if text.isprintable():
         return text
-    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+    # An escape takes up to ten letters.
+    return _cut("".join(c if c.isprintable() else ascii(c)[1:-1] for c in text), longest)
+
+
+def _cut(text: str, longest: int) -> str:
+    if len(text) <= longest:
+        return text
+    return f"{text[: longest * 2 // 3]} ... {text[-longest // 4 :]}"
 
 
 def open_file(path: Path, what: str = "a file") -> BinaryIO:

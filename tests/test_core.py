@@ -36,6 +36,10 @@ def test_what_strangers_wrote_is_shown_on_one_line(text, shown):
     assert str(InputError(text)) == shown
 
 
+def test_escapes_do_not_make_a_text_longer():
+    assert len(one_line("\U000e0001" * 900)) <= 1000
+
+
 def test_a_long_text_keeps_its_ends():
     shown = one_line("start" + "x" * 10**6 + "end")
     assert shown.startswith("start")
