@@ -16,13 +16,13 @@ try:  # torch's own, and none of them promised
     from torch._C import DispatchKey, DispatchKeySet, _len_torch_function_stack
     from torch._C import _dispatch_tls_local_include_set as included
     from torch._C._autograd import _profiler_enabled
-    from torch._C._functorch import TransformType, peek_interpreter_stack
+    from torch._C._functorch import TransformType, get_interpreter_stack
 
     IS_KNOWN = True
 except ImportError:
     IS_KNOWN = False
 
-TRANSFORMS = (TransformType.Vmap, TransformType.Grad, TransformType.Jvp) if IS_KNOWN else ()
+GRADIENTS = (TransformType.Grad, TransformType.Jvp) if IS_KNOWN else ()
 TENSORS = (Tensor, torch.nn.Parameter)  # exactly these: others may be watched by their classes
 
 
@@ -40,14 +40,14 @@ def _usual() -> set[int]:
 USUAL = _usual()
 
 
-def is_transformed() -> bool:
-    """Whether torch.func's transforms (vmap, grad, jvp), or forward gradients, are under way."""
+def is_differentiated() -> bool:
+    """Whether torch.func's gradients (grad, vjp, jvp), or forward ones, are under way."""
     if torch.compiler.is_compiling():  # the compiler's own means are no transforms
         return False
     if forward_ad._current_level >= 0:
         return True
-    innermost = peek_interpreter_stack() if IS_KNOWN else None
-    return innermost is not None and innermost.key() in TRANSFORMS
+    levels = (get_interpreter_stack() if IS_KNOWN else None) or []
+    return any(level.key() in GRADIENTS for level in levels)
 
 
 def may_run_at_once(args: Iterable[Any]) -> bool:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from accel.kernels._direct import is_transformed
+from accel.kernels._direct import is_differentiated
 
 
 def layout_of(x: Tensor) -> torch.memory_format:
     """Channels last where x lies so and could not be taken for contiguous."""
-    if x.ndim != 4 or x.is_contiguous() or is_transformed():  # vmap cannot tell
+    if x.ndim != 4 or x.is_contiguous() or is_differentiated():  # vmap cannot tell
         return torch.contiguous_format
     last = x.is_contiguous(memory_format=torch.channels_last)
     return torch.channels_last if last else torch.contiguous_format

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from accel.kernels._direct import is_transformed, may_run_at_once
+from accel.kernels._direct import is_differentiated, may_run_at_once
 
 LIBRARY = torch.library.Library("accel", "DEF")
 CHOICES = ("", "reference", "numba", "native", "triton")
@@ -68,12 +68,12 @@ class Op:
     def __call__(self, *args):
         """Run the operator: by torch's dispatcher, or past it where that has nothing to do.
 
-        Under torch.func's transforms and forward gradients, which operators of libraries do not
-        know, it is its reference.
+        Under torch.func's gradients and forward ones, which operators of libraries do not know, it
+        is its reference.
         """
         if may_run_at_once(args):
             return self.run(*args)
-        if is_transformed() and not self._writes:
+        if is_differentiated() and not self._writes:
             return self.reference(*args)
         return getattr(torch.ops.accel, self.name)(*args)
 
