@@ -41,6 +41,8 @@ def export(
     folder = place.model
     if target.suffix.lower() not in (".dfm", ".onnx"):
         raise ConfigError(f"{target}: the name must end in .dfm or .onnx")
+    if not target.parent.is_dir():
+        raise ConfigError(f"{target}: the folder must exist, {target.parent} does not")
     if target.exists() and not overwrite:
         raise ConfigError(f"{target} exists; choose another name or give --overwrite")
     model, name = find_model(folder, model, name)

@@ -37,6 +37,9 @@ def sort_faces(
     workspace = open_workspace(place)
     if by not in MODES:
         raise ConfigError(f"sort: must be by one of {', '.join(MODES)}, got {by!r:.40}")
+    sheet = Path(sheet) if sheet else workspace.root / f"aligned_{side}_sheet.png"
+    if not sheet.parent.is_dir():  # said before a face is moved
+        raise ConfigError(f"{sheet}: the folder must exist, {sheet.parent} does not")
     folder = workspace.need_faces(side)
     recovered = recover_files(folder)
     paths = faces_in(folder)
@@ -60,7 +63,6 @@ def sort_faces(
         arrange(folder, kept, trash, moved)
     finally:
         renamed(folder, moved)
-    sheet = Path(sheet) if sheet else workspace.root / f"aligned_{side}_sheet.png"
     notes = [f"{reason}; moved to the trash folder" for _, reason in bad]
     if kept:
         write_whole(sheet, encode_picture(contact_sheet(faces_in(folder)), ".png"))

@@ -21,7 +21,9 @@ from accel.faces.faceset import PICTURES
 SIDES = ("src", "dst")
 FOLLOW_LINKS = "ACCEL_FOLLOW_LINKS"  # set to 1: folders of a workspace may lie elsewhere
 FACES = (*PICTURES, ".pak")  # suffixes
-VIDEO_SUFFIXES = (".mp4", ".mov", ".mkv", ".webm", ".avi", ".gif")
+VIDEO_SUFFIXES = (
+    ".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".gif", ".ts", ".mpg", ".wmv", ".flv",
+)  # fmt: skip
 
 
 class Workspace:

@@ -113,7 +113,13 @@ def test_a_turned_film_and_its_result_look_alike(tmp_path):
 
 @pytest.mark.parametrize(
     ("name", "codec", "pix_fmt"),
-    [("data_{side}.gif", "gif", "rgb8"), ("data_{side}.mkv", "libx264", "yuv422p10le")],
+    [
+        ("data_{side}.gif", "gif", "rgb8"),
+        ("data_{side}.mkv", "libx264", "yuv422p10le"),
+        ("data_{side}.mpg", "mpeg2video", "yuv420p"),
+        ("data_{side}.wmv", "wmv2", "yuv420p"),
+        ("data_{side}.ts", "libx264", "yuv420p"),
+    ],
 )
 def test_targets_of_other_kinds(tmp_path, name, codec, pix_fmt):
     workspace(tmp_path, sides=("dst",), name=name, codec=codec, pix_fmt=pix_fmt)

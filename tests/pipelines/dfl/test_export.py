@@ -114,6 +114,8 @@ def test_the_command(trained, tmp_path, capsys):
 def test_refuses_what_cannot_be(trained, tmp_path):
     with pytest.raises(ConfigError, match=r"must end in \.dfm or \.onnx"):
         export(trained, tmp_path / "new.pth")
+    with pytest.raises(ConfigError, match="the folder must exist"):
+        export(trained, tmp_path / "nowhere" / "new.dfm")
     with pytest.raises(InputError, match=r"found new \(saehd\)"):
         export(trained, tmp_path / "new.dfm", name="other")
     with pytest.raises(

@@ -97,6 +97,11 @@ def test_a_turned_film_is_given_upright_as_its_pictures_are(tmp_path):
         ("data_{side}.avi", "mpeg4", "yuv420p"),
         ("data_{side}.webm", "libvpx-vp9", "yuv420p"),
         ("data_{side}.gif", "gif", "rgb8"),
+        ("data_{side}.m4v", "libx264", "yuv420p"),
+        ("data_{side}.ts", "libx264", "yuv420p"),
+        ("data_{side}.mpg", "mpeg2video", "yuv420p"),
+        ("data_{side}.wmv", "wmv2", "yuv420p"),
+        ("data_{side}.flv", "flv1", "yuv420p"),
     ],
 )
 def test_films_of_every_kind(tmp_path, name, codec, pix_fmt):

@@ -116,6 +116,13 @@ def test_faces_of_other_sizes_and_types_are_sorted_too(faces):
     assert sort_faces(faces, "src", "final", target=9)["faces"] == FRAMES
 
 
+def test_a_sheet_that_cannot_be_written_is_said_before_a_face_is_moved(faces):
+    before = contents(faces)
+    with pytest.raises(ConfigError, match="the folder must exist"):
+        sort_faces(faces, "src", "hue", sheet=faces / "nowhere" / "sheet.png")
+    assert contents(faces) == before
+
+
 def test_nothing_to_sort_is_said_in_one_line(faces):
     with pytest.raises(ConfigError, match="must be by one of blur"):
         sort_faces(faces, "src", "beauty")
