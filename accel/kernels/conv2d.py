@@ -172,7 +172,7 @@ def _native_run(x, weight, bias, residual, stride, padding, groups, slope, packe
         t = t.contiguous(memory_format=layout)
         return t.permute(0, 2, 3, 1) if last else t
 
-    flops = 2 * out.numel() * weight[0].numel()
+    flops = 2 * out.numel() * weight.numel() / weight.shape[0]
     threads = max(1, min(torch.get_num_threads(), int(flops / FLOPS_A_THREAD)))
     _native.module.conv2d(
         view(x),

@@ -33,8 +33,13 @@ SHAPES = {
     "3x3 512, 64x64": (1, 512, 512, 64, 64, 3, 1),
     "3x3 256, 128x128": (1, 256, 256, 128, 128, 3, 1),
     "3x3 128, 256x256": (1, 128, 128, 256, 256, 3, 1),
+    "3x3 320, 17x23": (1, 320, 320, 17, 23, 3, 1),
+    "3x3 160, 24x40 x2": (2, 160, 160, 24, 40, 3, 1),
     "3x3 96 to 200, 45x77": (1, 96, 200, 45, 77, 3, 1),
     "3x3 64, 112x112": (1, 64, 64, 112, 112, 3, 1),
+    "3x3 48, 64x64": (1, 48, 48, 64, 64, 3, 1),
+    "3x3 32 to 64, 128x72": (1, 32, 64, 128, 72, 3, 1),
+    "3x3 16 to 32, 96x96": (1, 16, 32, 96, 96, 3, 1),
     "3x3 3 to 64, 256x256": (1, 3, 64, 256, 256, 3, 1),
     "3x3 128 to 3, 256x256": (1, 128, 3, 256, 256, 3, 1),
     "3x3 stride 2 320, 64x64": (1, 320, 320, 64, 64, 3, 2),
@@ -200,6 +205,7 @@ def mnn(x, weight, bias, stride, padding) -> Call:
 
 def main(only: str = "") -> None:
     """only: cases with this in their name; the rows of the others are kept."""
+    torch.set_num_threads(1)  # other engines ask how many, and wait at work with more than one
     cases = [(label, case(*shape)) for label, shape in SHAPES.items() if only in label]
     rows = kept(op.name, [{"case": label} for label, _ in cases], "case")
     with torch.no_grad():

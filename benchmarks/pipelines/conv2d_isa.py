@@ -107,6 +107,7 @@ def error_of(args: tuple, outputs: int = 16) -> float:
 
 def measure(isa: str, only: str, rounds: int) -> None:
     """Print a JSON row for each shape. Runs in a process whose variables are set."""
+    torch.set_num_threads(1)  # other engines ask how many
     for label, shape in SHAPES.items():
         if only not in label:
             continue

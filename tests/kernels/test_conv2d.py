@@ -49,6 +49,9 @@ SHAPES = [
     (2, 70, 8, 19, 37, 5, 2, 2),
     (1, 64, 64, 9, 150, 3, 1, 1),  # rows longer than what is turned at once
     (1, 2, 3, 5, 40, 4, 1, 5),  # more padding than kernel
+    (2, 16, 48, 21, 35, 3, 1, 1),  # channels that fill half a tile
+    (1, 44, 24, 18, 50, 3, 2, 1),  # a tile and a part of half of one
+    (1, 336, 40, 16, 17, 3, 1, 1),  # many of them, and half of one, in two chains
 ]
 EMPTY = [(0, 8, 8, 4, 4, 3, 1, 1), (0, 8, 8, 4, 4, 1, 1, 0)]
 
