@@ -90,7 +90,7 @@ class ChannelsLast {
   // As many images at a time as stay near. A thread applies to the blocks it measured, and back
   // from where it ended: what was read last is still near.
   void run() {
-    const int64_t near = kNear / size_, together = near < 1 ? 1 : near, team = g_.team;
+    const int64_t together = std::max<int64_t>(1, kNear / size_), team = g_.team;
 #pragma omp parallel num_threads(g_.team)
     {
       std::vector<float> s(g_.channels), q(g_.channels), scale(g_.channels), shift(g_.channels);
