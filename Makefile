@@ -44,8 +44,9 @@ exhaustive: setup
 	$(PY) -m pytest -q tests -m exhaustive
 
 MINUTES ?= 60
+CORPUS ?= build/fuzz
 fuzz: setup
-	$(PY) -m tests.fuzz.run --minutes $(MINUTES)
+	$(PY) -m tests.fuzz.run --minutes $(MINUTES) --corpus $(CORPUS)
 
 aot: setup
 	$(PY) -m benchmarks.aot

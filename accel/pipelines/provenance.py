@@ -142,9 +142,11 @@ class Marker:
             Image.fromarray(rgb).save(partial, **options)
             told = marking.seal(partial, path)
             os.replace(partial, path)
-        except BaseException:
+        except BaseException as error:
             partial.unlink(missing_ok=True)
             marking.unseal()
+            if isinstance(error, OSError):  # a full disk does not say where
+                error.filename = error.filename or str(path)
             raise
         return told
 

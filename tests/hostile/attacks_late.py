@@ -118,7 +118,7 @@ for _key in ("Size", "Seed", "Steps", "Clip skip", "Hires steps", "Mask blur", "
             return repeated(folder, f"{told}, {key}: {value}")
 
         _build.__name__ = f"settings_of_{_digits}_digits_{_key.replace(' ', '_').lower()}"
-        attack()(_build)
+        attack(statuses=(0, 2))(_build)
 
 # --- words of a picture ---------------------------------------------------------------------------
 

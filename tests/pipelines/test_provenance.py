@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import datetime
+import errno
+import os
 from pathlib import Path
 
 import numpy as np
@@ -205,6 +207,17 @@ def test_a_generated_picture_that_cannot_be_sealed_leaves_nothing(tmp_path, monk
     monkeypatch.setattr(Ledger, "add", lambda *args, **told: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         marker.save(np.zeros((64, 64, 3), np.uint8), tmp_path / "a.bmp")
+    assert names(tmp_path) == []
+
+
+def test_a_full_disk_is_told_with_the_pictures_name(tmp_path, monkeypatch):
+    def full(*args, **options):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(Image.Image, "save", full)
+    with pytest.raises(OSError, match="No space left") as caught:
+        Marker(task="generate").save(np.zeros((64, 64, 3), np.uint8), tmp_path / "a.png")
+    assert caught.value.filename == str(tmp_path / "a.png")
     assert names(tmp_path) == []
 
 
