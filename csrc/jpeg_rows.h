@@ -47,13 +47,14 @@ inline void jpeg_mean(const float* color, const float* __restrict__ c0,
                       const float* __restrict__ c1, const float* __restrict__ c2, int width,
                       float share, bool add, float* __restrict__ out) {
   const float k0 = color[0], k1 = color[1], k2 = color[2], k3 = color[3];
-  const auto at = [&](int x) { return k0 * c0[x] + k1 * c1[x] + k2 * c2[x] + k3; };
+  // 64 bits: by Python's flags an int wraps, and places that may wrap are not read as vectors.
+  const auto at = [&](int64_t x) { return k0 * c0[x] + k1 * c1[x] + k2 * c2[x] + k3; };
   const int pairs = width / 2;
   if (add) {
-    for (int x = 0; x < pairs; ++x)
+    for (int64_t x = 0; x < pairs; ++x)
       out[x] = jpeg_code(out[x] + share * (at(2 * x) + at(2 * x + 1)));
   } else {
-    for (int x = 0; x < pairs; ++x) out[x] = share * (at(2 * x) + at(2 * x + 1));
+    for (int64_t x = 0; x < pairs; ++x) out[x] = share * (at(2 * x) + at(2 * x + 1));
   }
   if (width & 1) {
     const float last = share * (at(width - 1) + at(width - 1));

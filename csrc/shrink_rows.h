@@ -5,10 +5,11 @@
 template <int SIDE, typename Sum>
 inline void shrink_means(const Sum* __restrict__ sums, int side, int few, float share,
                          uint8_t* __restrict__ out) {
-  const int count = SIDE ? SIDE : side;
-  for (int x = 0; x < few; ++x) {
+  // 64 bits: by Python's flags an int wraps, and places that may wrap are not read as vectors.
+  const int64_t count = SIDE ? SIDE : side;
+  for (int64_t x = 0; x < few; ++x) {
     uint32_t sum = 0;
-    for (int i = 0; i < count; ++i) sum += sums[x * count + i];
+    for (int64_t i = 0; i < count; ++i) sum += sums[x * count + i];
     const float mean = float(sum) * share + 0.5f;
     out[x] = uint8_t(int(mean < 255.f ? mean : 255.f));
   }
