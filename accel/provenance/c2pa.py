@@ -258,8 +258,11 @@ def _read(path: Path, kind: str, store: bytes | None, anchors: Iterable[str]) ->
     except c2pa.C2paError.ManifestNotFound:
         return None
     except c2pa.C2paError as error:
-        code = str(error).split(":", 1)[0].strip() or type(error).__name__
-        return Credential(state="unreadable", reasons=(code,), beside=beside)
+        code, _, text = (part.strip() for part in str(error).partition(":"))
+        if not beside and "Remote" not in code and not _holds(path, b"c2pa"):
+            return None  # the picture or film is damaged, and no credential lies in what is left
+        reason = text[:80] if code in ("", "Other") and text else code or type(error).__name__
+        return Credential(state="unreadable", reasons=(reason,), beside=beside)
     except (ValueError, RecursionError) as error:  # text that is no JSON or no UTF-8
         return Credential(state="unreadable", reasons=(type(error).__name__,), beside=beside)
     try:
@@ -267,6 +270,17 @@ def _read(path: Path, kind: str, store: bytes | None, anchors: Iterable[str]) ->
     except (TypeError, AttributeError, LookupError, ValueError):
         # A damaged store can parse and yet hold a list where the specification says a map.
         return Credential(state="unreadable", reasons=("malformed",), beside=beside)
+
+
+def _holds(path: Path, word: bytes) -> bool:
+    """Whether some bytes are in a file."""
+    before = b""
+    with open(path, "rb") as file:
+        while piece := file.read(_PIECE):
+            if word in before + piece:
+                return True
+            before = piece[1 - len(word) :]
+    return False
 
 
 def _read_beside(path: Path, kind: str, side: Path, anchors: Iterable[str]) -> Credential:

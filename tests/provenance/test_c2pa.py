@@ -191,6 +191,22 @@ def test_a_truncated_file_is_no_traceback(keep, tmp_path, films, identity):
     assert seen is None or not seen.intact
 
 
+DAMAGED = {
+    "a.png": b"\x89PNG\r\n\x1a\nnot a picture", "a.jpg": b"\xff\xd8\xff\xe0nothing",
+    "a.webp": b"RIFF\x00\x00\x00\x00WEBPVP8 ", "a.mp4": b"\x00\x00\x00\x18ftypisom" + b"moov" * 99,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", DAMAGED)
+def test_a_damaged_file_that_never_had_one_has_none(name, tmp_path):
+    """That something is broken does not mean that it was signed."""
+    (tmp_path / name).write_bytes(DAMAGED[name])
+    assert read(tmp_path / name) is None
+    (tmp_path / name).write_bytes(DAMAGED[name] + b"jumdc2pa")
+    seen = read(tmp_path / name)
+    assert seen is None or not seen.intact
+
+
 def test_files_without_one(tmp_path, films):
     assert read(picture(tmp_path / "a.png")) is None
     assert read(films / "film.mkv") is None
