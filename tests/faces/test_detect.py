@@ -98,6 +98,20 @@ def test_a_small_face_in_a_large_frame(models):
     assert face.box[1] < y < face.box[3]
 
 
+def test_threads_that_share_the_views_find_the_same_faces(models):
+    """Each of them runs the network in memory of its own."""
+    planes = planes_of(picture(move(dx=-70, zoom=0.8), move(zoom=0.5, dx=80)))
+    views = np.concatenate([near_views(planes), fine_views(planes)])
+    near = models.near
+    before = near.runs
+    alone, shared = (near.find(planes, views, threads=count) for count in (1, 3))
+    assert near.runs - before == 2 * len(views)
+    assert len(alone) == len(shared) >= 2
+    for one, other in zip(alone, shared):
+        np.testing.assert_array_equal(one.region, other.region)
+        assert one.score == other.score
+
+
 def test_an_eye_seen_from_near_is_no_second_face(models):
     large = cv2.resize(portrait()[40:200, 150:300], (1000, 1067), interpolation=cv2.INTER_CUBIC)
     (face,) = find_faces(large, models=models)
