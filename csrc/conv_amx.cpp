@@ -73,7 +73,7 @@ inline void cut_pairs(Vec first, Vec second, int parts, __m512i* to) {
   }
 }
 
-// The same of one vector that fills half of a row: the lower part takes the other half.
+// Both parts of one vector, the upper and then the lower, as one row.
 inline __m512i cut_half(Vec all_of_it) {
   const __m256i upper = (__m256i)_mm512_cvtneps_pbh(all_of_it);
   const Vec rest = sub(all_of_it, low_half(_mm512_cvtepu16_epi32(upper)));
@@ -130,8 +130,9 @@ void cut_weights(const float* w, int64_t channels, int parts, char* to) {
       for (int part = 0; part < parts; ++part)
         _mm512_storeu_si512(line + part * kWeightBytes, pairs[part]);
       if (!half) continue;  // the upper part meets both of a pixel's, the lower the upper
-      _mm512_storeu_si512(line + 8 * kPartBytes, pairs[0]);
-      _mm512_storeu_si512(line + 8 * kPartBytes + kWeightBytes, _mm512_setzero_si512());
+      char* second = line + kTileDepth / 4 * kPartBytes;
+      _mm512_storeu_si512(second, pairs[0]);
+      _mm512_storeu_si512(second + kWeightBytes, _mm512_setzero_si512());
     }
 }
 

@@ -8,7 +8,7 @@
 // remainders of their coordinates ("phases") first: within one, a tap again reads side by side.
 
 constexpr int64_t kShortSum = 128;        // products; so few need three parts to be as exact
-constexpr int64_t kChainSteps = 72;       // tiles of weights that are summed in one chain
+constexpr int64_t kChainSteps = 72;       // tiles of weights that pass over the pixels together
 constexpr int64_t kCutBytes = 768 << 10;  // cut pixels that are worked on together, about
 
 struct Split {
@@ -22,7 +22,7 @@ struct Split {
   int64_t down, across;  // rows of an image, pixels of a row
   int64_t reach;         // the farthest a tap reads beyond its first pixel
   int64_t length, items, together, panels;
-  int64_t groups;  // chains of products
+  int64_t groups;  // of channels, whose products are summed one group after the other
   const char* kept = nullptr;
 
   Split(const ConvKernels& k, const TileKernels& t, const Problem& p)
