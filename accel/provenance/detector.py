@@ -77,7 +77,7 @@ class Found:
 class Detector:
     """Adds up the frames of one clip, or takes one still, and looks for a mark.
 
-    Frames must have one size; `add` costs milliseconds each, `find` a second or two at most.
+    Frames must have one size; `add` costs milliseconds each, `find` some tenths of a second.
     """
 
     def __init__(self, *, key: bytes = KEY) -> None:

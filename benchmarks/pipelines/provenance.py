@@ -119,13 +119,16 @@ def measure(clip: Path, source: Path, preset: str, rounds: int) -> dict:
         row[f"{way}_ratios"] = [round(one, 4) for one in ratios]
     marked_runs = 2 * (rounds + 1)
     row["own_steps_ms"] = {k: round(v / marked_runs * 1e3, 1) for k, v in spent.items()}
-    row["own_steps_share"] = round((spent["frames"] + spent["seal"]) / marked_runs / cpu_s, 4)
+    row["own_steps_share"] = round(sum(spent.values()) / marked_runs / cpu_s, 4)
     row["bytes_growth_crf18"] = round(found["marks"][-1]["bytes"] / plain[-1]["bytes"] - 1, 4)
     return row
 
 
 def interval(values: list[float]) -> tuple[float, float]:
-    """Bounds of the median that hold in 95 of 100 cases, whatever the distribution: two ranks."""
+    """Two ranks between which the median lies in 95 of 100 cases, whatever the distribution.
+
+    Of fewer than six values even the least and the greatest hold it less often.
+    """
     count, below = len(values), 0.0
     for rank in range(count // 2):
         below += math.comb(count, rank) / 2**count
