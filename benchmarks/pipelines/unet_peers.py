@@ -356,7 +356,7 @@ def main() -> None:
     for threads in args.threads:
         for side in args.sides:
             rows += compare(args.work, side, threads, peers)
-    rows = kept("unet_peers", rows, "case", "threads") + rows
+    rows = kept("unet_peers", rows, "case", "threads", "implementation") + rows
     save("unet_peers", {"rows": rows, "not_installed": missing, **conditions(threads=1)})
     return None
 
