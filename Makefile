@@ -26,7 +26,7 @@ setup: $(VENV)/.stamp native
 # A machine without a compiler goes on without the module: numba serves (see `accel doctor`).
 build/.native: $(CPP) setup.py $(VENV)/.stamp
 	mkdir -p build
-	$(PY) setup.py -q build_ext --inplace --parallel 2
+	$(PY) setup.py -q build_ext --inplace
 	touch $@
 
 native: build/.native

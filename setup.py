@@ -7,6 +7,7 @@ import glob
 import os
 import re
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import nanobind
 from setuptools import Extension, setup
@@ -42,7 +43,10 @@ def files_of(source: str, found: set[str]) -> set[str]:
 
 
 class BuildWhatChanged(build_ext):
-    """Compile only what is newer than its object; a failed build leaves a working install."""
+    """Compile only what is newer than its object, on all cores.
+
+    A failed build leaves a working install.
+    """
 
     def copy_extensions_to_source(self):
         # A process that has the old module mapped would crash if it were overwritten in place.
@@ -53,7 +57,8 @@ class BuildWhatChanged(build_ext):
         super().copy_extensions_to_source()
 
     def build_extension(self, ext):
-        compile_one = self.compiler._compile
+        compile_one, link = self.compiler._compile, self.compiler.link_shared_object
+        running = []
 
         def compile_if_newer(obj, src, *rest):
             needs = files_of(src, {"setup.py"})
@@ -61,10 +66,17 @@ class BuildWhatChanged(build_ext):
                 os.path.getmtime(name) <= os.path.getmtime(obj) for name in needs
             ):
                 return
-            compile_one(obj, src, *rest)
+            running.append(pool.submit(compile_one, obj, src, *rest))
 
-        self.compiler._compile = compile_if_newer
-        super().build_extension(ext)
+        def link_compiled(*args, **options):
+            for one in running:
+                one.result()
+            link(*args, **options)
+
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            self.compiler._compile = compile_if_newer
+            self.compiler.link_shared_object = link_compiled
+            super().build_extension(ext)
 
 
 # `make` installs first and builds in place after, so that objects are kept between builds.
