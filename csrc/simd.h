@@ -16,6 +16,7 @@
 #if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__)
 #define ACCEL_WIDE 1
 #include <immintrin.h>
+#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"  // gcc 12 warns of its own header
 #else
 #define ACCEL_WIDE 0
 #endif
