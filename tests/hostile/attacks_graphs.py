@@ -15,16 +15,21 @@ import numpy as np
 from tests.hostile.attacks import Words, attack
 from tests.weights.growing import COMPUTED, swapper
 
-for _name in COMPUTED:
 
-    def _build(folder: Path, url: str, name=_name) -> Words:
-        nodes, tensors = COMPUTED[name]
-        (folder / "a.dfm").write_bytes(swapper(nodes, tensors))
+def _add(name: str, graph) -> None:
+    """An attack by a swapper; graph: its operators and constants, as `swapper` takes them."""
+
+    def build(folder: Path, url: str) -> Words:
+        (folder / "a.dfm").write_bytes(swapper(*graph))
         words = ["swap", "portrait.png", "out.png", "--source", "portrait.png"]
         return [*words, "--swapper", "a.dfm"]
 
-    _build.__name__ = f"swapper_of_a_size_computed_by_{_name}"
-    attack()(_build)
+    build.__name__ = name
+    attack()(build)
+
+
+for _name, _graph in COMPUTED.items():
+    _add(f"swapper_of_a_size_computed_by_{_name}", _graph)
 
 
 # What cannot be: too few inputs, attributes of other kinds, sizes of zero, values that are missing.
@@ -77,13 +82,5 @@ IMPOSSIBLE: dict[str, tuple[Callable[[Any], list[Any]], dict[str, Any]]] = {
                      epsilon=math.nan)], {"s": np.zeros(0, np.float32)}),
 }  # fmt: skip
 
-for _name in IMPOSSIBLE:
-
-    def _build(folder: Path, url: str, name=_name) -> Words:
-        nodes, tensors = IMPOSSIBLE[name]
-        (folder / "a.dfm").write_bytes(swapper(nodes, tensors))
-        words = ["swap", "portrait.png", "out.png", "--source", "portrait.png"]
-        return [*words, "--swapper", "a.dfm"]
-
-    _build.__name__ = f"swapper_with_{_name}"
-    attack()(_build)
+for _name, _graph in IMPOSSIBLE.items():
+    _add(f"swapper_with_{_name}", _graph)

@@ -233,16 +233,20 @@ for _name, _offset in {"late": 1 << 40, "very_late": 1 << 53, "too_late": 1 << 6
         attack(statuses=(0, 2, 3, 4))(_build)
 
 
-@attack(statuses=(0, 2))
-def film_of_many_chapters(folder: Path, url: str) -> Words:
-    atom = ebml(b"\x73\xc4", b"\1") + ebml(b"\x91", b"\0") + ebml(b"\x80", ebml(b"\x85", b"x" * 30))
-    chapters = ebml(b"\x10\x43\xa7\x70", ebml(b"\x45\xb9", ebml(b"\xb6", atom) * 100_000))
+def _segment_begins_with(element: bytes, folder: Path) -> Words:
     path = film(folder, "a.mkv", codec="ffv1")
     data = path.read_bytes()
     at = data.index(b"\x18\x53\x80\x67")
     width = 8 - (data[at + 4].bit_length() - 1)
-    path.write_bytes(data[: at + 4] + b"\x01" + b"\xff" * 7 + chapters + data[at + 4 + width :])
+    path.write_bytes(data[: at + 4] + b"\x01" + b"\xff" * 7 + element + data[at + 4 + width :])
     return swap("a.mkv")
+
+
+@attack(statuses=(0, 2))
+def film_of_many_chapters(folder: Path, url: str) -> Words:
+    atom = ebml(b"\x73\xc4", b"\1") + ebml(b"\x91", b"\0") + ebml(b"\x80", ebml(b"\x85", b"x" * 30))
+    chapters = ebml(b"\x10\x43\xa7\x70", ebml(b"\x45\xb9", ebml(b"\xb6", atom) * 100_000))
+    return _segment_begins_with(chapters, folder)
 
 
 @attack(statuses=(0, 2))
@@ -250,12 +254,7 @@ def film_of_many_tags(folder: Path, url: str) -> Words:
     tag = ebml(b"\x67\xc8", ebml(b"\x45\xa3", b"N%d") + ebml(b"\x44\x87", b"\x1b[2J" * 20))
     tags = b"".join(tag.replace(b"N%d", b"%03d" % (i % 1000)) for i in range(100_000))
     tags = ebml(b"\x12\x54\xc3\x67", ebml(b"\x73\x73", tags))
-    path = film(folder, "a.mkv", codec="ffv1")
-    data = path.read_bytes()
-    at = data.index(b"\x18\x53\x80\x67")
-    width = 8 - (data[at + 4].bit_length() - 1)
-    path.write_bytes(data[: at + 4] + b"\x01" + b"\xff" * 7 + tags + data[at + 4 + width :])
-    return swap("a.mkv")
+    return _segment_begins_with(tags, folder)
 
 
 @attack(statuses=(0, 2))
