@@ -23,8 +23,7 @@ NEVER_WAIT = os.O_RDONLY | sum(
     getattr(os, name, 0) for name in ("O_NONBLOCK", "O_NOCTTY", "O_BINARY", "O_CLOEXEC")
 )
 
-# Commas, colons and brackets of JSON: each may become an object of a hundred bytes.
-MAX_JSON_ITEMS = 4_000_000
+MAX_JSON_ITEMS = 4_000_000  # each may become an object of a hundred bytes
 
 
 class ConfigError(ValueError):
@@ -113,10 +112,15 @@ def read_json(path: Path, what: str = "JSON", most_bytes: int = 64 << 20) -> Any
     return parse_json(read_file(path, most_bytes, what), str(path), what)
 
 
+def json_items(text: bytes) -> int:
+    """How many objects JSON text may become, at most: its commas, colons and brackets."""
+    return sum(text.count(mark) for mark in (b",", b":", b"[", b"{"))
+
+
 def parse_json(text: str | bytes, who: str, what: str = "JSON") -> Any:
     """What JSON text of a stranger says; raises InputError, naming `who`, for any other text."""
     data = text.encode("utf-8", "surrogatepass") if isinstance(text, str) else text
-    if sum(data.count(mark) for mark in (b",", b":", b"[", b"{")) > MAX_JSON_ITEMS:
+    if json_items(data) > MAX_JSON_ITEMS:
         raise InputError(f"{who}: must be {what} of {MAX_JSON_ITEMS} items at most, has more")
     try:
         return json.loads(text)

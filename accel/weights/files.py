@@ -22,10 +22,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from accel.core import InputError, open_file, read_json
+from accel.core import MAX_JSON_ITEMS, InputError, json_items, open_file, read_json
 
 MAX_HEADER_BYTES = 64 << 20  # the format allows 100 MB; no published file comes near
-MAX_HEADER_ITEMS = 4_000_000  # commas, colons, brackets: each may become an object of 100 bytes
 MAX_TENSORS = 200_000
 MAX_DIMENSIONS = 16
 MAX_PARTS = 1000  # files of one network
@@ -190,8 +189,8 @@ def open_safetensors(path: Path) -> TensorFile:
 
 
 def _header(path: Path, text: bytes) -> dict[str, Any]:
-    if sum(text.count(mark) for mark in (b",", b":", b"[", b"{")) > MAX_HEADER_ITEMS:
-        raise InputError(f"{path}: the header must hold {MAX_HEADER_ITEMS} items at most, has more")
+    if json_items(text) > MAX_JSON_ITEMS:
+        raise InputError(f"{path}: the header must hold {MAX_JSON_ITEMS} items at most, has more")
 
     def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         found = dict(pairs)
