@@ -3,7 +3,8 @@
 Each target runs in a process of its own, so that a crash of native code is one finding more and not
 the end. Inputs whose outcome was not seen before join the corpus; with `--guided` those that reach
 new lines of `accel` do (needs atheris: `pip install accel-engine[fuzz]`). What breaks a target is
-saved to tests/fuzz/crashes/<target>/, which `tests/fuzz/test_fuzz.py` replays for ever.
+saved to tests/fuzz/crashes/<target>/, which `tests/fuzz/test_fuzz.py` replays for ever. With
+`--record benchmarks/results/fuzz.json` each turn's figures are added to those of that file.
 """
 
 from __future__ import annotations
@@ -109,7 +110,7 @@ class Session:
         self._current.unlink(missing_ok=True)
         return {"target": self.target.name, "runs": self.runs, "outcomes": len(self.seen),
                 "peak_mb": self._peak_mb, "minutes": round(minutes, 2),
-                "found": self.found}  # fmt: skip
+                "cpu_minutes": round(time.process_time() / 60, 2), "found": self.found}  # fmt: skip
 
 
 def _peak_mb() -> int:
@@ -184,35 +185,76 @@ def save(target: Target, data: bytes, fault: str) -> str:
 
 
 def run(
-    names: list[str], minutes: float, seed: int, guided: bool, corpus: Path | None = None
+    names: list[str],
+    minutes: float,
+    seed: int,
+    guided: bool,
+    corpus: Path | None = None,
+    turn: float | None = None,
+    record: Path | None = None,
 ) -> list[dict[str, object]]:
-    """Fuzz several targets one after the other, the time divided among them."""
+    """Fuzz several targets one after the other, the time divided among them.
+
+    turn: minutes after which the next target follows; each has several turns then.
+    """
+    rounds = max(1, round(minutes / len(names) / turn)) if turn else 1
     reports = []
-    memory = "/dev/shm" if Path("/dev/shm").is_dir() else None  # disks are slow at small files
-    for name in names:
-        share = minutes / len(names)
-        report: dict[str, object] = {"target": name, "runs": 0, "minutes": 0.0}
-        end = time.monotonic() + share * 60
-        while (left := (end - time.monotonic()) / 60) > 0.01:
-            with tempfile.TemporaryDirectory(dir=memory) as scratch:
-                command = [sys.executable, "-m", "tests.fuzz.run", "--work", name, scratch]
-                command += ["--minutes", str(left), "--seed", str(seed)]
-                command += ["--guided"] * guided
-                if corpus:
-                    (corpus / name).mkdir(parents=True, exist_ok=True)
-                    command += ["--corpus", str(corpus / name)]
-                done = subprocess.run(command, stdout=subprocess.PIPE, text=True)
-                if done.returncode == 0:
-                    report |= json.loads(done.stdout.splitlines()[-1])
-                    break
-                current = Path(scratch, "current")
-                if current.exists():
-                    crashed = f"ended the process with status {done.returncode}"
-                    report["native"] = save(TARGETS[name], current.read_bytes(), crashed)
-            seed += 1
-        print(json.dumps(report), flush=True)
-        reports.append(report)
+    for one in range(rounds):
+        for name in names:
+            share = minutes / len(names) / rounds
+            report = take_turn(name, share, seed + 1000 * one, guided, corpus)
+            print(json.dumps(report), flush=True)
+            if record:
+                add_to(record, report, guided)
+            reports.append(report)
     return reports
+
+
+def take_turn(
+    name: str, minutes: float, seed: int, guided: bool, corpus: Path | None
+) -> dict[str, object]:
+    """Fuzz one target in a process of its own, in a new one where native code ends it."""
+    memory = "/dev/shm" if Path("/dev/shm").is_dir() else None  # disks are slow at small files
+    report: dict[str, object] = {"target": name, "runs": 0, "minutes": 0.0}
+    end = time.monotonic() + minutes * 60
+    while (left := (end - time.monotonic()) / 60) > 0.01:
+        with tempfile.TemporaryDirectory(dir=memory) as scratch:
+            command = [sys.executable, "-m", "tests.fuzz.run", "--work", name, scratch]
+            command += ["--minutes", str(left), "--seed", str(seed)]
+            command += ["--guided"] * guided
+            if corpus:
+                (corpus / name).mkdir(parents=True, exist_ok=True)
+                command += ["--corpus", str(corpus / name)]
+            done = subprocess.run(command, stdout=subprocess.PIPE, text=True)
+            if done.returncode == 0:
+                report |= json.loads(done.stdout.splitlines()[-1])
+                break
+            current = Path(scratch, "current")
+            if current.exists():
+                crashed = f"ended the process with status {done.returncode}"
+                report["native"] = save(TARGETS[name], current.read_bytes(), crashed)
+        seed += 1
+    return report
+
+
+def add_to(record: Path, report: dict[str, object], guided: bool) -> None:
+    """Add one turn's figures to a file of results: sums, except for the highest of the peaks."""
+    from benchmarks.harness import conditions  # loads what a guided run must load by itself
+
+    told = json.loads(record.read_text()) if record.exists() else {"rows": []}
+    key = {"target": report["target"], "guided": guided}
+    rows = [row for row in told["rows"] if key.items() <= row.items()]
+    row = rows[0] if rows else key | {"runs": 0, "minutes": 0, "cpu_minutes": 0, "peak_mb": 0}
+    if not rows:
+        told["rows"].append(row)
+    for name in ("runs", "minutes", "cpu_minutes"):
+        row[name] = round(row[name] + report.get(name, 0), 2)
+    row["peak_mb"] = max(row["peak_mb"], report.get("peak_mb", 0))
+    new = sorted({*report.get("found", {}).values(), *filter(None, [report.get("native")])})
+    row["found"] = sorted({*row.get("found", []), *new})
+    told |= {name: value for name, value in conditions(1).items() if name != "clock"}
+    told["rows"].sort(key=lambda row: (list(TARGETS).index(row["target"]), row["guided"]))
+    record.write_text(json.dumps(told, indent=1) + "\n")
 
 
 def main() -> int:
@@ -222,13 +264,16 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=int(time.time()))
     parser.add_argument("--guided", action="store_true", help="by coverage (needs atheris)")
     parser.add_argument("--corpus", type=Path, help="folder that keeps inputs for the next run")
+    parser.add_argument("--turn", type=float, help="minutes of a target before the next's turn")
+    parser.add_argument("--record", type=Path, help="file of results to add the figures to")
     parser.add_argument("--work", nargs=2, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.work:
         name, scratch = args.work
         work(TARGETS[name], args.minutes, args.seed, Path(scratch), args.guided, args.corpus)
         return 0
-    reports = run(args.only or list(TARGETS), args.minutes, args.seed, args.guided, args.corpus)
+    names = args.only or list(TARGETS)
+    reports = run(names, args.minutes, args.seed, args.guided, args.corpus, args.turn, args.record)
     return int(any(report.get("found") or report.get("native") for report in reports))
 
 
