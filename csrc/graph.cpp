@@ -2,36 +2,21 @@
 //
 // Python plans (accel/nn/onnx): it fuses, packs the weights and says where each value lies. What is
 // checked here is what keeps memory safe: every operand lies inside its array.
-#include "graph.h"
-
 #include <nanobind/stl/array.h>
 #include <nanobind/stl/optional.h>
 #include <nanobind/stl/vector.h>
 
 #include <algorithm>
-#include <array>
-#include <memory>
-#include <optional>
-#include <variant>
-#include <vector>
 
-#define ACCEL_VECTOR_CODE "graph_rows.h"
 #include "binding.h"
-#include "simd.h"
+#include "graph_steps.h"
 
-namespace accel {
+namespace accel::graph {
 namespace {
 
 using Held = nb::ndarray<nb::c_contig, nb::device::cpu>;
-using Given = nb::ndarray<nb::ro, nb::c_contig, nb::device::cpu>;
-// slot, first float, images, height, width, channels, floats between pixels
-using Operand = std::array<int64_t, 7>;
-using Span = std::array<int64_t, 3>;  // slot, first element, elements
-// height, width, strides down and across, padding at the top and left, dilations down and across
-using WindowSizes = std::array<int64_t, 8>;
-
+using Brought = Given<nb::ro, nb::c_contig, nb::device::cpu>;
 constexpr int64_t kMost = int64_t(1) << 40;  // of any product of sizes
-constexpr double kWorthThread = 1e6;         // multiply-adds; below, waking a thread costs more
 
 void require(bool holds, const char* what) {
   if (!holds) throw std::invalid_argument(std::string("graph: ") + what);
@@ -41,90 +26,6 @@ int64_t times(int64_t a, int64_t b) {
   require(a >= 0 && b >= 0 && (b == 0 || a <= kMost / b), "sizes must be from 0 to 2^40");
   return a * b;
 }
-
-int64_t whole_vectors(int64_t channels) {
-  const int64_t lanes = simd_lanes();
-  return (channels + lanes - 1) / lanes * lanes;
-}
-
-// Memory of its thread, kept: new pages cost more than many a step.
-float* scratch(int64_t floats) {
-  thread_local std::unique_ptr<Floats> own;
-  thread_local int64_t size = 0;
-  if (floats > size) {
-    own.reset();
-    own = std::make_unique<Floats>(floats);
-    size = floats;
-  }
-  return own ? own->data : nullptr;
-}
-
-struct Finish {  // an Ending whose arrays are not yet found
-  std::optional<Span> bias, slope;
-  std::optional<Operand> residual;
-  int activation = kNone;
-  float alpha = 0, beta = 0;
-};
-
-struct Product {
-  Operand x, y;
-  int source;
-  Window window;
-  int64_t depth;
-  Span weights;
-  std::optional<Span> taps;
-  Finish first, last;
-};
-struct Depthwise {
-  Operand x, y;
-  Window window;
-  Span taps;
-  Finish last;
-};
-struct Pool {
-  Operand x, y;
-  Window window;
-  bool largest, count_zeros;
-};
-struct Combine {
-  Operand a, y;
-  std::optional<Operand> b;
-  int kind;
-  Finish last;
-};
-struct Norm {
-  Operand x, y;
-  std::optional<Operand> scale, shift;
-  float epsilon;
-  Finish last;
-};
-struct Mean {
-  Operand x, y;
-};
-struct Resize {
-  Operand x, y;
-  Span r0, r1, c0, c1;
-  std::optional<Span> row_part, column_part;
-};
-struct Fold {
-  Operand x, y;
-  Window window;
-  Finish last;
-};
-struct Lines {
-  Operand x, y;  // one pixel for each line, its numbers being channels
-  int kind;
-};
-struct Copy {  // of up to six dimensions
-  int64_t from_slot, from, to_slot, to;
-  std::vector<int64_t> sizes, from_steps, to_steps;
-};
-struct Fill {
-  Operand y;
-  float value;
-};
-using Step =
-    std::variant<Product, Depthwise, Pool, Combine, Norm, Mean, Resize, Fold, Lines, Copy, Fill>;
 
 class Program {
  public:
@@ -268,7 +169,7 @@ class Program {
   int64_t length() const { return int64_t(steps_.size()); }
 
   // Runs steps [first, last). arrays: of the ports, in their order.
-  void run(const std::vector<Given>& arrays, int64_t first, int64_t last, int threads) {
+  void run(const std::vector<Brought>& arrays, int64_t first, int64_t last, int threads) {
     require(arrays.size() == ports_.size(), "a run must bring an array for each port");
     require(first >= 0 && first <= last && last <= length(), "no such steps");
     std::vector<float*> base(slots_.size());
@@ -280,10 +181,7 @@ class Program {
       base[ports_[i]] = static_cast<float*>(const_cast<void*>(arrays[i].data()));
     }
     nb::gil_scoped_release unlocked;
-    base_ = base.data();
-    threads_ = std::max(1, threads);
-    for (int64_t i = first; i < last; ++i)
-      std::visit([&](const auto& step) { execute(step); }, steps_[i]);
+    graph::run(steps_, first, last, base.data(), std::max(1, threads));
   }
 
  private:
@@ -296,10 +194,7 @@ class Program {
   std::vector<Held> held_;
   std::vector<int64_t> ports_;
   std::vector<Step> steps_;
-  float** base_ = nullptr;  // where each slot lies, during a run
-  int threads_ = 1;
 
-  // ---- checks ----
   void check(const Operand& o, bool written) const {
     const auto [slot, at, count, height, width, channels, step] = o;
     require(slot >= 0 && slot < int64_t(slots_.size()) && slots_[slot].is_float, "no such array");
@@ -310,15 +205,16 @@ class Program {
     require(at <= kMost && at + times(pixels - 1, step) + channels <= slots_[slot].size,
             "an operand must lie inside its array");
   }
+  bool inside(const Span& s, bool is_float, int64_t needed) const {
+    return s[0] >= 0 && s[0] < int64_t(slots_.size()) && slots_[s[0]].is_float == is_float &&
+           s[1] >= 0 && s[1] <= slots_[s[0]].size && s[2] <= slots_[s[0]].size - s[1] &&
+           s[2] >= needed;
+  }
   void floats(const Span& s, int64_t needed) const {
-    require(s[0] >= 0 && s[0] < int64_t(slots_.size()) && slots_[s[0]].is_float && s[1] >= 0 &&
-                s[1] <= slots_[s[0]].size && s[2] <= slots_[s[0]].size - s[1] && s[2] >= needed,
-            "an array of weights is too small");
+    require(inside(s, true, needed), "an array of weights is too small");
   }
   void indices(const Span& s, int64_t needed, int64_t below) const {
-    require(s[0] >= 0 && s[0] < int64_t(slots_.size()) && !slots_[s[0]].is_float && s[1] >= 0 &&
-                s[1] <= slots_[s[0]].size && s[2] <= slots_[s[0]].size - s[1] && s[2] >= needed,
-            "a table is too small");
+    require(inside(s, false, needed), "a table is too small");
     const int32_t* at = static_cast<const int32_t*>(slots_[s[0]].data) + s[1];
     for (int64_t i = 0; i < needed; ++i)
       require(at[i] >= 0 && at[i] < below, "a table must point inside the picture");
@@ -344,156 +240,13 @@ class Program {
               "padding must be less than the window");
     return {w[0], w[1], w[2], w[3], w[4], w[5], w[6], w[7]};
   }
-
-  // ---- running ----
-  Picture picture(const Operand& o) const {
-    return {base_[o[0]] + o[1], o[2], o[3], o[4], o[5], o[6]};
-  }
-  const float* at(const Span& s) const { return base_[s[0]] + s[1]; }
-  const float* at(const std::optional<Span>& s) const { return s ? at(*s) : nullptr; }
-  const int32_t* table(const Span& s) const {
-    return reinterpret_cast<const int32_t*>(base_[s[0]]) + s[1];
-  }
-  Ending ending(const Finish& f) const {
-    Ending e{at(f.bias), at(f.slope), nullptr, 0, 0, f.activation, f.alpha, f.beta};
-    if (f.residual) {
-      const Picture r = picture(*f.residual);
-      e.residual = r.data, e.residual_step = r.step, e.residual_channels = r.channels;
-    }
-    return e;
-  }
-
-  // Calls f(first, count) for stretches of `items`; each item's result is its own.
-  template <typename F>
-  void shared(int64_t items, int64_t stretch, double work, const F& f) const {
-    const int team = int(std::clamp<double>(work / kWorthThread, 1, threads_));
-    if (team > 1) stretch = std::min(stretch, (items + team - 1) / team);
-    const int64_t parts = (items + stretch - 1) / stretch;
-#pragma omp parallel for num_threads(team) schedule(dynamic) if (team > 1)
-    for (int64_t i = 0; i < parts; ++i) f(i * stretch, std::min(stretch, items - i * stretch));
-  }
-
-  void execute(const Product& p) const {
-    const ProductStep s{picture(p.x),  picture(p.y), Source(p.source), p.window,      p.depth,
-                        at(p.weights), at(p.taps),   ending(p.first),  ending(p.last)};
-    const int64_t chunk = ACCEL_WIDEST(product_chunk(s));
-    const int64_t floats = s.source == kDirect ? 0 : chunk * s.depth;
-    const double work = double(s.y.pixels()) * s.depth * s.y.channels;
-    shared(s.y.pixels(), chunk, work, [&](int64_t first, int64_t count) {
-      ACCEL_WIDEST(product(s, first, count, scratch(floats)));
-    });
-  }
-  void execute(const Depthwise& p) const {
-    const Picture x = picture(p.x), y = picture(p.y);
-    const Ending last = ending(p.last);
-    const double work = double(y.pixels()) * y.channels * p.window.height * p.window.width;
-    shared(y.pixels(), std::max<int64_t>(1, y.width), work, [&](int64_t first, int64_t count) {
-      ACCEL_WIDEST(depthwise(x, y, p.window, at(p.taps), last, first, count,
-                             y.data + first * y.step, y.step));
-    });
-  }
-  void execute(const Pool& p) const {
-    const PoolStep s{picture(p.x), picture(p.y), p.window, p.largest, p.count_zeros};
-    const double work = double(s.y.pixels()) * s.y.channels * p.window.height * p.window.width;
-    shared(s.y.pixels(), 64, work,
-           [&](int64_t first, int64_t count) { ACCEL_WIDEST(pool(s, first, count)); });
-  }
-  void execute(const Combine& p) const {
-    const BinaryStep s{picture(p.a), p.b ? picture(*p.b) : Picture{}, picture(p.y), p.kind,
-                       ending(p.last)};
-    shared(s.y.pixels(), 256, 4.0 * s.y.pixels() * s.y.channels,
-           [&](int64_t first, int64_t count) { ACCEL_WIDEST(binary(s, first, count)); });
-  }
-  void execute(const Norm& p) const {
-    NormStep s{picture(p.x), picture(p.y), nullptr, nullptr, 0, p.epsilon, ending(p.last)};
-    if (p.scale) s.scale = base_[(*p.scale)[0]] + (*p.scale)[1];
-    if (p.shift) s.shift = base_[(*p.shift)[0]] + (*p.shift)[1];
-    if (p.scale || p.shift) {
-      const Operand& affine = p.scale ? *p.scale : *p.shift;
-      s.affine_step = affine[2] * affine[3] * affine[4] > 1 ? affine[6] : 0;
-    }
-    channels(s.x, 8, [&](int64_t image, int64_t c) { ACCEL_WIDEST(norm(s, image, c)); });
-  }
-  void execute(const Mean& p) const {
-    const MeanStep s{picture(p.x), picture(p.y)};
-    channels(s.x, 1, [&](int64_t image, int64_t c) { ACCEL_WIDEST(mean(s, image, c)); });
-  }
-  // Calls f(image, first channel) for groups of kGroup vectors of channels.
-  template <typename F>
-  void channels(const Picture& x, double effort, const F& f) const {
-    const int64_t wide = simd_lanes() * wide4::kGroup, groups = (x.channels + wide - 1) / wide;
-    shared(x.count * groups, 1, effort * x.pixels() * x.channels,
-           [&](int64_t first, int64_t count) {
-             for (int64_t i = first; i < first + count; ++i) f(i / groups, i % groups * wide);
-           });
-  }
-  void execute(const Resize& p) const {
-    const ResizeStep s{picture(p.x), picture(p.y), table(p.r0),    table(p.r1),
-                       table(p.c0),  table(p.c1),  at(p.row_part), at(p.column_part)};
-    shared(s.y.count * s.y.height, 1, 4.0 * s.y.pixels() * s.y.channels,
-           [&](int64_t first, int64_t count) {
-             for (int64_t i = first; i < first + count; ++i) ACCEL_WIDEST(resize(s, i));
-           });
-  }
-  void execute(const Fold& p) const {
-    const FoldStep s{picture(p.x), picture(p.y), p.window, ending(p.last)};
-    shared(s.y.pixels(), 64, 1.0 * s.x.pixels() * s.x.channels,
-           [&](int64_t first, int64_t count) { ACCEL_WIDEST(fold(s, first, count)); });
-  }
-  void execute(const Lines& p) const {
-    const Picture x = picture(p.x);
-    const LineStep s{x.data, base_[p.y[0]] + p.y[1], x.channels, p.kind};
-    shared(x.pixels(), 16, 8.0 * x.pixels() * x.channels, [&](int64_t first, int64_t count) {
-      for (int64_t i = first; i < first + count; ++i) ACCEL_WIDEST(line(s, i));
-    });
-  }
-  void execute(const Copy& p) const {
-    const float* from = base_[p.from_slot] + p.from;
-    float* to = base_[p.to_slot] + p.to;
-    const size_t rank = p.sizes.size();
-    if (rank == 1) return copy_dimension(p, 0, from, to);
-    if (rank == 2 && turns(p)) {
-      const int64_t a = p.from_steps[1], b = p.to_steps[0];
-      return shared(p.sizes[0], 32, 2.0 * p.sizes[0] * p.sizes[1],
-                    [&](int64_t first, int64_t count) {
-                      wide4::turn(from + first, a, to + first * b, b, count, p.sizes[1]);
-                    });
-    }
-    double floats = 1;
-    for (int64_t size : p.sizes) floats *= double(size);
-    shared(p.sizes[0], 16, 2 * floats, [&](int64_t first, int64_t count) {
-      for (int64_t i = first; i < first + count; ++i)
-        copy_dimension(p, 1, from + i * p.from_steps[0], to + i * p.to_steps[0]);
-    });
-  }
-  // Whether the last two dimensions change places: rows of `from` are columns of `to`.
-  static bool turns(const Copy& p) {
-    const size_t i = p.sizes.size() - 2;
-    return p.from_steps[i] == 1 && p.to_steps[i + 1] == 1;
-  }
-  static void copy_dimension(const Copy& p, size_t i, const float* from, float* to) {
-    const int64_t size = p.sizes[i], a = p.from_steps[i], b = p.to_steps[i];
-    if (i + 2 == p.sizes.size() && turns(p)) {
-      wide4::turn(from, p.from_steps[i + 1], to, b, size, p.sizes[i + 1]);
-    } else if (i + 1 < p.sizes.size()) {
-      for (int64_t k = 0; k < size; ++k) copy_dimension(p, i + 1, from + k * a, to + k * b);
-    } else if (a == 1 && b == 1) {
-      std::copy_n(from, size, to);
-    } else {
-      for (int64_t k = 0; k < size; ++k) to[k * b] = from[k * a];
-    }
-  }
-  void execute(const Fill& p) const {
-    const Picture y = picture(p.y);
-    for (int64_t i = 0; i < y.pixels(); ++i) std::fill_n(y.data + i * y.step, y.channels, p.value);
-  }
 };
 
 }  // namespace
-}  // namespace accel
+}  // namespace accel::graph
 
 ACCEL_BIND(graph) {
-  using namespace accel;
+  using namespace accel::graph;
   nb::class_<Finish>(m, "GraphFinish", "What is done to a sum: bias, residual, activation.")
       .def(
           "__init__",

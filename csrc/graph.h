@@ -1,5 +1,5 @@
 // What the steps of a graph are to the kernels that run them: pictures, channels last, and what is
-// done to a sum on its way out. graph.cpp checks and drives, graph_rows.h computes.
+// done to a sum on its way out. graph_run.cpp drives, graph_rows.h computes.
 #pragma once
 
 #include <cstdint>
