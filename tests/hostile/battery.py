@@ -1,9 +1,10 @@
 """Runs attacks one after the other and tells what each did: JSON, one a line.
 
-`python -m tests.hostile.battery FOLDER URL NAME...`. What all commands share is imported once; each
+`python -m tests.hostile.battery FOLDER URL NAME...`. What all commands share is imported once. Each
 attack then gets a copy of the process, because it may end it, and because its peak of memory and
-its sockets are watched. With CONFINED=1 in the environment each command is run with `--untrusted`,
-and what is told is of the child that does the work.
+its sockets are watched; its files are made in a copy of that. With CONFINED=1 in the environment
+each command is run with `--untrusted`: the child that does the work is a copy too, where a user's
+would start anew, and all else of the confinement is as it always is.
 """
 
 from __future__ import annotations
@@ -14,16 +15,20 @@ import os
 import resource
 import signal
 import stat
+import subprocess
 import sys
 import time
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 SOCKETS: list[str] = []
 CONFINED = os.environ.get("CONFINED") == "1"
 SHARED = ("accel.pipelines.swap", "accel.pipelines.verify")
 # What only some commands load is not counted as time, and not as memory of the others.
 OWN = {"generate": ("accel.pipelines.generate.job",)}
-ALONE_MB: list[float] = []  # of a process that has loaded SHARED and nothing of the tests
 HANGS_S = 120  # by the clock; the machine may be busy with other things
 
 
@@ -35,55 +40,154 @@ def watch(event: str, args: tuple[object, ...]) -> None:
         "os.system",
         "os.exec",
     ):
-        ours = CONFINED and event == "subprocess.Popen" and args[0] == sys.executable
-        if not ours:
-            SOCKETS.append(f"{event} {args[-1]!r}"[:200])
+        SOCKETS.append(f"{event} {args[-1]!r}"[:200])
 
 
-def resident_mb(what: str = "VmRSS") -> float:
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith(what):
-            return int(line.split()[1]) / 1024
-    return 0.0
+class Copy:
+    """A confined child that is a copy of this process, for `untrusted` in place of Popen's."""
+
+    def __init__(self, request: dict[str, Any], stderr: int | None = subprocess.PIPE) -> None:
+        receive, send = os.pipe()
+        self.returncode: int | None = None
+        self.pid = os.fork()
+        if self.pid == 0:
+            os.close(receive)
+            os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+            if stderr is not None:
+                os.dup2(send, 2)
+            os.close(send)
+            os._exit(self._work(request))
+        os.close(send)
+        self.stderr = os.fdopen(receive, "rb")
+
+    def _work(self, request: dict[str, Any]) -> int:
+        from accel.pipelines import confined
+
+        sys.argv = ["confined", json.dumps(request)]
+        try:
+            return confined.main()
+        except SystemExit as stop:
+            return stop.code if isinstance(stop.code, int) else 1
+        except BaseException:
+            sys.excepthook(*sys.exc_info())  # as Python ends
+            return 1
+        finally:
+            sys.stdout.flush()
+            sys.stderr.flush()
+
+    def poll(self) -> int | None:
+        if self.returncode is None:
+            pid, ended = os.waitpid(self.pid, os.WNOHANG)
+            if pid:
+                self.returncode = os.waitstatus_to_exitcode(ended)
+        return self.returncode
+
+    def wait(self, timeout: float = HANGS_S) -> int:
+        end = time.monotonic() + timeout
+        while self.poll() is None:
+            if time.monotonic() > end:
+                raise subprocess.TimeoutExpired("a copy", timeout)
+            time.sleep(0.005)
+        return self.returncode
+
+    def terminate(self) -> None:
+        os.kill(self.pid, signal.SIGTERM)
+
+    def kill(self) -> None:
+        os.kill(self.pid, signal.SIGKILL)
+
+
+@contextmanager
+def prepared(name: str, here: Path, url: str) -> Iterator[list[str]]:
+    """The words of an attack, whose files a copy of this process makes and goes on changing."""
+    receive, send = os.pipe()
+    over, ends = os.pipe()
+    maker = os.fork()
+    if maker == 0:
+        os.close(ends)
+        with ending():
+            os.write(send, json.dumps(make(name, here, url)).encode())
+            os.close(send)
+            os.read(over, 1)
+    os.close(send)
+    os.close(over)
+    with os.fdopen(receive, "rb") as pipe:
+        words, os.environ["PATH"] = json.loads(pipe.read())
+    try:
+        yield words
+    finally:
+        os.close(ends)
+        os.waitpid(maker, 0)
+
+
+@contextmanager
+def ending() -> Iterator[None]:
+    """End this copy of the process with what it does, whatever that raises."""
+    try:
+        yield
+    except BaseException:
+        traceback.print_exc(file=sys.__stderr__)
+        os._exit(1)
+    os._exit(0)
+
+
+def make(name: str, here: Path, url: str) -> tuple[list[str], str]:
+    from tests.hostile.attacks import portrait
+    from tests.hostile.every import ATTACKS
+
+    here.mkdir()
+    portrait(here)
+    return ATTACKS[name].build(here, url), os.environ["PATH"]
 
 
 def run(name: str, folder: Path, url: str) -> dict[str, object]:
     """Run one attack in this process, which ends after it."""
-    from accel.cli import main
-    from accel.video.stills import give_back
-    from tests.hostile.attacks import portrait
-    from tests.hostile.every import ATTACKS
-
     here = folder / name
-    here.mkdir()
-    portrait(here)
-    words = ATTACKS[name].build(here, url)
-    os.chdir(here)
-    give_back()
-    of_tests = resident_mb() - ALONE_MB[0]  # modules and memory of what made the files
-    load(OWN.get(words[0], ()))
-    Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
-    SOCKETS.clear()
-    before = listing(here)
-    for end, number in (("out", 1), ("err", 2)):
-        os.dup2(os.open(folder / f"{name}.{end}", os.O_RDWR | os.O_CREAT), number)
-    theirs = content_of(here / "theirs")
-    clock, busy = time.monotonic(), time.process_time()
-    try:
-        status: object = main(["--untrusted", *words] if CONFINED else words)
-    except SystemExit as stop:
-        status = stop.code
-    except BaseException as error:
-        status = f"{type(error).__name__}: {error}"[:500]
-    sys.stdout.flush()
-    sys.stderr.flush()
-    used_s, peak = time.process_time() - busy, resident_mb("VmHWM") - of_tests
-    if CONFINED:
-        child = resource.getrusage(resource.RUSAGE_CHILDREN)
-        used_s, peak = child.ru_utime + child.ru_stime, child.ru_maxrss / 1024
-    return {"status": status, "seconds": time.monotonic() - clock, "busy_s": used_s,
-            "peak_mb": peak, "sockets": SOCKETS, "kept": theirs == content_of(here / "theirs"),
+    with prepared(name, here, url) as words:
+        os.chdir(here)
+        load(OWN.get(words[0], ()))
+        SOCKETS.clear()
+        Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
+        before, theirs = listing(here), content_of(here / "theirs")
+        for end, number in (("out", 1), ("err", 2)):
+            os.dup2(os.open(folder / f"{name}.{end}", os.O_RDWR | os.O_CREAT), number)
+        clock, busy = time.monotonic(), busy_s()
+        status = status_of(["--untrusted", *words] if CONFINED else words)
+        seconds, used_s, peak = time.monotonic() - clock, busy_s() - busy, peak_mb()
+    return {"status": status, "seconds": seconds, "busy_s": used_s, "peak_mb": peak,
+            "sockets": SOCKETS, "kept": theirs == content_of(here / "theirs"),
             "words": words, **altered(before, listing(here))}  # fmt: skip
+
+
+def status_of(words: list[str]) -> object:
+    """What a command line ends with: its status, or what it should not have raised."""
+    from accel.cli import main
+
+    try:
+        return main(words)
+    except SystemExit as stop:
+        return stop.code
+    except BaseException as error:
+        return f"{type(error).__name__}: {error}"[:500]
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+
+
+def busy_s() -> float:
+    """Processor time of this process, or of the children that have ended."""
+    if not CONFINED:
+        return time.process_time()
+    child = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return child.ru_utime + child.ru_stime
+
+
+def peak_mb() -> float:
+    """The peak of this process, or of its largest child: which is not the one that makes files."""
+    if CONFINED:
+        return resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
+    status = Path("/proc/self/status").read_text()
+    return int(status.partition("VmHWM:")[2].split()[0]) / 1024
 
 
 def listing(folder: Path) -> dict[str, tuple[int, int]]:
@@ -119,8 +223,8 @@ def in_child(name: str, folder: Path, url: str) -> dict[str, object]:
     child = os.fork()
     if child == 0:
         signal.alarm(HANGS_S)
-        os.write(send, json.dumps(run(name, folder, url)).encode())
-        os._exit(0)
+        with ending():
+            os.write(send, json.dumps(run(name, folder, url)).encode())
     os.close(send)
     with os.fdopen(receive, "rb") as pipe:
         told = pipe.read()
@@ -137,7 +241,10 @@ def main() -> None:
     os.environ["ACCEL_HOME"] = str(folder / "home" / str(os.getpid()))
     sys.addaudithook(watch)
     load(SHARED)
-    ALONE_MB.append(resident_mb())
+    if CONFINED:
+        from accel.pipelines import untrusted
+
+        untrusted._start = Copy
     for name in names:
         print(json.dumps(in_child(name, folder, url)), flush=True)
 

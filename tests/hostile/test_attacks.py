@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import socket
 import subprocess
 import sys
@@ -18,11 +17,8 @@ from accel.video.boxes import check_film
 from tests.hostile import attacks
 from tests.hostile.attacks import film
 from tests.hostile.every import ATTACKS
+from tests.hostile.judge import ROOT, faults, left_outside
 
-ROOT = Path(__file__).parent.parent.parent
-BUSY_S = 5.0  # of processor time, all threads together
-PEAK_MB = 1000
-START_S = 8.0  # of processor time, of a process that does nothing else
 LONGEST_S = 7000  # by the clock, for all of a battery
 SIDE_BY_SIDE = 2  # batteries at a time
 # In the fast part of the tests: one of each class, none that swaps a film.
@@ -50,7 +46,7 @@ class Battery:
     """Runs a set of attacks once and keeps what each did."""
 
     def __init__(self, folder: Path, names: tuple[str, ...], *, is_confined: bool = False):
-        self.folder, self.is_confined = folder, is_confined
+        self.folder = folder
         with socket.create_server(("127.0.0.1", 0)) as server:
             url = f"http://127.0.0.1:{server.getsockname()[1]}"
             paths = [str(ROOT), os.environ.get("PYTHONPATH", "")]
@@ -102,53 +98,11 @@ def confined(tmp_path_factory) -> Battery:
 
 
 def check(battery: Battery, name: str) -> None:
-    attack, report = ATTACKS[name], battery.reports[name]
-    out, err = report["out"], report["err"]
-    assert report["status"] in attack.statuses, report
-    assert "Traceback" not in out + err
-    assert attack.says in err
-    if report["status"] == 2 and not out:
-        assert err.startswith("accel: "), err
-        assert err.count("\n") == 1, err
-    printable = (out + err).replace("\n", "").replace("\t", "")
-    assert printable.isprintable(), ascii(printable)
-    for place in (str(ROOT), str(Path.home()) + "/", "site-packages"):
-        assert place not in err
-    # A file that is read after all is worked on as any other, and so is a whole photograph.
-    if report["status"] and not name.startswith("photograph_"):
-        assert report["busy_s"] < BUSY_S + START_S * battery.is_confined, report
-    assert report["peak_mb"] < PEAK_MB, report
-    assert report["sockets"] == []
-    assert not unasked(report), report
-    assert report["kept"], "somebody else's file was changed"
-
-
-def unasked(report: dict) -> list[str]:
-    """What a command made or changed that its words do not name.
-
-    The workflow's own folders may hold what was done before a step stopped: it is resumed there.
-    Nothing unfinished may stay even there.
-    """
-    words = report["words"]
-    # Verifying has other statuses; a report that cannot be written comes after the film.
-    done = report["status"] == 0 or words[0] == "verify" or "--json" in words
-    named = {*words, *(f"{word}.c2pa" for word in words)} if done else set()
-    faults = [name for name in report["new"] + report["changed"] if name not in named]
-    if words[0] == "dfl":
-        return [name for name in faults if not name.startswith("w/") or is_unfinished(name)]
-    return faults
-
-
-def is_unfinished(name: str) -> bool:
-    return re.search(r"\.partial|canary|\.tmp", name) is not None
+    assert not faults(ATTACKS[name], battery.reports[name]), battery.reports[name]
 
 
 def check_surroundings(battery: Battery, names: set[str]) -> None:
-    expected = names | {f"{n}.{end}" for n in names for end in ("out", "err")}
-    assert {p.name for p in battery.folder.iterdir()} - {"home"} == expected
-    assert not (battery.folder.parent / "canary").exists()
-    assert not Path("/tmp/canary").exists()
-    assert not Path("/canary").exists()
+    assert left_outside(battery.folder, names) == []
     assert not battery.asked, "a file made the engine ask for a URL"
 
 
