@@ -97,16 +97,6 @@ def write_text(path: Path, text: str) -> None:
         file.write(text)
 
 
-def fresh(path: Path) -> Path:
-    """Make room for a file that is written under a passing name, and give that name back.
-
-    What stands there may be left from a process that was killed, or be a link that somebody put
-    there and that leads out of the folder: either goes.
-    """
-    path.unlink(missing_ok=True)
-    return path
-
-
 def read_json(path: Path, what: str = "JSON", most_bytes: int = 64 << 20) -> Any:
     """What a JSON file of a regular size says; raises InputError, one line, for any other file."""
     return parse_json(read_file(path, most_bytes, what), str(path), what)

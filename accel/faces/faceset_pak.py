@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from accel.core import InputError, Progress, fresh, open_file, read_file
+from accel.core import InputError, Progress, open_file, read_file
 from accel.faces.faceset import (
     MAX_FACE_BYTES,
     FaceRecord,
@@ -26,6 +26,7 @@ from accel.faces.faceset import (
     faces_in,
     picture_shape,
 )
+from accel.unfinished import whole
 from accel.weights.pickle_machine import Limits
 from accel.weights.pickle_writer import dump_pickle
 from accel.weights.pickles import SampleType, load_pickle
@@ -117,25 +118,17 @@ def write_pak(
     """
     if table is None:
         table = dump_pickle([entry for entry, _ in faces])
-    partial = path.with_name(path.name + ".partial")
-    try:
-        with fresh(partial).open("wb") as file:
-            file.write(HEAD.pack(VERSION, len(table)) + table)
-            at = file.tell()
-            file.write(bytes(8 * (len(faces) + 1)))
-            start, offsets = file.tell(), []
-            for _, content in faces:
-                offsets.append(file.tell() - start)
-                file.write(content if isinstance(content, bytes) else content.read_bytes())
-            offsets.append(file.tell() - (0 if byte_compatible else start))
-            file.seek(at)
-            file.write(struct.pack(f"<{len(offsets)}Q", *offsets))
-        os.replace(partial, path)
-    except OSError as error:
-        error.filename = error.filename or str(path)  # a full disk does not say where
-        raise
-    finally:
-        partial.unlink(missing_ok=True)
+    with whole(path) as partial, partial.open("wb") as file:
+        file.write(HEAD.pack(VERSION, len(table)) + table)
+        at = file.tell()
+        file.write(bytes(8 * (len(faces) + 1)))
+        start, offsets = file.tell(), []
+        for _, content in faces:
+            offsets.append(file.tell() - start)
+            file.write(content if isinstance(content, bytes) else content.read_bytes())
+        offsets.append(file.tell() - (0 if byte_compatible else start))
+        file.seek(at)
+        file.write(struct.pack(f"<{len(offsets)}Q", *offsets))
 
 
 def pack_folder(

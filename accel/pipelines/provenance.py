@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import secrets
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -42,7 +41,7 @@ from accel.provenance.label import Label
 from accel.provenance.ledger import Ledger, look
 from accel.provenance.verify import Frames
 from accel.provenance.watermark import Mark, is_rgb, luma_of
-from accel.video.unfinished import passing_name
+from accel.unfinished import passing_name
 
 LOOKS, FIRST_STRIDE = 8, 8  # of a film, that the ledger keeps; frames between two, at first
 
@@ -137,7 +136,7 @@ class Marker:
         if ident is not None and marking.mark is not None:
             marking.mark = Mark(ident)
         marking.mark_picture(rgb)
-        partial = passing_name(path, secrets.token_hex(4))
+        partial = passing_name(path)
         try:
             Image.fromarray(rgb).save(partial, **options)
             told = marking.seal(partial, path)

@@ -13,9 +13,9 @@ import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
-from accel.core import ConfigError, InputError, fresh, read_json
+from accel.core import ConfigError, InputError, read_json
+from accel.unfinished import PARTIAL, fresh
 
-PARTIAL = ".partial"
 NOTE = "saving.json"
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import secrets
 from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
@@ -14,6 +13,7 @@ import av
 from av.codec.hwaccel import HWAccel
 
 from accel.core import ConfigError
+from accel.unfinished import Unfinished, passing_name
 from accel.video.encode import (
     DEFAULT_CONFIG,
     ENCODERS,
@@ -30,7 +30,6 @@ from accel.video.read import VideoReader
 from accel.video.remux import StreamCopier, keep_tags
 from accel.video.scope import KeptIfWell
 from accel.video.sniff import PICTURE_SUFFIXES, reason
-from accel.video.unfinished import Unfinished, passing_name
 
 Finish = Callable[[Path], object]
 
@@ -322,7 +321,7 @@ class VideoWriter(KeptIfWell):
 def partial_name(path: Path, source: Path) -> Path:
     """Return the temporary name beside `path`, after checking that `path` can be written at all."""
     check_place(path, source)
-    return passing_name(path, secrets.token_hex(4))
+    return passing_name(path)
 
 
 def check_place(path: Path, source: Path) -> None:

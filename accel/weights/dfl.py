@@ -7,7 +7,6 @@ Here names have dots and layouts are torch's; what channels mean is the network'
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ import torch
 from torch import Tensor
 
 from accel.core import InputError, read_file
+from accel.unfinished import write_whole
 from accel.weights.pickle_machine import DEFAULT_LIMITS, Limits
 from accel.weights.pickle_writer import dump_pickle
 from accel.weights.pickles import load_pickle
@@ -93,12 +93,7 @@ def _read(path: Path, limits: Limits = DEFAULT_LIMITS) -> Any:
 
 
 def _write(path: Path, content: bytes) -> None:
-    partial = path.with_name(path.name + ".partial")
-    try:
-        partial.write_bytes(content)
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
+    write_whole(path, content)
 
 
 def _to_torch(array: np.ndarray[Any, Any]) -> Tensor:

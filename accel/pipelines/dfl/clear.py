@@ -9,7 +9,7 @@ from typing import Any
 from accel.core import ConfigError
 from accel.pipelines.dfl.made import LIST_NAME, made_in
 from accel.pipelines.dfl.workspace import SIDES, VIDEO_SUFFIXES, Workspace, open_workspace
-from accel.video.unfinished import leftovers
+from accel.unfinished import leftovers
 
 PARTS = ("frames", "aligned", "merged", "model", "result")
 

@@ -11,11 +11,11 @@ import torch
 from accel.core import ConfigError, InputError
 from accel.faces.autoencoder import Autoencoder
 from accel.faces.autoencoder_onnx import to_onnx
-from accel.pipelines.dfl.made import write_whole
 from accel.pipelines.dfl.workspace import Workspace, open_workspace
 from accel.pipelines.run_report import versions
 from accel.training import model_files
 from accel.training.options import MODELS
+from accel.unfinished import write_whole
 from accel.weights import dfl
 from accel.weights.onnx import open_onnx
 

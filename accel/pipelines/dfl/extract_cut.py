@@ -18,8 +18,8 @@ from accel.faces.face_types import FaceType, crop_corners, crop_matrix
 from accel.faces.faceset import FaceRecord, with_face
 from accel.kernels.planes import Planes
 from accel.pipelines.dfl.extract_config import ExtractConfig
-from accel.pipelines.dfl.made import write_whole
 from accel.pipelines.dfl.save_frames import bgr_of, encode_picture
+from accel.unfinished import write_whole
 
 DEBUG_QUALITY = 70
 Landmarker = Callable[[Planes, AnyArray], Array]  # frame and mesh [468, 3] -> [68, 2]

@@ -12,7 +12,8 @@ from typing import Any
 from accel.core import ConfigError, InputError, read_json
 from accel.faces.faceset import faces_in
 from accel.faces.faceset_pak import NAME as PAK
-from accel.pipelines.dfl.made import made_in, remember, write_whole
+from accel.pipelines.dfl.made import made_in, remember
+from accel.unfinished import write_whole
 
 JOURNAL = "extract.json"
 SAVE_EVERY_S = 2.0

@@ -19,10 +19,11 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from accel.core import ConfigError, InputError, fresh, read_json
+from accel.core import ConfigError, InputError, read_json
 from accel.kernels._native import limit_threads
 from accel.pipelines.dfl.timeline import Seeker, Timeline, film, locate, read_timeline
 from accel.pipelines.dfl.workspace import Workspace, check_side, open_workspace
+from accel.unfinished import write_whole
 from accel.video.frame import Frame
 from accel.video.info import VideoInfo
 from accel.video.read import VideoReader
@@ -70,12 +71,7 @@ class FrameIndex:
             "complete": self.is_complete,
             "pts": self.pts,
         }
-        partial = path.with_name(f".{path.name}.partial")
-        try:
-            fresh(partial).write_text(json.dumps(values))
-            os.replace(partial, path)
-        finally:
-            partial.unlink(missing_ok=True)
+        write_whole(path, json.dumps(values).encode())
 
 
 def load_index(path: Path) -> FrameIndex | None:

@@ -6,15 +6,13 @@ makes files calls `remember`; one that renames them calls `renamed`.
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from accel.core import InputError, fresh, read_file
+from accel.core import InputError, read_file
+from accel.unfinished import PARTIAL, partial_of, placed, write_whole
 
 LIST_NAME = ".accel-made"
-PARTIAL = ".partial"
 MAX_LIST_BYTES = 256 << 20
 
 
@@ -40,7 +38,7 @@ def made_in(folder: Path) -> list[Path]:
     # A name with a folder in it was written by somebody else.
     plain = [name for name in names if name and Path(name).name == name]
     found = [folder / name for name in plain if (folder / name).is_file()]
-    torn = {_partial(folder / name) for name in plain} & set(folder.glob(f".*{PARTIAL}"))
+    torn = {partial_of(folder / name) for name in plain} & set(folder.glob(f".*{PARTIAL}"))
     return [*found, *sorted(torn), path]
 
 
@@ -61,30 +59,3 @@ def renamed(folder: Path, names: Mapping[str, Path]) -> None:
     write_whole(path, "".join(f"{name}\n" for name in here).encode())
     for other, gone in moved.items():
         remember(other, gone)
-
-
-def write_whole(path: Path, data: bytes) -> None:
-    """Write a file under its name only once it is complete; a full disk leaves nothing."""
-    partial = _partial(path)
-    try:
-        with placed(path):
-            fresh(partial).write_bytes(data)
-            os.replace(partial, path)
-    except OSError:
-        partial.unlink(missing_ok=True)
-        raise
-
-
-@contextmanager
-def placed(path: Path) -> Iterator[None]:
-    """Give errors the name of the file or folder that was written to: a full disk does not."""
-    try:
-        yield
-    except OSError as error:
-        error.filename = error.filename or str(path)
-        raise
-
-
-def _partial(path: Path) -> Path:
-    """The name of a file that is being written."""
-    return path.with_name(f".{path.name}{PARTIAL}")

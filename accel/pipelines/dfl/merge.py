@@ -36,7 +36,7 @@ from accel.kernels import planes_to_rgb
 from accel.kernels._native import limit_threads
 from accel.pipelines.dfl.encode import open_result
 from accel.pipelines.dfl.frames import FrameSource, NamedFrame, open_frames
-from accel.pipelines.dfl.made import LIST_NAME, made_in, remember, write_whole
+from accel.pipelines.dfl.made import LIST_NAME, made_in, remember
 from accel.pipelines.dfl.merge_faces import FaceTable, read_faces
 from accel.pipelines.dfl.merge_frame import MergedFrame, merge_frame, predict_faces, raw_picture
 from accel.pipelines.dfl.merge_model import FaceModel, Predictor, open_model
@@ -46,6 +46,7 @@ from accel.pipelines.dfl.workspace import Workspace, open_workspace
 from accel.pipelines.provenance import Marker, ProvenanceConfig
 from accel.pipelines.run_report import peak_memory_mb, versions
 from accel.provenance.c2pa import sidecar_of
+from accel.unfinished import write_whole
 from accel.video.encode import EncodeConfig
 from accel.video.frame import Frame
 from accel.video.stages import buffered, in_order

@@ -10,14 +10,14 @@ The file also tells the seed and, for whoever opens the merger again, where it w
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from accel.core import ConfigError, InputError, fresh, read_json
+from accel.core import ConfigError, InputError, read_json
 from accel.faces.merge_settings import MergeSettings, check_names
+from accel.unfinished import write_whole
 
 VERSION = 1
 KEYS = ("version", "default", "frames", "seed", "color_variant", "cursor", "model")
@@ -83,16 +83,12 @@ class MergeSession:
 
     def save(self, path: Path) -> None:
         """Write the file; an old one stays until the new one is whole."""
-        partial = path.with_name(f".{path.name}.partial")
         try:
-            fresh(partial).write_text(json.dumps(self.described(), indent=1) + "\n")
-            os.replace(partial, path)
+            write_whole(path, (json.dumps(self.described(), indent=1) + "\n").encode())
         except OSError as error:
             raise ConfigError(
                 f"{path}: could not be saved ({error.strerror}); the last save is intact"
             ) from error
-        finally:
-            partial.unlink(missing_ok=True)
 
 
 def load_session(

@@ -9,9 +9,10 @@ from typing import Any
 from accel.core import Cancel, ConfigError, InputError, Progress, ProgressCallback
 from accel.faces.faceset import faces_in
 from accel.faces.faceset_pak import NAME, open_pak, pack_folder, unpack
-from accel.pipelines.dfl.made import made_in, placed, remember
+from accel.pipelines.dfl.made import made_in, remember
 from accel.pipelines.dfl.workspace import Workspace, open_workspace
 from accel.pipelines.run_report import versions
+from accel.unfinished import placed
 
 
 def pack_faces(

@@ -26,9 +26,10 @@ from accel.pipelines.dfl.frames import (
     NamedFrame,
     load_index,
 )
-from accel.pipelines.dfl.made import made_in, remember, write_whole
+from accel.pipelines.dfl.made import made_in, remember
 from accel.pipelines.dfl.workspace import Workspace, check_side, open_workspace
 from accel.pipelines.run_report import peak_memory_mb, versions
+from accel.unfinished import write_whole
 from accel.video.sniff import PICTURE_SUFFIXES
 from accel.video.stages import buffered, in_order
 

@@ -11,10 +11,11 @@ from accel.faces.faceset import faces_in
 from accel.faces.faceset_pak import NAME as PAK_NAME
 from accel.faces.sort import DEFAULT_TARGET, MODES, arrange, contact_sheet, measure_all, order
 from accel.faces.sort import recover as recover_files
-from accel.pipelines.dfl.made import remember, renamed, write_whole
+from accel.pipelines.dfl.made import remember, renamed
 from accel.pipelines.dfl.save_frames import encode_picture
 from accel.pipelines.dfl.workspace import Workspace, open_workspace
 from accel.pipelines.run_report import peak_memory_mb, versions
+from accel.unfinished import write_whole
 
 
 def sort_faces(

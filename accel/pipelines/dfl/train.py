@@ -17,7 +17,7 @@ import torch
 
 from accel.core import Cancel, ConfigError, Progress, ProgressCallback, choose_device
 from accel.pipelines.dfl.live import LivePage
-from accel.pipelines.dfl.made import remember, write_whole
+from accel.pipelines.dfl.made import remember
 from accel.pipelines.dfl.pack import beside_pak
 from accel.pipelines.dfl.workspace import SIDES, Workspace, open_workspace
 from accel.pipelines.run_report import peak_memory_mb, versions
@@ -36,6 +36,7 @@ from accel.training.options import (
 from accel.training.preview import as_png, chosen, loss_curve, preview_grid
 from accel.training.state import back_up
 from accel.training.tune import tuned
+from accel.unfinished import write_whole
 from accel.weights.dfl import find_models
 
 FIRST_NAME = "new"  # of a model that nobody named

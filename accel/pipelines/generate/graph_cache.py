@@ -12,7 +12,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import secrets
 import shutil
 import stat
 import tempfile
@@ -28,6 +27,7 @@ from accel.models.export import OPSET, export_model
 from accel.models.load import Loaded
 from accel.models.onnx_model import open_onnx
 from accel.pipelines.generate import hashes
+from accel.unfinished import passing_name
 
 LIST = "files.json"  # of a kept model: name and hash of each of its files
 ROOM = 2  # times a model's size that must be free on the disk, or it is not kept
@@ -78,7 +78,7 @@ def _made_for_once(loaded: Loaded, device: torch.device) -> Loaded:
 
 
 def _make(loaded: Loaded, place: Path) -> None:
-    part = place.with_name(f".{place.name}.{secrets.token_hex(4)}")
+    part = passing_name(place)
     before = os.umask(0o077)
     try:
         export_model(loaded, part)

@@ -5,11 +5,11 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import secrets
 from contextlib import suppress
 from pathlib import Path
 
 from accel.core import InputError, read_json
+from accel.unfinished import passing_name
 
 CACHE = "hashes.json"
 PIECE = 1 << 22
@@ -46,7 +46,7 @@ def _remembered(path: Path, kind: str, begin: int) -> str:
         known[key] = of_file(path, begin)
         with suppress(OSError):  # a cache that cannot be written costs time, nothing else
             place.parent.mkdir(parents=True, exist_ok=True)
-            part = place.with_name(f".{CACHE}.{secrets.token_hex(4)}")
+            part = passing_name(place)
             part.write_text(json.dumps(known, indent=0))
             os.replace(part, place)
     return known[key]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import secrets
 from collections.abc import Callable
 from pathlib import Path
 
@@ -17,6 +16,7 @@ from torch import Tensor
 from accel.models.tiny import TinyVae
 from accel.pipelines.generate.model import Model
 from accel.pipelines.generate.pictures import to_rgb
+from accel.unfinished import passing_name
 
 FEW_PIXELS = 32 * 32  # of a latent: decoding one of this size is as quick as a step
 
@@ -34,7 +34,7 @@ class Preview:
         self.view, self.path, self.then = Viewer(model, tiny), path, then
 
     def __call__(self, step: int, clean: Tensor) -> None:
-        part = self.path.with_name(f".{self.path.stem}.{secrets.token_hex(4)}.png")
+        part = passing_name(self.path)
         Image.fromarray(self.view(clean)).save(part)
         os.replace(part, self.path)  # a viewer never sees half a file
         if self.then:

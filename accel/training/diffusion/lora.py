@@ -23,6 +23,7 @@ from accel.models.diffusers_names import open_clip_module, unet_module
 from accel.models.stable_diffusion import Conditioning, StableDiffusion
 from accel.sampling.schedules import NoiseSchedule
 from accel.training.diffusion.run import Run, cosine
+from accel.unfinished import whole
 
 PARTS = (".to_q", ".to_k", ".to_v", ".to_out.0", ".ff.net.0.proj", ".ff.net.2")
 NO_CAPTION = 0.1
@@ -184,10 +185,9 @@ def train_lora(
                         "step": step,
                     }
                 )
-        partial = output.with_suffix(".part")
         about = {"ss_network_dim": str(config.rank), "ss_network_alpha": str(config.alpha)}
-        save_file(adapters.tensors(), partial, about)
-        partial.replace(output)
+        with whole(output) as partial:
+            save_file(adapters.tensors(), partial, about)
     finally:
         adapters.remove()
 

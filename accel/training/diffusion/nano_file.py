@@ -25,6 +25,7 @@ from accel.nn.unet import Unet
 from accel.nn.vae import Vae
 from accel.text.bpe import clip_tokenizer
 from accel.text.rows import RowMap
+from accel.unfinished import whole
 
 TEXT_PREFIX = "cond_stage_model.transformer."
 V_PREDICTION_MARK = "v_pred"  # an empty tensor of this name: other programs know it too
@@ -73,9 +74,8 @@ def save(path: Path, model: Nano) -> None:
         "held_out": sorted(model.held_out),
         "images_seen": model.seen,
     }
-    partial = path.with_suffix(".part")
-    save_file(tensors, partial, {"family": nano.NAME, nano.NAME: json.dumps(about)})
-    partial.replace(path)
+    with whole(path) as partial:
+        save_file(tensors, partial, {"family": nano.NAME, nano.NAME: json.dumps(about)})
 
 
 def load(path: Path) -> Nano:

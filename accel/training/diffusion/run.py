@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 import pickle
 import time
 from collections.abc import Callable, Sequence
@@ -16,6 +15,7 @@ from PIL import Image, ImageDraw
 from torch import Tensor, nn
 
 from accel.core import Cancel, ConfigError, InputError, Progress, ProgressCallback
+from accel.unfinished import whole
 
 SAVE_EVERY_S = 300.0
 SHEET_COLUMNS = 24
@@ -151,12 +151,10 @@ class Run:
 
     def save(self, state: dict[str, Any]) -> None:
         """Write beside the old file, then rename: a kill in between loses nothing."""
-        part = self.checkpoint.with_suffix(".part")
         try:
-            torch.save({**state, "curve": self.curve}, part)
-            os.replace(part, self.checkpoint)
+            with whole(self.checkpoint) as partial:
+                torch.save({**state, "curve": self.curve}, partial)
         except (OSError, RuntimeError) as error:
-            part.unlink(missing_ok=True)
             raise ConfigError(
                 f"{self.checkpoint}: could not be saved ({str(error).splitlines()[0][:120]}); "
                 "the last save is intact"

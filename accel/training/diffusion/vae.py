@@ -14,6 +14,7 @@ from accel.nn.vae import Vae
 from accel.training.diffusion.muon import Muon
 from accel.training.diffusion.pictures import Pictures
 from accel.training.diffusion.run import Run, channels_last, composite, cosine, psnr, save_sheet
+from accel.unfinished import whole
 
 BATCH = 8
 MOST_HELD_OUT = 256
@@ -149,6 +150,5 @@ def _finish(vae: Vae, wanted: Tensor, sample: Tensor, run: Run, min_psnr_db: flo
             "train on more pictures"
         )
     tensors = {name: t.contiguous() for name, t in vae.state_dict().items()}
-    partial = run.folder / (FILE + ".part")
-    save_file(tensors, partial, {"psnr_db": f"{quality:.2f}"})
-    partial.replace(run.folder / FILE)
+    with whole(run.folder / FILE) as partial:
+        save_file(tensors, partial, {"psnr_db": f"{quality:.2f}"})

@@ -18,8 +18,8 @@ from accel.pipelines.dfl.save_frames import bgr_of, save_frames
 from accel.pipelines.provenance import Marker, ProvenanceConfig
 from accel.pipelines.swap import EncodeConfig
 from accel.pipelines.verify import verify_file
+from accel.unfinished import passing_name
 from accel.video.read import open_video
-from accel.video.unfinished import passing_name
 from tests.pipelines.clips import audio_packets, decode
 from tests.pipelines.dfl.clips import FRAMES, UNEVEN, workspace
 

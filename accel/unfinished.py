@@ -1,7 +1,11 @@
-"""Files that grow under a passing name, and what processes that were killed left of them.
+"""Files that grow under a passing name and get their own once they are whole.
 
-Whoever writes such a file holds a lock on it, which the system lets go of when the process ends,
-however it ends. A file that nobody holds any longer will never be finished.
+What one process writes at a time grows as `.NAME.partial` (`whole`, `write_whole`): the next
+attempt takes the place of what a killed one left.
+
+What several may write at once grows under a name drawn by lot that keeps the suffix, for libraries
+that look at it (`passing_name`). `Unfinished` holds a lock on such a file, which the system lets go
+of when the process ends, however it ends: a file that nobody holds will never be finished.
 """
 
 from __future__ import annotations
@@ -12,6 +16,7 @@ import re
 import secrets
 import stat
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 try:
@@ -19,13 +24,63 @@ try:
 except ImportError:  # not on Windows: leftovers stay there
     fcntl = None  # type: ignore[assignment]
 
+PARTIAL = ".partial"
 YOUNG_S = 2.0  # a file this new may not be locked yet
 TOKEN = "[0-9a-f]{8}"
 
 
-def passing_name(path: Path, token: str) -> Path:
-    """The name under which `path` grows, in its folder."""
-    return path.parent / f".{path.stem[:64]}.{token}.partial{path.suffix}"
+@contextlib.contextmanager
+def whole(path: Path) -> Iterator[Path]:
+    """Give a name to write `path` under; it gets its own when the block ends well.
+
+    After an error nothing new is left, and what had the name before is as it was; an OSError that
+    names no file, as a full disk's, names `path`.
+    """
+    partial = partial_of(path)
+    try:
+        with placed(path):
+            yield fresh(partial)
+            os.replace(partial, path)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
+
+
+def write_whole(path: Path, data: bytes) -> None:
+    """Write a small file by way of `whole`."""
+    with whole(path) as partial:
+        partial.write_bytes(data)
+
+
+def partial_of(path: Path) -> Path:
+    """The name under which `whole` writes."""
+    return path.with_name(f".{path.name}{PARTIAL}")
+
+
+def fresh(path: Path) -> Path:
+    """Make room for a file that is written under a passing name, and give that name back.
+
+    What stands there may be left from a process that was killed, or be a link that somebody put
+    there and that leads out of the folder: either goes.
+    """
+    path.unlink(missing_ok=True)
+    return path
+
+
+@contextlib.contextmanager
+def placed(path: Path) -> Iterator[None]:
+    """Give errors the name of the file or folder that was written to: a full disk does not."""
+    try:
+        yield
+    except OSError as error:
+        error.filename = error.filename or str(path)
+        raise
+
+
+def passing_name(path: Path, token: str | None = None) -> Path:
+    """A name under which `path` may grow, in its folder. token: drawn by lot, if none is given."""
+    token = secrets.token_hex(4) if token is None else token
+    return path.parent / f".{path.stem[:64]}.{token}{PARTIAL}{path.suffix}"
 
 
 class Unfinished:
@@ -39,7 +94,7 @@ class Unfinished:
         for left in leftovers(path):
             with contextlib.suppress(OSError):
                 left.unlink()
-        self.path = passing_name(path, secrets.token_hex(4))
+        self.path = passing_name(path)
         self._handle = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
         _lock(self._handle)
 

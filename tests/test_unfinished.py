@@ -1,4 +1,6 @@
-"""What killed processes leave half written goes; what others write or own stays."""
+"""Files appear whole or not at all; what killed processes leave half written goes, what others
+write or own stays.
+"""
 
 from __future__ import annotations
 
@@ -10,17 +12,25 @@ from pathlib import Path
 
 import pytest
 
+from accel.unfinished import (
+    YOUNG_S,
+    Unfinished,
+    leftovers,
+    partial_of,
+    passing_name,
+    whole,
+    write_whole,
+)
 from accel.video.read import VideoReader
-from accel.video.unfinished import YOUNG_S, Unfinished, leftovers, passing_name
 from accel.video.write import VideoWriter
 from tests.video.clips import make_clip, transcode
 
-pytestmark = pytest.mark.skipif(os.name == "nt", reason="leftovers are told by POSIX locks")
+needs_locks = pytest.mark.skipif(os.name == "nt", reason="leftovers are told by POSIX locks")
 TOKEN = "0123abcd"
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from accel.video.unfinished import Unfinished
+from accel.unfinished import Unfinished
 Unfinished(Path(sys.argv[1])).path.write_bytes(b"half a film")
 os.kill(os.getpid(), signal.SIGKILL)
 """
@@ -32,6 +42,7 @@ def aged(path: Path) -> Path:
     return path
 
 
+@needs_locks
 def test_what_a_killed_process_left_goes_with_the_next_file_of_that_name(tmp_path):
     out = tmp_path / "out.mp4"
     subprocess.run([sys.executable, "-c", KILLED, str(out)], check=False)
@@ -44,6 +55,7 @@ def test_what_a_killed_process_left_goes_with_the_next_file_of_that_name(tmp_pat
     assert not left.exists()
 
 
+@needs_locks
 def test_what_is_being_written_stays(tmp_path):
     out = tmp_path / "out.mp4"
     held = Unfinished(out)
@@ -53,12 +65,14 @@ def test_what_is_being_written_stays(tmp_path):
     assert leftovers(out) == [held.path]
 
 
+@needs_locks
 def test_a_file_that_is_new_stays(tmp_path):
     path = passing_name(tmp_path / "out.mp4", TOKEN)
     path.write_bytes(b"not locked yet")
     assert leftovers(tmp_path / "out.mp4") == []
 
 
+@needs_locks
 def test_files_and_links_of_others_stay(tmp_path):
     out = tmp_path / "out.mp4"
     names = [
@@ -77,6 +91,7 @@ def test_files_and_links_of_others_stay(tmp_path):
     assert leftovers(out) == []
 
 
+@needs_locks
 def test_a_name_with_signs_that_mean_something_to_patterns(tmp_path):
     out = tmp_path / "a[b]+(c).mp4"
     path = passing_name(out, TOKEN)
@@ -85,6 +100,7 @@ def test_a_name_with_signs_that_mean_something_to_patterns(tmp_path):
     assert leftovers(out) == [path]
 
 
+@needs_locks
 def test_films_are_held_while_they_grow_and_let_go_of_at_the_end(tmp_path):
     source, out = make_clip(tmp_path / "a.mp4"), tmp_path / "b.mp4"
     with VideoReader(source) as reader, VideoWriter(out, reader) as writer:
@@ -98,3 +114,38 @@ def test_films_are_held_while_they_grow_and_let_go_of_at_the_end(tmp_path):
     aged(left)
     transcode(source, out)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.mp4", "b.mp4"]
+
+
+def test_a_file_appears_when_it_is_whole(tmp_path):
+    path = tmp_path / "list.json"
+    with whole(path) as partial:
+        partial.write_text("new")
+        assert not path.exists()
+    assert [p.name for p in tmp_path.iterdir()] == ["list.json"]
+    assert path.read_text() == "new"
+
+
+def test_an_error_leaves_the_old_file_and_nothing_else(tmp_path):
+    path = tmp_path / "list.json"
+    path.write_text("old")
+    with pytest.raises(TypeError), whole(path) as partial, partial.open("w") as file:
+        file.writelines(["half", None])
+    assert [p.name for p in tmp_path.iterdir()] == ["list.json"]
+    assert path.read_text() == "old"
+
+
+def test_an_error_without_a_name_gets_the_files(tmp_path):
+    path = tmp_path / "list.json"
+    with pytest.raises(OSError, match=r"list\.json") as caught, whole(path):
+        raise OSError(28, "No space left on device")
+    assert caught.value.filename == str(path)
+
+
+def test_a_link_under_the_passing_name_is_not_followed(tmp_path):
+    path, other = tmp_path / "list.json", tmp_path / "other"
+    other.write_text("mine")
+    partial_of(path).symlink_to(other)
+    write_whole(path, b"new")
+    assert other.read_text() == "mine"
+    assert not path.is_symlink()
+    assert path.read_bytes() == b"new"
