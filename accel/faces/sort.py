@@ -315,6 +315,16 @@ MODES: dict[str, Callable[[Sequence[Measured], int], Ordered]] = {
 # --- files --------------------------------------------------------------------------------------
 
 
+def trash_of(folder: Path) -> Path:
+    """Where faces go that do not stay in `folder`."""
+    return folder.with_name(folder.name + "_trash")
+
+
+def aside_of(folder: Path) -> Path:
+    """Where the faces of `folder` are while it is put in order."""
+    return folder.with_name(folder.name + "_sorting")
+
+
 def arrange(
     folder: Path,
     kept: Sequence[Path],
@@ -328,8 +338,7 @@ def arrange(
     moved: takes the new path of each file by its old name, up to where an error broke off.
     """
     moved = {} if moved is None else moved
-    aside = folder.with_name(folder.name + "_sorting")
-    bin_folder = folder.with_name(folder.name + "_trash")
+    aside, bin_folder = aside_of(folder), trash_of(folder)
     recover(folder)
     for path in trash:
         bin_folder.mkdir(exist_ok=True)
@@ -347,7 +356,7 @@ def arrange(
 
 def recover(folder: Path) -> int:
     """Bring back what an `arrange` that was broken off left aside; return how many files."""
-    aside = folder.with_name(folder.name + "_sorting")
+    aside = aside_of(folder)
     if not aside.is_dir():
         return 0
     left = sorted(aside.iterdir())

@@ -17,6 +17,7 @@ from pathlib import Path
 
 from accel.core import ConfigError, InputError
 from accel.faces.faceset import PICTURES
+from accel.faces.sort import aside_of, recover, trash_of
 
 SIDES = ("src", "dst")
 FOLLOW_LINKS = "ACCEL_FOLLOW_LINKS"  # set to 1: folders of a workspace may lie elsewhere
@@ -42,8 +43,11 @@ class Workspace:
         self.merged = self.root / "data_dst" / "merged"
         self.merged_mask = self.root / "data_dst" / "merged_mask"
         self.result = self.root / "result.mp4"
-        for folder in (*map(self.aligned_debug, SIDES), *map(self.aligned, SIDES), self.merged,
-                       self.merged_mask, self.model):  # fmt: skip
+        aligned = [self.aligned(side) for side in SIDES]
+        written = [*aligned, *map(trash_of, aligned), *map(aside_of, aligned), self.merged,
+                   *map(self.aligned_debug, SIDES), self.merged_mask, self.model,
+                   *self.model.glob("*_autobackups")]  # fmt: skip
+        for folder in written:
             if os.environ.get(FOLLOW_LINKS) != "1" and self.leads_out(folder):
                 raise InputError(
                     f"{folder}: must lie in the workspace, is a link or in one that leads out;"
@@ -93,8 +97,12 @@ class Workspace:
         return self.frames(side) / "aligned_debug"
 
     def need_faces(self, side: str) -> Path:
-        """The folder of aligned faces with something in it, a faceset.pak at least."""
+        """The folder of aligned faces with something in it, a faceset.pak at least.
+
+        What a sort that was killed left beside it comes back first.
+        """
         folder = self.aligned(side)
+        recover(folder)
         inner = list(folder.iterdir()) if folder.is_dir() else []
         if not any(path.is_dir() or path.suffix.lower() in FACES for path in inner):
             raise InputError(

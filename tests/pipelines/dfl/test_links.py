@@ -11,7 +11,8 @@ from accel.pipelines.dfl.pack import pack_faces, unpack_faces
 from accel.pipelines.dfl.workspace import FOLLOW_LINKS, Workspace
 
 FOLDERS = ("data_src", "data_src/aligned", "data_dst/merged", "data_dst/merged_mask", "model",
-           "data_dst/aligned", "data_src/aligned_debug")  # fmt: skip
+           "data_dst/aligned", "data_src/aligned_debug", "data_src/aligned_sorting",
+           "data_dst/aligned_trash", "model/new_SAEHD_autobackups")  # fmt: skip
 
 
 @pytest.fixture

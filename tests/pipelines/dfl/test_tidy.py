@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import signal
 from pathlib import Path
 
 import cv2
@@ -12,7 +14,7 @@ from accel.core import ConfigError, InputError
 from accel.faces.faceset import faces_in, read_face, with_face
 from accel.faces.faceset_pak import open_pak
 from accel.faces.find import FaceModels
-from accel.faces.sort import MODES
+from accel.faces.sort import MODES, arrange, aside_of
 from accel.pipelines.dfl.clear import clear_workspace, list_made
 from accel.pipelines.dfl.extract import ExtractConfig, extract_faces
 from accel.pipelines.dfl.made import LIST_NAME, made_in
@@ -136,6 +138,34 @@ def test_nothing_to_sort_is_said_in_one_line(faces):
     with pytest.raises(InputError, match="found 1 other pictures"):
         sort_faces(faces, "src", "blur")
     assert (aligned(faces) / "a.jpg").exists()
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_after_a_killed_sort_the_next_step_finds_every_face(faces):
+    before = sorted(contents(faces).values())
+    child = os.fork()
+    if not child:
+        Path.rename = dying(Path.rename, FRAMES)  # all are aside then, none is back
+        arrange(aligned(faces), faces_in(aligned(faces)), [])
+        os._exit(0)
+    _, status = os.waitpid(child, 0)
+    assert os.waitstatus_to_exitcode(status) == -signal.SIGKILL
+    assert contents(faces) == {}
+    assert Workspace(faces).need_faces("src") == aligned(faces)
+    assert sorted(contents(faces).values()) == before
+    assert not aside_of(aligned(faces)).exists()
+
+
+def dying(call, left):
+    """The function, which kills its process once it was called `left` times."""
+    calls = iter(range(left))
+
+    def run(*args):
+        if next(calls, None) is None:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return call(*args)
+
+    return run
 
 
 # --- pack ----------------------------------------------------------------------------------------
