@@ -42,21 +42,28 @@ def run(args: argparse.Namespace) -> int:
         "faults": faults,
     }
     if args.what == "export" and args.json not in (None, "-"):
-        text = f"{len(entries)} entries written to {args.json}"
+        text = f"{_counted(len(entries))} written to {args.json}"
     elif args.what == "export":
         text = ledger.export(args.last).rstrip("\n")
     elif faults:
         text = "\n".join(faults)
     elif args.what == "verify":
         last = f", the last hash is {entries[-1].hash}" if entries else ""
-        text = one_line(f"the chain of {len(ledger.entries())} entries holds{last}")
+        text = one_line(f"the chain of {_counted(len(ledger.entries()))} holds{last}")
     else:
         text = "\n".join(map(_line, entries)) or f"no entries in {ledger.path}"
     deliver(told, args.json, text)
     return 1 if faults else DONE
 
 
+def _counted(entries: int) -> str:
+    return "1 entry" if entries == 1 else f"{entries} entries"
+
+
 def _line(entry: Any) -> str:
-    mark = entry.mark or "no mark"
-    made = f"{entry.number:5}  {entry.time}  {entry.task:10} {mark:12}"
-    return one_line(f"{made}  {entry.sha256[:16]}  {entry.consent}")
+    """One entry in columns; its words may be a stranger's."""
+    time, task, mark, sha256, consent = (
+        one_line(text, 40)
+        for text in (entry.time, entry.task, entry.mark or "no mark", entry.sha256, entry.consent)
+    )
+    return f"{entry.number:5}  {time}  {task:10} {mark:12}  {sha256[:16]}  {consent}"

@@ -53,7 +53,8 @@ class Marker:
     sources: files that went in beside the target that is altered.
     networks: SHA-256 of each network and LoRA, by name. settings: numbers and words of the run.
         Neither may hold a prompt, a file's name or a person's: credentials are for strangers.
-    Raises ConfigError at once for a certificate that cannot be used, before any work is done.
+    Raises ConfigError at once for a certificate or a ledger that cannot be used, before any work
+    is done.
     """
 
     def __init__(
@@ -79,6 +80,8 @@ class Marker:
             self.config.label == "auto" and task == "face_swap"
         )
         self.identity = self._identity() if self.config.credentials else None
+        if self.config.ledger:
+            Ledger().prepare()
         self.sealed: list[dict[str, Any]] = []
         self._hashes: dict[Path, str] = {}
 

@@ -107,9 +107,11 @@ def _boxes(history: Sequence[Mapping[str, Any]], words: Mapping[str, str]) -> li
             ", ".join(map(str, chapter["actions"])) or "-",
             ", ".join(map(str, chapter["sourceTypes"])) or "-",
         ]
+        if not chapter["holds"]:
+            lines[-1] = words["doubtful"]
         boxes.append(
             {"label": label, "into": into, "depth": depth, "title": str(chapter["generator"]),
-             "lines": lines, "signed": True}
+             "lines": lines, "signed": chapter["holds"]}
         )  # fmt: skip
         for number, one in enumerate(chapter.get("inputs") or ()):
             if one["label"] in chapters:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Generator, Iterable, Iterator
 from contextlib import closing, suppress
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -52,7 +53,8 @@ def verify_file(
 def verify_files(paths: Iterable[Path], **options: Any) -> Iterator[Report]:
     """Verify files, and every file below a folder; hidden files and `.c2pa` are passed over.
 
-    Links inside a folder are not followed; one without files is unreadable.
+    Links inside a folder are not followed; one without files is unreadable. Files of a folder are
+    named by their way from it.
     """
     for path in paths:
         if not path.is_dir():
@@ -62,7 +64,7 @@ def verify_files(paths: Iterable[Path], **options: Any) -> Iterator[Report]:
         if not found:
             yield nothing_readable(path)
         for inside in found:
-            yield verify_file(inside, **options)
+            yield replace(verify_file(inside, **options), name=str(inside.relative_to(path)))
 
 
 def _is_looked_at(path: Path) -> bool:
@@ -82,9 +84,12 @@ def explanation(language: str) -> str:
 
 
 def own_anchors() -> list[str]:
-    """The root of this installation, if it has signed yet; looking makes no key."""
+    """The root of this installation, if it has signed yet; looking makes no key.
+
+    Raises ConfigError where what lies there is no certificate.
+    """
     root = keys.config_folder() / "identity" / "root.pem"
-    return [root.read_text()] if root.is_file() else []
+    return [anchor(root)] if root.is_file() else []
 
 
 def anchor(path: Path) -> str:

@@ -15,6 +15,7 @@ import json
 import os
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,14 @@ from accel.provenance.statement import Statement as Statement
 _USES = "".join(f"{use}\n" for use in USES)
 _LARGEST_HISTORY = 1 << 20  # bytes of an input's own credential that are carried along
 _PIECE = 1 << 20
+_UNKNOWN = "application/octet-stream"
+# Kinds of file that other tools put credentials into, by their first bytes.
+_OF_OTHERS = {
+    b"II*\0": "image/tiff", b"MM\0*": "image/tiff", b"GIF8": "image/gif",
+    b"\0\0\0\x0cJXL ": "image/jxl", b"fLaC": "audio/flac", b"ID3": "audio/mpeg",
+}  # fmt: skip
+_IN_RIFF = {b"AVI ": "video/avi", b"WAVE": "audio/wav"}
+_PICTURES = ("c2pa.thumbnail", "c2pa.embedded-data")  # assertions that show what a file shows
 
 
 class CredentialError(ConfigError):
@@ -58,21 +67,20 @@ def sign(
     sidecar: where the credential goes that cannot be embedded; default `sidecar_of(path)`.
     Raises CredentialError, and then the file is as it was.
     """
-    kind, embedded = media_type(path)
-    scratch = path.with_name(f".{path.name}.signing")
-    target = sidecar or sidecar_of(path)
+    _, embedded = media_type(path)
+    target = path if embedded else sidecar or sidecar_of(path)
+    scratch = target.with_name(f".{target.name}.signing")
+    inputs = [_describe(one) for one in statement.inputs]
     try:
-        store = _sign(path, scratch if embedded else None, kind, statement, identity, version)
-        got = _read(
-            scratch if embedded else path, kind, None if embedded else store, [identity.root]
-        )
-        made = _check(got, statement, identity)
-        if embedded:
-            os.replace(scratch, path)
-        else:
-            side = target.with_name(f".{target.name}.writing")
-            side.write_bytes(store)
-            os.replace(side, target)
+        try:
+            made = _sign(path, scratch, statement, inputs, identity, version)
+        except CredentialError:
+            if all(one.history is None for one in inputs):
+                raise
+            # A stranger's history may be one that the library reads and cannot carry along.
+            inputs = [replace(one, history=None) for one in inputs]
+            made = _sign(path, scratch, statement, inputs, identity, version)
+        os.replace(scratch, target)
     finally:
         scratch.unlink(missing_ok=True)
     return made
@@ -86,23 +94,15 @@ def read(path: Path, *, anchors: Iterable[str] = ()) -> Credential | None:
     anchors: PEM certificates of the roots to trust. Nothing is fetched.
     Raises InputError when the file cannot be read; damage of the credential is a `state`.
     """
-    try:
-        kind, may_hold = media_type(path)
-        found = _read(path, kind, None, anchors) if may_hold else None
-        if found is None and sidecar_of(path).is_file():
-            return _read_beside(path, kind, sidecar_of(path), anchors)
-        shared = path.with_suffix(".c2pa")
-        if found is None and shared != path and shared.is_file():
-            found = _read_beside(path, kind, shared, anchors)
-            if not found.intact and _has_twin(path):
-                return None  # it may well belong to the other file of this name
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror or error})") from error
-    return found
+    found = _find(path, anchors)
+    return found[0] if found else None
 
 
 def media_type(path: Path) -> tuple[str, bool]:
-    """Tell by a file's first bytes its MIME type, and whether a credential fits inside it."""
+    """Tell by a file's first bytes its MIME type, and whether we put a credential inside it.
+
+    `application/octet-stream` is what the library cannot look into.
+    """
     with open_file(path, "a picture or a film") as file:
         head = file.read(16)
     if head.startswith(b"\x89PNG\r\n\x1a\n"):
@@ -115,7 +115,10 @@ def media_type(path: Path) -> tuple[str, bool]:
         return ("video/quicktime" if head[8:12] == b"qt  " else "video/mp4"), True
     if head[4:8] in (b"moov", b"mdat", b"wide", b"free", b"skip"):
         return "video/quicktime", True
-    return "application/octet-stream", False
+    if head[:4] == b"RIFF" and head[8:12] in _IN_RIFF:
+        return _IN_RIFF[head[8:12]], False
+    others = (kind for begins, kind in _OF_OTHERS.items() if head.startswith(begins))
+    return next(others, _UNKNOWN), False
 
 
 def sha256_of(path: Path) -> str:
@@ -150,84 +153,141 @@ def _context(anchors: Iterable[str] = (), version: str = "") -> Any:
     return c2pa.Context.from_dict(settings)
 
 
+@dataclass(frozen=True, kw_only=True)
+class _History:
+    """A credential that an input carries, ready to be carried along.
+
+    store: its bytes when it lies beside the file. results: what was found when it was checked.
+    pictures: addresses of its assertions that hold pictures.
+    """
+
+    kind: str
+    label: str
+    store: bytes | None
+    results: Mapping[str, Any]
+    pictures: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Described:
+    """An input: what is told of it in our own assertion, and its own history."""
+
+    path: Path
+    told: Mapping[str, Any]
+    history: _History | None
+
+
 def _sign(
-    path: Path, scratch: Path | None, kind: str, statement: Statement, identity: Identity,
+    path: Path, target: Path, statement: Statement, inputs: list[_Described], identity: Identity,
     version: str,
-) -> bytes:  # fmt: skip
+) -> Credential:  # fmt: skip
+    """Write the signed file, or the credential alone, to `target`; read it back and check it."""
     import c2pa
 
-    described = [_describe(one) for one in statement.inputs]
+    kind, embedded = media_type(path)
+    described = [
+        {**one.told, "history": "carried" if one.history else "summed up"}
+        if "credential" in one.told else one.told
+        for one in inputs
+    ]  # fmt: skip
+    # One file may be both target and source.
+    pictures = dict.fromkeys(p for one in inputs if one.history for p in one.history.pictures)
+    told = manifest(statement, described, version, tuple(pictures))
     info = c2pa.C2paSignerInfo(
         identity.algorithm.encode(), identity.certificates.encode(), identity.key, None
     )
     try:
         with (
             c2pa.Signer.from_info(info) as signer,
-            c2pa.Builder(
-                manifest(statement, described, version), context=_context((), version)
-            ) as b,
+            c2pa.Builder(told, context=_context((), version)) as builder,
             open(path, "rb") as media,
         ):
-            for index, one in enumerate(statement.inputs):
-                _add_input(b, index, one, described[index])
-            if scratch is None:
-                b.set_no_embed()
-                return bytes(b.sign(signer, kind, media, io.BytesIO()))
-            with open(scratch, "w+b") as out:
-                return bytes(b.sign(signer, kind, media, out))
+            for index, one in enumerate(inputs):
+                _add_input(builder, index, one)
+            if embedded:
+                with open(target, "w+b") as out:
+                    builder.sign(signer, kind, media, out)
+            else:
+                builder.set_no_embed()
+                target.write_bytes(builder.sign(signer, _UNKNOWN, media, io.BytesIO()))
     except c2pa.C2paError as error:
         raise CredentialError(f"the credential could not be made: {error}") from error
+    if embedded:
+        return _check(_read(target, kind, None, [identity.root]), statement, identity)
+    store = target.read_bytes()
+    return _check(_read(path, _UNKNOWN, store, [identity.root]), statement, identity)
 
 
-def _describe(one: Input) -> dict[str, Any]:
-    """Hash an input, and sum up the credential that it carries itself."""
-    described: dict[str, Any] = {"role": one.role, "sha256": one.sha256 or sha256_of(one.path)}
-    earlier = None if one.path.is_dir() else read(one.path)
-    if earlier is not None:
-        described["credential"] = {
-            "state": earlier.state,
-            "generator": earlier.generator,
-            "signer": earlier.signer,
-            "sourceTypes": list(earlier.source_types),
-        }
-    return described
+def _describe(one: Input) -> _Described:
+    """Hash an input, sum up the credential that it carries, and get hold of that itself."""
+    told: dict[str, Any] = {"role": one.role, "sha256": one.sha256 or sha256_of(one.path)}
+    found = None if one.path.is_dir() else _find(one.path, ())
+    if found is None:
+        return _Described(path=one.path, told=told, history=None)
+    earlier, beside = found
+    told["credential"] = {
+        "state": earlier.state,
+        "generator": earlier.generator,
+        "signer": earlier.signer,
+        "sourceTypes": list(earlier.source_types),
+    }
+    return _Described(path=one.path, told=told, history=_history(one.path, beside))
 
 
-def _add_input(builder: Any, index: int, one: Input, described: Mapping[str, Any]) -> None:
-    """Name an input as an ingredient; a target brings the history that it carries.
+def _history(path: Path, beside: Path | None) -> _History | None:
+    """The credential of an input; None when it is damaged or too long to be carried along."""
+    import c2pa
 
-    A source's own credential may hold a picture of a face, so it is summed up in words instead.
-    """
-    ingredient = {
-        "title": f"{one.role} {described['sha256'][:12]}",
-        "relationship": ROLES[one.role],
+    kind, _ = media_type(path)
+    store = beside.read_bytes() if beside else None
+    with (
+        suppress(c2pa.C2paError, TypeError, AttributeError, LookupError, ValueError),
+        open(path, "rb") as file,
+        c2pa.Reader(kind, file, store, context=_context()) as reader,
+    ):
+        text = reader.json()  # its length is a measure of the history's
+        if len(text) > _LARGEST_HISTORY:
+            return None
+        told, parts = json.loads(text), json.loads(reader.detailed_json())["manifests"]
+        return _History(
+            kind=kind,
+            label=told["active_manifest"],
+            store=store,
+            results=told.get("validation_results") or {},
+            pictures=tuple(
+                f"self#jumbf=/c2pa/{label}/c2pa.assertions/{name}"
+                for label, one in parts.items()
+                for name in one["assertion_store"]
+                if name.startswith(_PICTURES)
+            ),
+        )
+    return None
+
+
+def _add_input(builder: Any, index: int, one: _Described) -> None:
+    """Name an input as an ingredient that brings along the history that it has."""
+    role, history = one.told["role"], one.history
+    ingredient: dict[str, Any] = {
+        "title": f"{role} {one.told['sha256'][:12]}",
+        "relationship": ROLES[role],
         "label": f"input{index}",
         "instance_id": f"input{index}",
     }
-    carries = one.role == "target" and "credential" in described
-    if carries and _history_bytes(one.path) is not None:
-        kind, _ = media_type(one.path)
+    store = history.store if history else None
+    if history and not store:
         with open(one.path, "rb") as file:
-            builder.add_ingredient(ingredient, kind, file)
-    else:  # nothing in it that the library would carry along
-        builder.add_ingredient(ingredient, "application/octet-stream", io.BytesIO(b"\0"))
-
-
-def _history_bytes(path: Path) -> int | None:
-    """Size of an embedded credential's JSON, a measure of its length; None when too long."""
-    import c2pa
-
-    kind, may_hold = media_type(path)
-    if not may_hold:
-        return None
-    with (
-        suppress(c2pa.C2paError),
-        open(path, "rb") as file,
-        c2pa.Reader(kind, file, context=_context()) as r,
-    ):
-        size = len(r.json())
-        return size if size <= _LARGEST_HISTORY else None
-    return None
+            builder.add_ingredient(ingredient, history.kind, file)
+        return
+    if history and store:
+        name = f"history{index}"
+        builder.add_resource(name, io.BytesIO(store))
+        ingredient |= {
+            "manifest_data": {"format": "application/c2pa", "identifier": name},
+            "active_manifest": history.label,
+            "validation_results": history.results,
+        }
+    # There is nothing in this stream that the library would carry along.
+    builder.add_ingredient(ingredient, _UNKNOWN, io.BytesIO(b"\0"))
 
 
 def _check(made: Credential | None, statement: Statement, identity: Identity) -> Credential:
@@ -243,6 +303,25 @@ def _check(made: Credential | None, statement: Statement, identity: Identity) ->
 
 
 # --- reading ----------------------------------------------------------------------------------
+
+
+def _find(path: Path, anchors: Iterable[str]) -> tuple[Credential, Path | None] | None:
+    """A file's credential, and the file in which it lies when that is another."""
+    try:
+        kind, _ = media_type(path)
+        found = None if kind == _UNKNOWN else _read(path, kind, None, anchors)
+        if found is not None:
+            return found, None
+        own, shared = sidecar_of(path), path.with_suffix(".c2pa")
+        if own.is_file():
+            return _read_beside(path, kind, own, anchors), own
+        if shared != path and shared.is_file():
+            found = _read_beside(path, kind, shared, anchors)
+            # One that does not fit may well belong to the other file of this name.
+            return (found, shared) if found.intact or not _has_twin(path) else None
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror or error})") from error
+    return None
 
 
 def _read(path: Path, kind: str, store: bytes | None, anchors: Iterable[str]) -> Credential | None:

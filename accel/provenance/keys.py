@@ -16,6 +16,7 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
@@ -82,12 +83,14 @@ def config_folder() -> Path:
 def local_identity(folder: Path | None = None) -> Identity:
     """Return this installation's identity; make it at first use, renew its leaf before it ends.
 
-    folder: where it is kept; default `config_folder()`. All of it gets mode 0600.
+    folder: where it is kept; default `config_folder()`. All of it gets mode 0600, again if a copy
+        or a restored backup has lost it.
     Raises ConfigError when what lies there is damaged, OSError when it cannot be written.
     """
     place = (folder or config_folder()) / "identity"
     if not place.exists():
         _make(place)
+    _keep_private(place)
     root = certificates_of(place / "root.pem")[0]
     leaf = certificates_of(place / "leaf.pem")[0]
     if leaf.not_valid_after_utc - _now() < datetime.timedelta(days=RENEW_DAYS):
@@ -278,6 +281,14 @@ def _pem(key: ec.EllipticCurvePrivateKey) -> bytes:
         serialization.PrivateFormat.PKCS8,
         serialization.NoEncryption(),
     )
+
+
+def _keep_private(place: Path) -> None:
+    """Take from others the right to read what lies in a folder; as far as the system has any."""
+    for file in place.iterdir():
+        if file.stat().st_mode & 0o077:
+            with suppress(OSError):  # of another user, or on a disk without rights
+                file.chmod(0o600)
 
 
 def _write_private(path: Path, content: bytes) -> None:

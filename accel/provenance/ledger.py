@@ -8,6 +8,7 @@ end is not: for that, keep an export's last hash elsewhere.
 from __future__ import annotations
 
 import datetime
+import errno
 import hashlib
 import json
 import os
@@ -23,7 +24,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from accel.core import ConfigError, InputError, open_file
+from accel.core import NEVER_WAIT, ConfigError, InputError, open_file
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS entries (
@@ -36,6 +37,7 @@ CREATE INDEX IF NOT EXISTS by_mark ON entries (mark);
 """
 _START = "0" * 64
 _NO_ENTRY = (TypeError, AttributeError, ValueError, KeyError)  # what a row raises that is none
+_WAIT_S, _LOOK_S = 30, 3  # for another process that writes: to append, and to look
 SIMILAR = 10  # of 64 bits that two looks of one picture may differ in; strangers differ in 32
 
 
@@ -99,7 +101,6 @@ class Ledger:
         """Append an entry and return it with its number, time and hash."""
         if len(sha256) != 64:
             raise ConfigError(f"sha256 must have 64 digits, got {len(sha256)}")
-        self.path.parent.mkdir(parents=True, exist_ok=True)
         now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
         with self._open(write=True) as base:
             base.execute("BEGIN IMMEDIATE")  # nobody may append between reading and writing
@@ -117,6 +118,14 @@ class Ledger:
             base.execute(f"INSERT INTO entries VALUES ({', '.join(f':{key}' for key in row)})", row)
             base.execute("COMMIT")
         return entry
+
+    def prepare(self) -> None:
+        """Make the ledger if there is none; InputError if no entry could be added to it.
+
+        Called before work whose end is an entry.
+        """
+        with self._open(write=True):
+            pass
 
     def entries(self, limit: int | None = None) -> list[Entry]:
         """All entries, or the last `limit`, the oldest first."""
@@ -187,12 +196,14 @@ class Ledger:
 
     @contextmanager
     def _open(self, *, write: bool) -> Iterator[sqlite3.Connection]:
-        mode = "rwc" if write else "ro"
+        mode = "rw" if write else "ro"
+        if write:
+            self._make_room()
         try:
             with closing(
                 sqlite3.connect(
                     f"{self.path.absolute().as_uri()}?mode={mode}",
-                    uri=True, timeout=30, isolation_level=None,
+                    uri=True, timeout=_WAIT_S if write else _LOOK_S, isolation_level=None,
                 )
             ) as base:  # fmt: skip
                 if write:
@@ -200,6 +211,19 @@ class Ledger:
                 yield base
         except (sqlite3.Error, UnicodeDecodeError) as error:
             raise InputError(f"{self.path.name}: the ledger cannot be used: {error}") from error
+
+    def _make_room(self) -> None:
+        """Make an empty file for its owner alone where there is none; the folder too."""
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            os.close(os.open(self.path, NEVER_WAIT | os.O_RDWR | os.O_CREAT, 0o600))
+            if not os.access(self.path.parent, os.W_OK):  # a journal is written beside it
+                raise PermissionError(errno.EACCES, "its folder cannot be written to")
+        except OSError as error:
+            raise InputError(
+                f"{self.path.name}: the ledger cannot be used: {error.strerror or error}"
+            ) from error
+        open_file(self.path, "a ledger").close()  # a pipe would be waited for
 
 
 def _entry(row: dict[str, Any]) -> Entry:

@@ -79,9 +79,16 @@ class Statement:
 
 
 def manifest(
-    statement: Statement, described: Sequence[Mapping[str, Any]], version: str
+    statement: Statement,
+    described: Sequence[Mapping[str, Any]],
+    version: str,
+    redacted: Sequence[str] = (),
 ) -> dict[str, Any]:
-    """The statement as the library takes it. described: what is told of each of its inputs."""
+    """The statement as the library takes it.
+
+    described: what is told of each of its inputs. redacted: addresses of assertions in their
+    histories that are taken out: pictures.
+    """
     source_type, words = TASKS[statement.task]
     agent = {"name": "accel", "version": version or "0"}
     told = {
@@ -119,5 +126,9 @@ def manifest(
         actions.append({"action": "c2pa.watermarked.bound"})
         binding = {"alg": SCHEME, "blocks": [{"scope": {}, "value": statement.mark}]}
         assertions.append({"label": "c2pa.soft-binding", "data": binding})
+    for address in redacted:
+        taken = {"reason": "c2pa.PII.present", "parameters": {"redacted": address}}
+        actions.append({"action": "c2pa.redacted", **taken})
     assertions.insert(0, {"label": "c2pa.actions.v2", "data": {"actions": actions}})
-    return {"title": statement.task, "assertions": assertions}
+    made = {"title": statement.task, "assertions": assertions}
+    return made | {"redactions": list(redacted)} if redacted else made

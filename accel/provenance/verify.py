@@ -21,7 +21,7 @@ from accel.core import InputError
 from accel.provenance import c2pa, xmp
 from accel.provenance.detector import PRESENT, Detector, Found
 from accel.provenance.ledger import Entry, Ledger, look
-from accel.provenance.words import CLAIM, CONCLUSIONS, EXPLANATION, LEVELS, WORDS
+from accel.provenance.words import CLAIM, CONCLUSIONS, EXPLANATION, LEVELS, TIMES, WORDS
 
 PROVEN, BROKEN, INDICATED, NOTHING, UNREADABLE = range(5)  # exit statuses
 AGREES = 6.0  # agreement with an id one suspects, from which it is no accident
@@ -45,7 +45,8 @@ class Finding:
     def text(self, language: str) -> str:
         claims = self.facts.get("consent", "-") != "-"
         claim = CLAIM[language].format_map(self.facts) if claims else ""
-        return WORDS[self.what][language].format_map({**self.facts, "claim": claim})
+        when = TIMES[self.facts.get("stamp", "none")][language].format_map(self.facts)
+        return WORDS[self.what][language].format_map({**self.facts, "claim": claim, "when": when})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,7 +98,7 @@ def examine(
     """Look at every layer of a file and say what was found. Nothing is fetched or written.
 
     windows: stretches of the film, each a row of luma planes [H, W] in 8-bit codes with their
-        weights (`watermark.WEIGHTS`); taken one by one until a mark was read. A part of a film may
+        weights (`detector.weight_of`); taken one by one until a mark was read. A part of a film may
         come from elsewhere, so each stretch is looked at by itself, then all of them together.
         None looks for no invisible mark.
     anchors: PEM certificates of the roots to trust. ledger: None looks into no list.
@@ -108,11 +109,10 @@ def examine(
         sha256 = c2pa.sha256_of(path)
     except (InputError, OSError):
         return nothing_readable(path)
-    findings = [] if credential is None else [_of_credential(credential)]
+    findings = [] if credential is None else _of_credential(credential)
     seen, looks, undecoded = _watch(windows)
-    suspected = credential.mark if credential is not None else None
-    entries, of_ledger = _of_ledger(ledger, sha256, seen.ident if seen else suspected, looks)
-    findings += _of_mark(seen, suspected, [e.mark for e in entries if e.mark])
+    entries, of_ledger = _of_ledger(ledger, sha256, _ident_of(seen, credential), looks)
+    findings += _of_mark(seen, credential, [e.mark for e in entries if e.mark])
     findings += [_of_declaration(one) for one in said]
     findings += of_ledger
     if undecoded:
@@ -210,7 +210,7 @@ def _of_ledger(
     return entries, [_of_entry(entry, sha256) for entry in entries[-3:]]
 
 
-def _of_credential(credential: c2pa.Credential) -> Finding:
+def _of_credential(credential: c2pa.Credential) -> list[Finding]:
     facts = {
         "signer": clean(credential.signer) or "?",
         "serial": clean(credential.serial),
@@ -221,20 +221,37 @@ def _of_credential(credential: c2pa.Credential) -> Finding:
         "consent": clean(_consent(credential), 40),
         "reasons": ", ".join(clean(one, 60) for one in credential.reasons[:4]),
         "mark": clean(credential.mark or "-", 40),
+        "time": clean(credential.time, 40),
+        "stamp": "trusted" if credential.time_proven else "unlisted" if credential.time else "none",
     }
-    if not credential.intact:
-        return Finding(level="UNKNOWN", what=f"credential {credential.state}", facts=facts)
-    return Finding(level="PROVEN", what=f"credential {credential.state}", facts=facts)
+    level = "PROVEN" if credential.intact else "UNKNOWN"
+    found = [Finding(level=level, what=f"credential {credential.state}", facts=facts)]
+    if credential.intact and (doubtful := credential.doubtful):
+        codes = dict.fromkeys(clean(code, 60) for one in doubtful for code in one["faults"])
+        facts = {"count": len(doubtful), "reasons": ", ".join(list(codes)[:4])}
+        found.append(Finding(level="UNKNOWN", what="history doubtful", facts=facts))
+    return found
 
 
 def _consent(credential: c2pa.Credential) -> str:
-    told = credential.run.get("consent") if isinstance(credential.run, Mapping) else None
+    told = credential.run.get("consent")
     return str(told.get("claim", "-")) if isinstance(told, Mapping) else "-"
 
 
-def _of_mark(found: Found | None, suspected: str | None, known: list[str]) -> list[Finding]:
+def _ident_of(seen: Found | None, credential: c2pa.Credential | None) -> str | None:
+    """What the ledger is asked for: the id that was read, else the one that was signed."""
+    if seen is not None and seen.ident:
+        return seen.ident
+    return credential.mark if credential is not None and credential.intact else None
+
+
+def _of_mark(
+    found: Found | None, credential: c2pa.Credential | None, known: list[str]
+) -> list[Finding]:
     if found is None:
         return []
+    suspected = credential.mark if credential else None
+    earlier = credential.marks if credential else ()
     facts: dict[str, Any] = {
         "score": round(found.score, 1), "ident": found.ident or "", "corrected": found.corrected,
         "turned": found.turned, "shown": round(found.shown, 3), "frames": found.frames,
@@ -242,9 +259,10 @@ def _of_mark(found: Found | None, suspected: str | None, known: list[str]) -> li
     }  # fmt: skip
     if found.ident:
         other = suspected is not None and suspected != found.ident
-        what = "mark contradicts" if other else "mark same" if suspected else "mark read"
+        same = found.ident in (suspected, *earlier)
+        what = "mark contradicts" if other else "mark same" if same else "mark read"
         return [Finding(level="INDICATED", what=what, facts=facts)]
-    for ident in filter(_is_ident, dict.fromkeys([suspected, *known])):
+    for ident in filter(_is_ident, dict.fromkeys([suspected, *earlier, *known])):
         agreement = found.agreement(str(ident))
         if agreement >= AGREES:
             facts |= {"ident": str(ident), "agreement": round(agreement, 1)}
@@ -280,10 +298,12 @@ def _conclude(
         if not credential.intact:
             return BROKEN, "expired" if credential.state == "expired" else "broken"
         other = any(one.what == "mark contradicts" for one in findings)
-        silent = not credential.involves_ai and seen is not None and seen.present
+        silent = credential.is_silent_on_ai and seen is not None and seen.present
         if other or silent:
             return BROKEN, "contradictory"
-        return PROVEN, "proven AI" if credential.involves_ai else "proven other"
+        if credential.involves_ai:
+            return PROVEN, "proven AI"
+        return PROVEN, "proven in part" if credential.doubtful else "proven other"
     levels = {one.level for one in findings}
     if "INDICATED" in levels:
         return INDICATED, "indicated"

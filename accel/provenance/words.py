@@ -16,16 +16,28 @@ LEVELS = {
 }
 
 _SAYS_EN = (
-    " It says: made by {generator}; steps: {actions}; source type: {types}; {inputs} inputs{claim}."
-    " No time is proven."
+    " It says: made by {generator}; steps: {actions}; source type: {types};"
+    " inputs: {inputs}{claim}. {when}"
 )
 _SAYS_KO = (
     " 내용: 만든 도구 {generator}, 단계 {actions}, 출처 유형 {types}, 입력 {inputs}개{claim}."
-    " 시각은 증명되지 않았습니다."
+    " {when}"
 )
 CLAIM = {  # where a credential has one
     "en": '; consent: "{consent}" (a claim of the user)',
     "ko": ', 동의 "{consent}"(사용자의 주장)',
+}
+
+TIMES = {  # by what is known of a time stamp
+    "none": {"en": "No time is proven.", "ko": "시각은 증명되지 않았습니다."},
+    "unlisted": {
+        "en": "No time is proven: the authority that stamped {time} is on none of your lists.",
+        "ko": "시각은 증명되지 않았습니다. {time}의 시각 도장을 찍은 기관이 신뢰 목록에 없습니다.",
+    },
+    "trusted": {
+        "en": "It was signed by {time}, as an authority that you trust has stamped.",
+        "ko": "신뢰 목록에 있는 기관의 시각 도장에 따르면 {time} 이전에 서명되었습니다.",
+    },
 }
 
 WORDS = {
@@ -47,15 +59,22 @@ WORDS = {
     },
     "credential expired": {
         "en": 'Content Credential fits this file, but the certificate of "{signer}" has run out,'
-        " and no time stamp proves that it was signed before. What it says is not proven any more.",
+        " and no time stamp that you trust proves that it was signed before. What it says is not"
+        " proven any more.",
         "ko": '콘텐츠 자격 증명이 이 파일과 맞지만 "{signer}"의 인증서가 만료되었고, 그 전에'
-        " 서명했음을 증명하는 시각이 없습니다. 그 내용은 더 이상 증명되지 않습니다.",
+        " 서명했음을 증명하는 믿을 만한 시각 도장이 없습니다. 그 내용은 더 이상 증명되지 않습니다.",
     },
     "credential unreadable": {
         "en": "Content Credential is there but damaged, or lies elsewhere ({reasons}); nothing was"
         " fetched.",
         "ko": "콘텐츠 자격 증명이 있으나 손상되었거나 다른 곳에 있습니다({reasons})."
         " 네트워크에서 가져오지 않았습니다.",
+    },
+    "history doubtful": {
+        "en": "Earlier statements in its history that did not hold when they were taken over:"
+        " {count} ({reasons}). What they say does not count.",
+        "ko": "이력의 이전 진술 {count}개는 이어받을 때 이미 맞지 않았습니다({reasons})."
+        " 그 내용은 인정되지 않습니다.",
     },
     "mark read": {
         "en": "invisible mark found: score {score} (from {usual} on it counts), id {ident},"
@@ -111,8 +130,8 @@ WORDS = {
         " 않습니다.",
     },
     "ledger unusable": {
-        "en": "this machine's list is damaged and could not be looked at.",
-        "ko": "이 컴퓨터의 기록이 손상되어 확인할 수 없었습니다.",
+        "en": "this machine's list is damaged or in use and could not be looked at.",
+        "ko": "이 컴퓨터의 기록이 손상되었거나 사용 중이어서 확인할 수 없었습니다.",
     },
     "undecoded": {
         "en": "no picture could be decoded, so no invisible mark was looked for.",
@@ -132,6 +151,12 @@ CONCLUSIONS = {
         " that it is true.",
         "ko": "서명된 이력이 온전하며 AI 사용은 적혀 있지 않습니다. 서명은 누가 말했는지를 보여 줄"
         " 뿐 내용이 참임을 뜻하지 않습니다.",
+    },
+    "proven in part": {
+        "en": "Its latest statement is intact and names no AI, but what came before does not hold:"
+        " its origin is unknown. A signature says who stated it, not that it is true.",
+        "ko": "마지막 진술은 온전하며 AI 사용은 적혀 있지 않지만 그 이전 이력이 맞지 않아 출처는 알"
+        " 수 없습니다. 서명은 누가 말했는지를 보여 줄 뿐 내용이 참임을 뜻하지 않습니다.",
     },
     "broken": {
         "en": "The signed history does not hold for this file. Its origin is unknown.",
@@ -199,6 +224,7 @@ PAGE = {  # of the page that `verify --report` writes
     },
     "ask": {"en": "What to ask yourself", "ko": "스스로 확인할 것"},
     "signer": {"en": "signed by {name}", "ko": "서명: {name}"},
+    "doubtful": {"en": "did not hold when taken over", "ko": "이어받을 때 이미 맞지 않음"},
     "unsigned": {"en": "no signed history", "ko": "서명된 이력 없음"},
     "input": {"en": "input", "ko": "입력"},
     "parentOf": {"en": "what was altered", "ko": "바뀐 원본"},

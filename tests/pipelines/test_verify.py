@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from accel.core import ConfigError
 from accel.kernels import Planes, yuv_layout
 from accel.pipelines.verify import verify_file, verify_files, windows
 from accel.provenance.c2pa import Input, Statement, sha256_of, sign
@@ -113,3 +114,18 @@ def test_a_mark_in_the_last_third_is_found(tmp_path):
     report = verify_file(tmp_path / "a.mp4")
     assert [one.what for one in report.findings] == ["mark read"]
     assert MARK in report.text()
+
+
+def test_files_of_a_folder_are_told_apart(tmp_path, home):
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        shutil.copy(asset("astronaut.png"), tmp_path / name / "a.png")
+    assert [one.name for one in verify_files([tmp_path])] == ["one/a.png", "two/a.png"]
+
+
+def test_a_damaged_root_of_our_own_is_said(tmp_path, monkeypatch):
+    monkeypatch.setenv("ACCEL_HOME", str(tmp_path))
+    (tmp_path / "identity").mkdir()
+    (tmp_path / "identity" / "root.pem").write_bytes(b"\xff\xfe no certificate")
+    with pytest.raises(ConfigError, match=r"root\.pem: must hold certificates in PEM"):
+        verify_file(asset("astronaut.png"))

@@ -132,8 +132,9 @@ def test_the_history_of_an_input_is_kept(tmp_path, identity):
     sign(source, GENERATED, identity)
     out = picture(tmp_path / "out.png", 80)
     made = sign(out, swap_of(target, source), identity)
-    assert [chapter["actions"][0] for chapter in made.history] == ["opened", "created"]
-    assert made.history[1]["generator"] == "accel 0.0.9"
+    assert [chapter["actions"][0] for chapter in made.history] == ["opened", "created", "created"]
+    assert [one["generator"] for one in made.history[1:]] == ["accel 0.0.9", "accel 0"]
+    assert [one["history"] for one in made.inputs] == ["carried", "carried"]
     assert all(one["credential"]["state"] == "valid" for one in made.inputs)
 
 

@@ -94,3 +94,11 @@ def test_folder_can_be_chosen(tmp_path, monkeypatch):
     monkeypatch.setenv("ACCEL_HOME", str(tmp_path / "here"))
     assert config_folder() == tmp_path / "here"
     assert not config_folder().exists()
+
+
+def test_rights_that_a_copy_has_lost_are_taken_back(tmp_path):
+    local_identity(tmp_path)
+    for file in (tmp_path / "identity").iterdir():
+        file.chmod(0o644)
+    local_identity(tmp_path)
+    assert {file.stat().st_mode & 0o777 for file in (tmp_path / "identity").iterdir()} == {0o600}

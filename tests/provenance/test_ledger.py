@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import sqlite3
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 
 import cv2
 import pytest
@@ -103,3 +105,28 @@ def test_looks_survive_compression_and_tell_pictures_apart():
     other = planes_of(360, 640, 40).c0.numpy()
     assert (int(look(picture), 16) ^ int(look(small), 16)).bit_count() <= 4
     assert (int(look(picture), 16) ^ int(look(other), 16)).bit_count() > 10
+
+
+def test_is_made_for_its_owner_alone(ledger):
+    assert ledger.path.stat().st_mode & 0o777 == 0o600
+
+
+def test_one_that_cannot_be_written_is_said_before_any_work(tmp_path):
+    (tmp_path / "ledger.sqlite").write_bytes(b"no data base" * 100)
+    with pytest.raises(InputError, match="cannot be used: file is not a database"):
+        Ledger(tmp_path / "ledger.sqlite").prepare()
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(InputError, match="cannot be used: Is a directory"):
+        Ledger(tmp_path / "folder").prepare()
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(InputError, match="must be a ledger, is a folder, pipe or device"):
+        Ledger(tmp_path / "pipe").prepare()
+
+
+def test_who_looks_does_not_wait_long_for_who_writes(ledger, monkeypatch):
+    monkeypatch.setattr("accel.provenance.ledger._LOOK_S", 0.1)
+    with closing(sqlite3.connect(ledger.path, isolation_level=None)) as base:
+        base.execute("BEGIN EXCLUSIVE")
+        with pytest.raises(InputError, match="locked"):
+            ledger.entries()
+    assert len(ledger.entries()) == 5

@@ -12,7 +12,7 @@ from accel.provenance.words import PAGE
 
 CHAPTER = {
     "label": "a", "generator": "Darkroom <b>9</b>", "signer": "someone", "issuer": "",
-    "actions": ["created"], "sourceTypes": ["digitalCapture"],
+    "actions": ["created"], "sourceTypes": ["digitalCapture"], "holds": True,
     "inputs": [{"title": "<script>", "relationship": "parentOf", "label": ""}],
 }  # fmt: skip
 
