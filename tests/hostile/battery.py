@@ -22,7 +22,7 @@ import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 SOCKETS: list[str] = []
 CONFINED = os.environ.get("CONFINED") == "1"
@@ -97,27 +97,48 @@ class Copy:
         os.kill(self.pid, signal.SIGKILL)
 
 
-@contextmanager
-def prepared(name: str, here: Path, url: str) -> Iterator[list[str]]:
-    """The words of an attack, whose files a copy of this process makes and goes on changing."""
-    receive, send = os.pipe()
-    over, ends = os.pipe()
-    maker = os.fork()
-    if maker == 0:
-        os.close(ends)
-        with ending():
-            os.write(send, json.dumps(make(name, here, url)).encode())
-            os.close(send)
-            os.read(over, 1)
-    os.close(send)
-    os.close(over)
-    with os.fdopen(receive, "rb") as pipe:
-        words, os.environ["PATH"] = json.loads(pipe.read())
-    try:
-        yield words
-    finally:
-        os.close(ends)
-        os.waitpid(maker, 0)
+class Maker:
+    """A process that makes the files of attacks, each in a copy of it that lives until the next.
+
+    What it loads for that is neither in the memory nor in the time of a command.
+    """
+
+    def __init__(self, folder: Path, url: str) -> None:
+        asked, ask = os.pipe()
+        told, tell = os.pipe()
+        if os.fork() == 0:
+            os.close(ask)
+            with ending(), os.fdopen(asked) as names, os.fdopen(tell, "w") as answers:
+                serve(names, answers, folder, url)
+        os.close(asked)
+        os.close(tell)
+        self._ask, self._told = os.fdopen(ask, "w"), os.fdopen(told)
+
+    def words(self, name: str) -> list[str]:
+        """Make an attack's files; its command line."""
+        print(name, file=self._ask, flush=True)
+        words, os.environ["PATH"] = json.loads(self._told.readline())
+        return words
+
+
+def serve(names: TextIO, answers: TextIO, folder: Path, url: str) -> None:
+    load(("tests.hostile.every",))
+    last = 0
+    for name in map(str.strip, names):
+        end(last)
+        last = os.fork()
+        if last == 0:
+            with ending():
+                told = json.dumps(make(name, folder / name, url))
+                print(told, file=answers, flush=True)
+                signal.pause()  # its threads go on changing files
+    end(last)
+
+
+def end(child: int) -> None:
+    if child:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
 
 
 @contextmanager
@@ -137,23 +158,26 @@ def make(name: str, here: Path, url: str) -> tuple[list[str], str]:
 
     here.mkdir()
     portrait(here)
-    return ATTACKS[name].build(here, url), os.environ["PATH"]
+    try:
+        return ATTACKS[name].build(here, url), os.environ["PATH"]
+    except Exception as error:
+        traceback.print_exc()
+        return [f"could not be made: {error!r}"], os.environ["PATH"]
 
 
-def run(name: str, folder: Path, url: str) -> dict[str, object]:
+def run(name: str, folder: Path, words: list[str]) -> dict[str, object]:
     """Run one attack in this process, which ends after it."""
     here = folder / name
-    with prepared(name, here, url) as words:
-        os.chdir(here)
-        load(OWN.get(words[0], ()))
-        SOCKETS.clear()
-        Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
-        before, theirs = listing(here), content_of(here / "theirs")
-        for end, number in (("out", 1), ("err", 2)):
-            os.dup2(os.open(folder / f"{name}.{end}", os.O_RDWR | os.O_CREAT), number)
-        clock, busy = time.monotonic(), busy_s()
-        status = status_of(["--untrusted", *words] if CONFINED else words)
-        seconds, used_s, peak = time.monotonic() - clock, busy_s() - busy, peak_mb()
+    os.chdir(here)
+    load(OWN.get(words[0], ()))
+    SOCKETS.clear()
+    Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
+    before, theirs = listing(here), content_of(here / "theirs")
+    for kind, number in (("out", 1), ("err", 2)):
+        os.dup2(os.open(folder / f"{name}.{kind}", os.O_RDWR | os.O_CREAT), number)
+    clock, busy = time.monotonic(), busy_s()
+    status = status_of(["--untrusted", *words] if CONFINED else words)
+    seconds, used_s, peak = time.monotonic() - clock, busy_s() - busy, peak_mb()
     return {"status": status, "seconds": seconds, "busy_s": used_s, "peak_mb": peak,
             "sockets": SOCKETS, "kept": theirs == content_of(here / "theirs"),
             "words": words, **altered(before, listing(here))}  # fmt: skip
@@ -183,7 +207,7 @@ def busy_s() -> float:
 
 
 def peak_mb() -> float:
-    """The peak of this process, or of its largest child: which is not the one that makes files."""
+    """The peak of this process, or of its largest child."""
     if CONFINED:
         return resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
     status = Path("/proc/self/status").read_text()
@@ -217,14 +241,14 @@ def content_of(place: Path) -> dict[str, bytes]:
     return {str(one): one.read_bytes() for one in files if one.is_file()}
 
 
-def in_child(name: str, folder: Path, url: str) -> dict[str, object]:
+def in_child(name: str, folder: Path, words: list[str]) -> dict[str, object]:
     """Run one attack in a copy of this process, stopped after HANGS_S."""
     receive, send = os.pipe()
     child = os.fork()
     if child == 0:
         signal.alarm(HANGS_S)
         with ending():
-            os.write(send, json.dumps(run(name, folder, url)).encode())
+            os.write(send, json.dumps(run(name, folder, words)).encode())
     os.close(send)
     with os.fdopen(receive, "rb") as pipe:
         told = pipe.read()
@@ -245,8 +269,9 @@ def main() -> None:
         from accel.pipelines import untrusted
 
         untrusted._start = Copy
+    maker = Maker(folder, url)
     for name in names:
-        print(json.dumps(in_child(name, folder, url)), flush=True)
+        print(json.dumps(in_child(name, folder, maker.words(name))), flush=True)
 
 
 if __name__ == "__main__":

@@ -106,6 +106,7 @@ def check_surroundings(battery: Battery, names: set[str]) -> None:
     assert not battery.asked, "a file made the engine ask for a URL"
 
 
+@pytest.mark.timeout(1600)
 @pytest.mark.parametrize("name", QUICK)
 def test_attack_gets_nowhere(quick, name):
     check(quick, name)
