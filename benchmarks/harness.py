@@ -19,7 +19,7 @@ import torch
 
 from accel.kernels._op import FORCED, INTERPRETED, Op
 from accel.pipelines.bench import measure
-from accel.pipelines.bench.machine import device_name
+from accel.pipelines.bench.machine import hardware_name
 
 RESULTS = Path(__file__).parent / "results"
 Call = Callable[[], object]
@@ -93,7 +93,7 @@ def conditions(threads: int) -> dict:
     ).stdout.strip()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     return {
-        "device": device_name(device),
+        "device": hardware_name(device),
         "cores": os.cpu_count(),
         "threads": threads,
         "clock": "process CPU time" if threads == 1 else "wall",

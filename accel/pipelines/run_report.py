@@ -37,7 +37,8 @@ def versions() -> dict[str, str]:
     return found
 
 
-def device_name(device: torch.device) -> str:
+def device_name(device: torch.device, threads: int | None = None) -> str:
+    """What did the work: `cpu: 8 threads`, `cuda: NVIDIA H100 PCIe`. threads: default torch's."""
     if device.type == "cuda":
         return f"cuda: {torch.cuda.get_device_name(device)}"
-    return f"cpu: {torch.get_num_threads()} threads"
+    return f"cpu: {threads or torch.get_num_threads()} threads"

@@ -63,7 +63,7 @@ def measure_ceilings(device: torch.device, *, codec: bool = True) -> Ceilings:
     else:
         one, every = _multiply_adds(1), _multiply_adds(threads)
     return Ceilings(
-        device=device_name(device),
+        device=hardware_name(device),
         threads=threads,
         gflops_one=one,
         gflops=every,
@@ -74,7 +74,8 @@ def measure_ceilings(device: torch.device, *, codec: bool = True) -> Ceilings:
     )
 
 
-def device_name(device: torch.device) -> str:
+def hardware_name(device: torch.device) -> str:
+    """What the maker calls the GPU or the CPU."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     try:
@@ -89,7 +90,7 @@ def conditions(device: torch.device) -> dict[str, Any]:
     """What a reader needs to judge a figure."""
     native: Any = _native.module
     return {
-        "device": device_name(device),
+        "device": hardware_name(device),
         "kind": device.type,
         "cores": os.cpu_count(),
         "vector_lanes": native.simd_lanes() if native else None,

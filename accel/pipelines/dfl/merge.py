@@ -44,7 +44,7 @@ from accel.pipelines.dfl.merge_session import MergeSession, load_session
 from accel.pipelines.dfl.save_frames import encode_picture
 from accel.pipelines.dfl.workspace import Workspace, open_workspace
 from accel.pipelines.provenance import Marker, ProvenanceConfig
-from accel.pipelines.run_report import peak_memory_mb, versions
+from accel.pipelines.run_report import device_name, peak_memory_mb, versions
 from accel.provenance.c2pa import sidecar_of
 from accel.unfinished import write_whole
 from accel.video.encode import EncodeConfig
@@ -205,7 +205,7 @@ def run_merge(
         "frames_with_own_settings": len(job.session.own),
         "seconds": round(time.perf_counter() - started, 3),
         "peak_memory_mb": peak_memory_mb(),
-        "device": job.predictor.device,
+        "device": device_name(torch.device(job.predictor.device)),
         "notes": list(
             dict.fromkeys([*report["notes"], *job.notes, *job.table.notes, *job.source.notes])
         ),

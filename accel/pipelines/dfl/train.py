@@ -20,7 +20,7 @@ from accel.pipelines.dfl.live import LivePage
 from accel.pipelines.dfl.made import remember
 from accel.pipelines.dfl.pack import beside_pak
 from accel.pipelines.dfl.workspace import SIDES, Workspace, open_workspace
-from accel.pipelines.run_report import peak_memory_mb, versions
+from accel.pipelines.run_report import device_name, peak_memory_mb, versions
 from accel.training import model_files
 from accel.training.autoencoder import AutoencoderTrainer, Batches
 from accel.training.faces import FaceSet, load_faces
@@ -401,7 +401,7 @@ def _report(
         "preview": str(run.picture("preview")),
         "loss_curve": str(run.picture("loss")),
         "options": as_report(options),
-        "device": str(trainer.device),
+        "device": device_name(trainer.device, run.config.threads or os.cpu_count()),
         "precision": trainer.precision,
         "threads": run.config.threads or os.cpu_count(),
         "peak_memory_mb": peak_memory_mb(),

@@ -23,7 +23,7 @@ from accel.pipelines.generate.prompts import check_length
 from accel.pipelines.generate.repeat import equals, settings_from
 from accel.pipelines.generate.sampler import Picture, Sampler
 from accel.pipelines.provenance import ProvenanceConfig
-from accel.pipelines.run_report import peak_memory_mb, versions
+from accel.pipelines.run_report import device_name, peak_memory_mb, versions
 
 # What `accel.load` takes beside the model.
 LOADING = (
@@ -190,7 +190,7 @@ def report(
         "seconds": time.perf_counter() - clock.began,
         "stage_seconds": clock.stages,
         "peak_memory_mb": peak_memory_mb(),
-        "device": str(model.device),
+        "device": device_name(model.device),
         "versions": versions(),
         "marked": marked,
         "notes": list(notes),

@@ -390,6 +390,7 @@ def test_the_command(faces, tmp_path, capsys):
     assert main([*command, "--json", "-"]) == 0
     report = json.loads(capsys.readouterr().out)
     assert report["iterations"] == 2
+    assert report["device"] == "cpu: 1 threads"
     assert report["options"]["flip"] is False
     assert main(command) == 0
     assert "model new, 2 iterations (0 now" in capsys.readouterr().out

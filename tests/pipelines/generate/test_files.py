@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import numpy as np
 import pytest
@@ -40,6 +41,7 @@ def test_a_picture_is_marked_and_says_how_it_was_made(tmp_path, capsys):
     report = json.loads(out)
     assert status == 0
     assert report["files"] == [str(path)]
+    assert re.fullmatch(r"cpu: \d+ threads|cuda: .+", report["device"])
     assert report["marked"]["credential"] == "embedded"
     info = parse(text_of(path))
     assert (info.prompt, info.negative) == ('a "red" apple, (shiny:1.2)', "a, b: c")
