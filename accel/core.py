@@ -5,10 +5,12 @@ Nothing here knows of kernels, video, faces or models.
 
 from __future__ import annotations
 
+import ctypes
 import gc
 import json
 import os
 import stat
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -22,6 +24,10 @@ import torch
 NEVER_WAIT = os.O_RDONLY | sum(
     getattr(os, name, 0) for name in ("O_NONBLOCK", "O_NOCTTY", "O_BINARY", "O_CLOEXEC")
 )
+
+# /proc, /sys, debugfs, tracefs, securityfs, configfs and both kinds of cgroups (linux/magic.h).
+MADE_UP = (0x9FA0, 0x62656572, 0x64626720, 0x74726163, 0x73636673, 0x62656570, 0x27E0EB, 0x63677270)
+FSTATFS = ctypes.CDLL(None).fstatfs if sys.platform == "linux" else None
 
 MAX_JSON_ITEMS = 4_000_000  # each may become an object of a hundred bytes
 
@@ -59,7 +65,8 @@ def _cut(text: str, longest: int) -> str:
 def open_file(path: Path, what: str = "a file") -> BinaryIO:
     """Open a regular file to read its bytes; `what` says what it should be.
 
-    Raises InputError for anything else, pipes and devices among it: they might never end.
+    Raises InputError for anything else, pipes and devices among it: they might never end, as might
+    what the kernel makes up (/proc/kmsg waits for the next message).
     """
     try:
         handle = os.open(path, NEVER_WAIT)
@@ -72,7 +79,16 @@ def open_file(path: Path, what: str = "a file") -> BinaryIO:
     if not stat.S_ISREG(os.fstat(handle).st_mode):
         os.close(handle)
         raise InputError(f"{path}: must be {what}, is a folder, pipe or device")
+    if _file_system(handle) in MADE_UP:
+        os.close(handle)
+        raise InputError(f"{path}: must be {what}, is made up by the kernel")
     return os.fdopen(handle, "rb")
+
+
+def _file_system(handle: int) -> int:
+    """The kind of file system that an open file lies on, as Linux numbers them; 0 elsewhere."""
+    about = (ctypes.c_long * 32)()  # struct statfs, whose first member is the kind
+    return int(about[0]) if FSTATFS and FSTATFS(handle, about) == 0 else 0
 
 
 def read_file(path: Path, most_bytes: int, what: str = "a file") -> bytes:

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from accel.core import InputError
+from accel.core import InputError, open_file
 from accel.provenance.c2pa import media_type
 from accel.provenance.statement import SOURCE_TYPES, TASKS
 
@@ -76,7 +76,7 @@ def declared(path: Path) -> list[Declared]:
     Raises InputError when the file cannot be read.
     """
     try:
-        with open(path, "rb") as file:
+        with open_file(path, "a picture or a film") as file:
             data = file.read(_LOOKED_AT)
             file.seek(0, os.SEEK_END)
             if file.tell() > 2 * _LOOKED_AT:

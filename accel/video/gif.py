@@ -9,6 +9,7 @@ from pathlib import Path
 
 import av
 
+from accel.core import open_file
 from accel.video.frame import Frame
 from accel.video.info import VideoInfo
 
@@ -61,7 +62,7 @@ def gif_loops(path: Path) -> int:
     """
     if not path.is_file():
         return 0
-    with open(path, "rb") as file:
+    with open_file(path, "a picture") as file:
         head = file.read(4096)
     if not head.startswith(b"GIF8"):
         return 0

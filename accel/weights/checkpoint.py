@@ -18,7 +18,7 @@ from typing import Any, BinaryIO
 
 import torch
 
-from accel.core import InputError
+from accel.core import InputError, open_file
 from accel.weights.files import Entry, TensorFile
 from accel.weights.pickle_machine import Limits, Machine, Name, brief
 from accel.weights.pickles import Arrays
@@ -87,7 +87,7 @@ class Parameters(Dropped):
 
 
 def is_torch_archive(path: Path) -> bool:
-    with path.open("rb") as file:
+    with open_file(path, "a file of weights") as file:
         return file.read(4) == b"PK\x03\x04"
 
 

@@ -25,7 +25,7 @@ import torch
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
-from accel.core import InputError, parse_json
+from accel.core import InputError, open_file, parse_json
 from accel.weights.files import open_tensors
 
 PNG_START = b"\x89PNG\r\n\x1a\n"
@@ -53,9 +53,7 @@ class Embedding:
 
 def open_embedding(path: Path) -> Embedding:
     """Read an embedding by what the file holds. Raises InputError for one that holds none."""
-    if not path.is_file():
-        raise InputError(f"{path}: must be a file of an embedding, found none")
-    with path.open("rb") as file:
+    with open_file(path, "a file of an embedding") as file:
         is_png = file.read(len(PNG_START)) == PNG_START
     return Embedding(path.stem, vectors_of(from_png(path) if is_png else from_file(path), path))
 

@@ -32,7 +32,7 @@ Array = np.ndarray[Any, Any]
 
 MAX_FILE_BYTES = (1 << 31) - 1  # protobuf's own limit; a larger model must keep its data outside
 MAX_TENSOR_ELEMENTS = 1 << 30
-DOMAINS = ("", "ai.onnx", "ai.onnx.ml", "com.microsoft")
+DOMAINS = ("", "ai.onnx", "com.microsoft")
 # Operators of the allowed domains that read a file which the model names.
 READS_FILES = ("EPContext",)
 
@@ -65,8 +65,8 @@ def parse(data: bytes, name: str, beside: Path | None = None) -> ModelProto:
             key = (message.domain, message.op_type)
             if message.domain not in DOMAINS and key not in own:
                 raise InputError(
-                    f"{name}: operators must be of the domains ai.onnx, ai.onnx.ml or "
-                    f"com.microsoft, got {message.op_type!r:.60} of {message.domain!r:.60}"
+                    f"{name}: operators must be of the domains ai.onnx or com.microsoft, got "
+                    f"{message.op_type!r:.60} of {message.domain!r:.60}"
                 )
             if message.op_type in READS_FILES:
                 raise InputError(

@@ -18,6 +18,7 @@ import onnx.inliner
 from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto, numpy_helper
 
 from accel.core import InputError
+from accel.weights.onnx_operators import check_operators
 from accel.weights.onnx_wire import DRAWS, SIZED_BY, graphs_of
 
 Array = np.ndarray[Any, Any]
@@ -40,7 +41,11 @@ def check_values(model: ModelProto, name: str) -> None:
     A free size of an input counts as 1. Raises InputError.
     """
     if model.functions:
-        model = onnx.inliner.inline_local_functions(model)
+        try:
+            model = onnx.inliner.inline_local_functions(model)
+        except RuntimeError:  # its text names places of the library's makers
+            raise InputError(f"{name}: functions must fit the calls of them") from None
+    check_operators(model, name)
     light = _light(model)
     for value in light.graph.input:
         for size in value.type.tensor_type.shape.dim:
@@ -48,7 +53,7 @@ def check_values(model: ModelProto, name: str) -> None:
                 size.dim_value = 1
     known, wanted = _constants(light.graph), _wanted(light.graph.node)
     for _ in range(LOOKS):
-        shapes = _inferred(light)
+        shapes = _inferred(light, name)
         for value, shape in shapes.items():
             check_made(math.prod(shape), value, name)
         before = len(known)
@@ -68,7 +73,7 @@ def check_made(elements: int, value: str, name: str) -> None:
 
 def value_shapes(model: ModelProto) -> dict[str, list[int]]:
     """The shapes of inputs and values as far as they follow from the graph; 0 is a free size."""
-    return _inferred(_light(model))
+    return _inferred(_light(model), "graph")
 
 
 def _light(model: ModelProto) -> ModelProto:
@@ -92,11 +97,13 @@ def _light(model: ModelProto) -> ModelProto:
     return light
 
 
-def _inferred(light: ModelProto) -> dict[str, list[int]]:
+def _inferred(light: ModelProto, name: str) -> dict[str, list[int]]:
     try:
         graph = onnx.shape_inference.infer_shapes(light).graph
     except (onnx.shape_inference.InferenceError, ValueError):  # ValueError: above 2 GiB
         graph = light.graph
+    except (IndexError, MemoryError, RuntimeError):
+        raise InputError(f"{name}: its operators must have sizes, ONNX finds none") from None
     return {
         v.name: [d.dim_value for d in v.type.tensor_type.shape.dim]
         for v in [*graph.value_info, *graph.input, *graph.output]

@@ -188,6 +188,19 @@ def sparse_bomb():
     return made
 
 
+def alone(kind, inputs, outputs=("y",), constants=(), opset=22, **attributes):
+    """One operator whose definition ends the process where it is asked for shapes."""
+    made = helper.make_node(kind, inputs, outputs, **attributes)
+    given = [("x", F, [1, 2, 3, 4])]
+    return model([made], given, [("y", F, None)], constants, opset=opset)
+
+
+def called_with_too_much():
+    made = calling([relu()])
+    made.graph.node[0].input.extend(["x"] * 3)
+    return made
+
+
 OUTSIDE = r"must lie in the file itself|kept in another file"
 CASES = [
     (dense, OUTSIDE),
@@ -215,7 +228,19 @@ CASES = [
     (lambda: made_from("Range", {"a": 0, "b": 2**40, "c": 1}), "at most"),
     (lambda: made_from("Range", {"a": 0.0, "b": 1.0, "c": 0.0}), "at most"),
     (lambda: made_from("RandomNormal", {}, shape=[2**20, 2**20]), "at most"),
-]
+    (lambda: alone("Split", ["x"], ["y", ""], num_outputs=1), "must have num_outputs 2, got 1"),
+    (lambda: alone("Split", ["x"], num_outputs=2**31), "must have num_outputs 1"),
+    (lambda: alone("GatherND", ["x", "i"], constants={"i": np.int64([0])}, batch_dims=-100),
+     r"must have its batch_dims in 0\.\.64"),
+    (lambda: alone("LayerNormalization", ["x", "x"], axis=2**31), "must have its axis in"),
+    (lambda: alone("EyeLike", [""]), "must be given input, got none"),
+    (lambda: alone("RegexFullMatch", [""], pattern="a"), "must be given X, got none"),
+    (lambda: alone("Relu", ["x", "x"]), "must take 1 to 1 inputs, got 2"),
+    (lambda: alone("Relu", ["x"], ["y", "z"]), "must make 1 to 1 values, got 2"),
+    (lambda: alone("STFT", ["x", "s"], constants={"s": np.zeros(0, np.int64)}), "ONNX finds none"),
+    (lambda: alone("DictVectorizer", [""], domain="ai.onnx.ml"), "operators must be of the dom"),
+    (called_with_too_much, "functions must fit the calls"),
+]  # fmt: skip
 
 
 def test_names_that_are_no_text_are_refused():

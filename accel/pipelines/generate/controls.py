@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from accel.core import ConfigError, InputError
+from accel.core import ConfigError, InputError, open_file
 from accel.models import stable_diffusion as sd
 from accel.models.adapter import load_adapter
 from accel.models.control import load_control, soft_scales
@@ -241,6 +241,6 @@ def described(control: Control, path: Path, resize: str) -> str:
 
 def short_hash(path: Path) -> str:
     """A1111's first kind of hash, by which ControlNets are still named: of 64 KiB behind 1 MiB."""
-    with path.open("rb") as file:
+    with open_file(path, "a file of weights") as file:
         file.seek(1 << 20)
         return hashlib.sha256(file.read(1 << 16)).hexdigest()[:8]
