@@ -171,6 +171,19 @@ def test_verify_says_what_is_known_and_ends_with_its_status(tmp_path, capsys):
     assert [one["status"] for one in told["files"]] == [2, 0]
 
 
+def test_a_wrong_option_of_verify_is_told_before_anything_is_looked_at(tmp_path, capsys):
+    absent = tmp_path / "absent" / "page.html"
+    assert main(["verify", SOURCE, "--report", str(absent)]) == 2
+    told = capsys.readouterr()
+    assert told.err.startswith(f"accel: {absent}: must lie in a folder")
+    assert not told.out
+
+
+def test_what_ends_a_confined_verify_is_no_indication(capsys):
+    assert main(["verify", SOURCE, "--untrusted-memory-mb", "30"]) == 4
+    assert "accel verify: must work in 30 MB of memory" in capsys.readouterr().err
+
+
 def test_ledger_lists_checks_and_exports(tmp_path, capsys, monkeypatch):
     monkeypatch.setenv("ACCEL_HOME", str(tmp_path))
     assert main(["ledger", "list"]) == 0

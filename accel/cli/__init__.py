@@ -19,10 +19,11 @@ from accel.cli.shared import (
     DONE,
     INTERRUPTED,
     REFUSED,
+    UNREADABLE,
     check_target,
     take_untrusted,
 )
-from accel.core import Cancelled, ConfigError, Refused, one_line
+from accel.core import Cancelled, ConfigError, InputError, Refused, one_line
 
 # Modules of this package, in the order that `accel --help` lists them.
 COMMANDS = (
@@ -47,7 +48,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         if limits is not None:
             from accel.pipelines.untrusted import ChildLimits, run_command
 
-            return run_command(words, ChildLimits(**limits))  # type: ignore[arg-type]
+            try:
+                return run_command(words, ChildLimits(**limits))  # type: ignore[arg-type]
+            except InputError as error:  # what ended the child is no indication of anything
+                status = UNREADABLE if words[:1] == ["verify"] else BAD_INPUT
+                return _complain(str(error), status)
         args = _parser().parse_args(words)
         if getattr(args, "json", None) not in (None, "-"):  # better now than after hours
             given = [one for one in vars(args).values() if isinstance(one, Path)]

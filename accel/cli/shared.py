@@ -15,6 +15,7 @@ from typing import Any
 from accel.core import Cancel, ConfigError, Progress, write_text
 
 DONE, BAD_INPUT, REFUSED, INTERRUPTED, CUT_OFF = 0, 2, 3, 130, 141
+UNREADABLE = 4  # of `accel verify`
 
 
 def command(commands: Any, name: str, help: str, examples: str) -> argparse.ArgumentParser:

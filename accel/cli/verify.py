@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from accel.cli.shared import command, deliver
+from accel.cli.shared import check_target, command, deliver
 from accel.core import write_text
 
 if TYPE_CHECKING:
@@ -18,7 +18,8 @@ STATUSES = """exit status of one file:
   2  indications only: a mark, unsigned words, this machine's list
   3  nothing was found, which is no sign that AI was not used
   4  it could not be read
-of several files: 1 if it is any file's, else the highest; 2 also for a wrong option"""
+of several files: 1 if it is any file's, else the highest. 2 also for a wrong option, of which
+standard error tells before anything is looked at: nothing is on standard output then"""
 
 
 def add(commands: Any) -> None:
@@ -49,6 +50,8 @@ def run(args: argparse.Namespace) -> int:
     from accel.pipelines import verify
 
     language = args.language or verify.local_language()
+    if args.report:
+        check_target(args.report)
     anchors = verify.own_anchors() + [verify.anchor(path) for path in args.trust]
     quiet = args.json == "-"
     reports: list[Report] = []
