@@ -20,8 +20,8 @@ from accel.faces.autoencoder import (
 )
 from accel.training.autoencoder import AutoencoderTrainer
 from accel.training.optim import KINDS
-from accel.training.options import MODELS, TrainOptions, from_dfl, to_dfl
-from accel.training.state import recover, save_together
+from accel.training.options import MODELS, TrainOptions, from_dfl, shape_from_dfl, to_dfl
+from accel.training.state import finish_saves, save_together, undisturbed
 from accel.weights import dfl
 
 OPTIONAL = {"code_discriminator": "true_face", "GAN": "gan"}  # parts, and what needs them
@@ -65,23 +65,51 @@ def data_of(trainer: AutoencoderTrainer) -> dict[str, Any]:
     }
 
 
+def saved_models(folder: Path) -> list[tuple[str, str]]:
+    """Name and model, quick96 or saehd, of each in a folder, the one saved last first."""
+    finish_saves(folder)
+    models = {kind: model for model, kind in MODELS.items()}
+    return [(name, models[kind]) for name, kind in dfl.find_models(folder) if kind in models]
+
+
 def saved_options(folder: Path, name: str, model: str) -> TrainOptions | None:
     """The options of a saved model; None if there is none."""
     path = data_path(folder, name, model)
-    if not path.exists():
-        return None
-    options = dfl.read_data(path).get("options")
+    with undisturbed(folder, stem_of(name, model)):
+        if not path.exists():
+            return None
+        data = dfl.read_data(path)
+    return from_dfl(model, _options(data, path), str(path))
+
+
+def _options(data: Mapping[str, Any], path: Path) -> Mapping[str, Any]:
+    options = data.get("options")
     if not isinstance(options, dict):
-        raise InputError(f"{path}: must hold a model's options")
-    return from_dfl(model, options, str(path))
+        raise InputError(f"{path}: must hold the model's options")
+    return options
 
 
 def data_path(folder: Path, name: str, model: str) -> Path:
-    """Where a model's data lie, after finishing a save that was cut off."""
-    stem = stem_of(name, model)
-    if folder.is_dir():
-        recover(folder, stem)
-    return folder / f"{stem}_data.dat"
+    """Where a model's data lie."""
+    return folder / f"{stem_of(name, model)}_data.dat"
+
+
+def load_network(folder: Path, name: str, model: str) -> tuple[Autoencoder, int]:
+    """A saved model's network and how many steps it was trained; without what training needs.
+
+    Raises InputError, one line, for files that are missing, damaged or of another shape.
+    """
+    path, kind = data_path(folder, name, model), MODELS[model]
+    with undisturbed(folder, stem_of(name, model)):
+        data = dfl.read_data(path)
+        shape = shape_from_dfl(model, _options(data, path), str(path))
+        network = outlined(shape, folder, name, kind).to_empty(device="cpu").eval()
+        for part, module in network.parts.items():
+            load_part(module, dfl.part_file(folder, name, kind, part))
+    steps = data.get("iter", 0)
+    if not isinstance(steps, int | np.integer):
+        raise InputError(f"{path}: iter must be a count, got {steps!r:.40}")
+    return network.requires_grad_(False), int(steps)
 
 
 def load(trainer: AutoencoderTrainer, folder: Path, name: str) -> list[str]:
@@ -89,6 +117,11 @@ def load(trainer: AutoencoderTrainer, folder: Path, name: str) -> list[str]:
 
     Raises InputError, one line, for files that are missing, damaged or of another shape.
     """
+    with undisturbed(folder, stem_of(name, trainer.options.model)):
+        return _load(trainer, folder, name)
+
+
+def _load(trainer: AutoencoderTrainer, folder: Path, name: str) -> list[str]:
     path = data_path(folder, name, trainer.options.model)
     data = dfl.read_data(path)
     kind = trainer.options.kind

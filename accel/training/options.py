@@ -202,7 +202,7 @@ def to_dfl(options: TrainOptions) -> dict[str, Any]:
 
 def from_dfl(model: str, found: Mapping[str, Any], who: str) -> TrainOptions:
     """Options from a model's file. Raises InputError, one line, for values that cannot be."""
-    base = DEFAULTS[model]
+    base = replace(DEFAULTS[model], network=shape_from_dfl(model, found, who))
     try:
         values = {name: _like(getattr(base, name), found.get(dfl)) for name, dfl in SPELLED.items()}
         if model == "quick96":
@@ -210,10 +210,6 @@ def from_dfl(model: str, found: Mapping[str, Any], who: str) -> TrainOptions:
         else:
             if found.get("random_src_flip") is not None:
                 values["flip"] = bool(found["random_src_flip"])
-            values |= {name: _like(0 if name != "archi" else "", found.get(name)) for name in SHAPE}
-            values["face_type"] = str(found.get("face_type", "f"))
-            if values["face_type"] in LETTERS:
-                values["face_type"] = LETTERS[values["face_type"]].value
             values["gan_patch"] = _like(0, found.get("gan_patch_size"))
             values["optimiser"] = "adabelief" if found.get("adabelief", True) else "rmsprop"
         if found.get("lr_dropout") is not None:
@@ -222,6 +218,23 @@ def from_dfl(model: str, found: Mapping[str, Any], who: str) -> TrainOptions:
         return with_given(base, values)
     except (ConfigError, TypeError, ValueError, OverflowError) as error:
         raise InputError(f"{who}: holds options that cannot be used: {error}") from None
+
+
+def shape_from_dfl(model: str, found: Mapping[str, Any], who: str) -> AutoencoderConfig:
+    """A network's shape from a model's file, whatever its training was set to.
+
+    Raises InputError, one line, for a shape that cannot be.
+    """
+    base = DEFAULTS[model]
+    if model == "quick96":
+        return base.network
+    try:
+        shape = {name: _like(0 if name != "archi" else "", found.get(name)) for name in SHAPE}
+        letter = str(found.get("face_type", "f"))
+        shape["face_type"] = LETTERS[letter].value if letter in LETTERS else letter
+        return with_given(base, shape).network
+    except (ConfigError, TypeError, ValueError, OverflowError) as error:
+        raise InputError(f"{who}: holds a shape that cannot be used: {error}") from None
 
 
 def _like(sample: Any, value: Any) -> Any:

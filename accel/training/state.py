@@ -2,7 +2,8 @@
 
 New files are written beside the old under other names and flushed to the disk; then a small note
 says that they are complete; then they are renamed. A process that dies before the note leaves the
-old files; one that dies after it leaves the renaming to whoever opens them next.
+old files; one that dies after it leaves the renaming to whoever opens them next. Who reads while
+another process saves waits for it, and the other way round.
 """
 
 from __future__ import annotations
@@ -10,8 +11,14 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
+
+try:
+    import fcntl
+except ImportError:  # not on Windows: there a model is not to be read while it is saved
+    fcntl = None  # type: ignore[assignment]
 
 from accel.core import ConfigError, InputError, read_json
 from accel.unfinished import PARTIAL, fresh
@@ -25,7 +32,34 @@ def save_together(folder: Path, stem: str, files: Mapping[str, bytes]) -> None:
     Raises ConfigError if the disk is full or cannot be written: what was there before stays.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    recover(folder, stem)
+    with undisturbed(folder, stem):
+        for stray in folder.glob(f"{_escaped(stem)}_*{PARTIAL}"):
+            stray.unlink()
+        _save(folder, stem, files)
+        _finish(folder, stem)
+
+
+@contextmanager
+def undisturbed(folder: Path, stem: str) -> Iterator[None]:
+    """Read a set of files while nobody saves it; a save that was cut off is finished first."""
+    with _alone(folder):
+        _finish(folder, stem)
+        yield
+
+
+def finish_saves(folder: Path) -> None:
+    """Finish every save that was complete, of any set, when its process died.
+
+    Call before looking what sets there are.
+    """
+    if folder.is_dir() and any(folder.glob(f"*_{NOTE}")):
+        with _alone(folder):
+            for note in folder.glob(f"*_{NOTE}"):
+                _finish(folder, note.name.removesuffix(f"_{NOTE}"))
+
+
+def _save(folder: Path, stem: str, files: Mapping[str, bytes]) -> None:
+    """Write all files under other names, and the note last."""
     written: list[Path] = []
     note = _note(folder, stem)
     try:
@@ -43,37 +77,44 @@ def save_together(folder: Path, stem: str, files: Mapping[str, bytes]) -> None:
         last = "there is no earlier save" if is_first else "the last save is intact"
         raise ConfigError(f"{folder}: could not be saved to ({error.strerror}); {last}") from error
     _sync(folder)
-    recover(folder, stem)
 
 
-def recover(folder: Path, stem: str) -> None:
-    """Finish a save that was complete, forget one that was not. Call before reading."""
+def _finish(folder: Path, stem: str) -> None:
+    """Rename the files of a save that was complete. Alone in the folder."""
     note = _note(folder, stem)
-    if note.exists():
-        try:
-            names = [str(name) for name in read_json(note, "a list of files")]
-        except TypeError as error:
-            raise InputError(f"{note}: is damaged: {error}") from None
-        for name in names:
-            partial = folder / (Path(name).name + PARTIAL)
-            if partial.exists():  # the others were renamed before the process died
-                os.replace(partial, folder / Path(name).name)
-        _sync(folder)
-        note.unlink()
-    for stray in folder.glob(f"{_escaped(stem)}_*{PARTIAL}"):
-        stray.unlink()
+    if not note.exists():
+        return
+    try:
+        names = [str(name) for name in read_json(note, "a list of files")]
+    except TypeError as error:
+        raise InputError(f"{note}: is damaged: {error}") from None
+    for name in names:
+        partial = folder / (Path(name).name + PARTIAL)
+        if partial.exists():  # the others were renamed before the process died
+            os.replace(partial, folder / Path(name).name)
+    _sync(folder)
+    note.unlink()
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Hold the folder's lock, which the system lets go of when a process dies."""
+    if fcntl is None or not folder.is_dir():
+        yield
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        with suppress(OSError):  # a file system without locks
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)
 
 
 def back_up(folder: Path, stem: str, keep: int) -> Path:
     """Copy the set's files to `<stem>_autobackups/01`, where older copies move one number up."""
     home = folder / f"{stem}_autobackups"
-    oldest = home / f"{keep:02d}"
-    if oldest.exists():
-        shutil.rmtree(oldest)
-    for number in range(keep - 1, 0, -1):
-        if (home / f"{number:02d}").exists():
-            (home / f"{number:02d}").rename(home / f"{number + 1:02d}")
-    newest = home / "01"
+    newest, oldest = home / "01", home / f"{keep:02d}"
     partial = home / f"01{PARTIAL}"
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
@@ -84,6 +125,11 @@ def back_up(folder: Path, stem: str, keep: int) -> Path:
     except OSError as error:
         shutil.rmtree(partial, ignore_errors=True)
         raise ConfigError(f"{home}: could not be written to ({error.strerror})") from error
+    if oldest.exists():  # not before the new one is there: a full disk must cost none
+        shutil.rmtree(oldest)
+    for number in range(keep - 1, 0, -1):
+        if (home / f"{number:02d}").exists():
+            (home / f"{number:02d}").rename(home / f"{number + 1:02d}")
     partial.rename(newest)
     return newest
 

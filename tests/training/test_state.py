@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
 
 import pytest
 
 from accel.core import ConfigError, InputError
 from accel.training import state
-from accel.training.state import back_up, recover, save_together
+from accel.training.state import back_up, finish_saves, save_together, undisturbed
 
 OLD = {"m_Quick96_a.npy": b"old a", "m_Quick96_b.npy": b"old b", "m_Quick96_data.dat": b"old"}
 NEW = {name: content.replace(b"old", b"new") for name, content in OLD.items()}
@@ -55,10 +56,14 @@ def test_killed_at_any_point_it_is_all_old_or_all_new(tmp_path):
         if not child:
             die_after(left, folder)
         _, status = os.waitpid(child, 0)
-        recover(folder, STEM)
-        found = content(folder)
-        assert found in (OLD, NEW)
-        seen.add(found == NEW)
+        with undisturbed(folder, STEM):
+            found = content(folder)
+        whole = {name: data for name, data in found.items() if name in OLD}
+        assert whole in (OLD, NEW)
+        seen.add(whole == NEW)
+        # What is left of a save that was cut off goes with the next.
+        save_together(folder, STEM, OLD)
+        assert content(folder) == OLD
         if os.waitstatus_to_exitcode(status) == 0:
             break
         assert os.waitstatus_to_exitcode(status) == -signal.SIGKILL
@@ -89,7 +94,7 @@ def test_a_full_disk_leaves_the_last_save(tmp_path, monkeypatch, left):
         with pytest.raises((ConfigError, OSError)):
             save_together(tmp_path, STEM, NEW)
         monkeypatch.undo()
-        recover(tmp_path, STEM)
+        finish_saves(tmp_path)
         assert content(tmp_path) == NEW
 
 
@@ -106,7 +111,7 @@ def test_a_damaged_note_is_told(tmp_path):
     save_together(tmp_path, STEM, OLD)
     (tmp_path / f"{STEM}_{state.NOTE}").write_text("{")
     with pytest.raises(InputError, match="is damaged"):
-        recover(tmp_path, STEM)
+        finish_saves(tmp_path)
 
 
 def test_a_note_reaches_no_other_folder(tmp_path):
@@ -115,7 +120,7 @@ def test_a_note_reaches_no_other_folder(tmp_path):
     (tmp_path / "victim").write_bytes(b"safe")
     (folder / "victim.partial").write_bytes(b"gone")
     (folder / f"{STEM}_{state.NOTE}").write_text('["../victim"]')
-    recover(folder, STEM)
+    finish_saves(folder)
     assert (tmp_path / "victim").read_bytes() == b"safe"
 
 
@@ -126,3 +131,34 @@ def test_backups_move_up_and_the_oldest_goes(tmp_path):
     home = tmp_path / f"{STEM}_autobackups"
     assert sorted(path.name for path in home.iterdir()) == ["01", "02"]
     assert [(home / n / f"{STEM}_a.npy").read_bytes() for n in ("01", "02")] == [b"3", b"2"]
+
+
+def test_backups_are_not_lost_to_a_full_disk(tmp_path, monkeypatch):
+    for number in range(3):
+        save_together(tmp_path, STEM, {f"{STEM}_a.npy": str(number).encode()})
+        back_up(tmp_path, STEM, 2)
+    home = tmp_path / f"{STEM}_autobackups"
+
+    def full(*args):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(state.shutil, "copy2", full)
+    for _ in range(3):
+        with pytest.raises(ConfigError, match="autobackups: could not be written to"):
+            back_up(tmp_path, STEM, 2)
+    assert [(home / n / f"{STEM}_a.npy").read_bytes() for n in ("01", "02")] == [b"2", b"1"]
+    assert sorted(path.name for path in home.iterdir()) == ["01", "02"]
+
+
+@pytest.mark.skipif(state.fcntl is None, reason="needs locks")
+def test_who_reads_while_a_set_is_saved_sees_one_save(tmp_path):
+    save_together(tmp_path, STEM, OLD)
+    saving = threading.Thread(target=save_together, args=(tmp_path, STEM, NEW))
+    with undisturbed(tmp_path, STEM):
+        saving.start()
+        saving.join(0.3)
+        assert saving.is_alive()
+        assert content(tmp_path) == OLD
+    saving.join(10)
+    with undisturbed(tmp_path, STEM):
+        assert content(tmp_path) == NEW

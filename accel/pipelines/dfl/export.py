@@ -16,7 +16,6 @@ from accel.pipelines.run_report import versions
 from accel.training import model_files
 from accel.training.options import MODELS
 from accel.unfinished import write_whole
-from accel.weights import dfl
 from accel.weights.onnx import open_onnx
 
 ALLOWED = 1e-4  # between the file, as it runs, and the model
@@ -46,7 +45,7 @@ def export(
     if target.exists() and not overwrite:
         raise ConfigError(f"{target} exists; choose another name or give --overwrite")
     model, name = find_model(folder, model, name)
-    network, iterations = load_autoencoder(folder, name, model)
+    network, iterations = model_files.load_network(folder, name, model)
     config = network.config
     about = {
         "producer": "accel",
@@ -82,36 +81,16 @@ def export(
 
 def find_model(folder: Path, model: str | None, name: str | None) -> tuple[str, str]:
     """Kind and name of the model that is meant: of those that fit, the one saved last."""
-    kinds = {word: kind for kind, word in MODELS.items()}
-    found = [(kinds[k], n) for n, k in dfl.find_models(folder) if k in kinds]
-    fitting = [(k, n) for k, n in found if model in (None, k) and name in (None, n)]
+    found = model_files.saved_models(folder)
+    fitting = [(k, n) for n, k in found if model in (None, k) and name in (None, n)]
     if not fitting:
         hint = f"none; run `accel dfl train {folder.parent} --iterations 100000`"
-        there = ", ".join(f"{n} ({k})" for k, n in found) or hint
+        there = ", ".join(f"{n} ({k})" for n, k in found) or hint
         wanted = " ".join(word for word in (model, name) if word)
         raise InputError(
             f"{folder}: must hold a trained model{wanted and ' '}{wanted}, found {there}"
         )
     return fitting[0]
-
-
-def load_autoencoder(folder: Path, name: str, model: str) -> tuple[Autoencoder, int]:
-    """A saved model's network and how many steps it was trained; without what training needs.
-
-    Raises InputError, one line, for files that are missing, damaged or of another shape.
-    """
-    options = model_files.saved_options(folder, name, model)
-    if options is None:
-        raise InputError(f"{folder}: must hold a model {name}, found none")
-    network = model_files.outlined(options.network, folder, name, options.kind)
-    network = network.to_empty(device="cpu").eval()
-    for part, module in network.parts.items():
-        model_files.load_part(module, dfl.part_file(folder, name, options.kind, part))
-    data = dfl.read_data(model_files.data_path(folder, name, model))
-    steps = data.get("iter", 0)
-    if not isinstance(steps, int | np.integer):
-        raise InputError(f"{folder}: iter of model {name} must be a count, got {steps!r:.40}")
-    return network, int(steps)
 
 
 @torch.no_grad()

@@ -7,28 +7,26 @@ import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import cv2
 import numpy as np
 import torch
 
 from accel.core import ConfigError, InputError
-from accel.faces.autoencoder import QUICK96, Autoencoder, AutoencoderConfig
-from accel.faces.face_types import face_type
+from accel.faces.autoencoder import Autoencoder, AutoencoderConfig
 from accel.faces.merge import batch, input_crop
 from accel.faces.merge_mask import Pixels, Prediction
 from accel.faces.merge_place import Place
 from accel.faces.merge_settings import MergeSettings
-from accel.training.model_files import load_part, outlined
+from accel.training.model_files import load_network, saved_models
+from accel.training.options import MODELS
 from accel.weights.assets import asset
-from accel.weights.dfl import find_models, part_file, read_data
+from accel.weights.dfl import find_models
 from accel.weights.onnx import Network, open_onnx
 
 ENHANCER = "esrgan_slim_x4.onnx"
 XSEG_PX = 256
 XSEG_LEAST = 0.1  # what XSeg is less sure of is not the face
-KINDS = ("Quick96", "SAEHD")
 
 
 @dataclass(frozen=True)
@@ -56,54 +54,28 @@ def open_model(folder: Path, name: str | None = None) -> FaceModel:
     Raises InputError when there is none or its files do not fit together.
     """
     label, kind = _choose(folder, name)
-    data = read_data(folder / f"{label}_{kind}_data.dat")
-    config = QUICK96 if kind == "Quick96" else _config(data, folder / f"{label}_{kind}_data.dat")
-    network = outlined(config, folder, label, kind).to_empty(device="cpu")
+    network, iteration = load_network(folder, label, kind)
     digest = hashlib.sha256()
-    for part, module in network.parts.items():
-        path = part_file(folder, label, kind, part)
-        load_part(module, path)
-        digest.update(hashlib.sha256(path.read_bytes()).digest())
-    network.eval().requires_grad_(False)
-    return FaceModel(label, kind, network, _whole(data.get("iter")), digest.hexdigest())
+    for weight, numbers in network.state_dict().items():
+        digest.update(weight.encode())
+        digest.update(numbers.numpy().data)
+    return FaceModel(label, MODELS[kind], network, iteration, digest.hexdigest())
 
 
 def _choose(folder: Path, name: str | None) -> tuple[str, str]:
-    found = find_models(folder)
-    fitting = [(n, k) for n, k in found if name is None or name in (n, f"{n}_{k}")]
-    known = ", ".join(f"{n}_{k}" for n, k in found) or "none"
-    if not fitting:
-        wanted = "a trained model" if name is None else f"a model {name}"
-        help = "" if found else f"; run `accel dfl train {folder.parent} --iterations 100000`"
-        raise InputError(f"{folder}: must hold {wanted}, found {known}{help}")
-    if name is not None and len(fitting) > 1:
-        kinds = ", ".join(f"{n}_{k}" for n, k in fitting)
-        raise ConfigError(f"model name {name} is not enough, there are {kinds}")
-    label, kind = fitting[0]
-    if kind not in KINDS:
-        raise InputError(
-            f"{folder}: {label}_{kind} cannot be merged; models of {', '.join(KINDS)} can"
-        )
-    return label, kind
-
-
-def _config(data: dict[str, Any], path: Path) -> AutoencoderConfig:
-    options = data.get("options")
-    if not isinstance(options, dict):
-        raise InputError(f"{path}: must hold the model's options, found none")
-    names = ("resolution", "ae_dims", "e_dims", "d_dims", "d_mask_dims")
-    try:
-        numbers = {name: int(options[name]) for name in names}
-        archi, kind = str(options["archi"]), face_type(str(options["face_type"]))
-        return AutoencoderConfig(archi=archi, face_type=kind, **numbers)
-    except KeyError as error:
-        raise InputError(f"{path}: options must have {error}") from None
-    except (TypeError, ValueError, OverflowError) as error:
-        raise InputError(f"{path}: {error}") from None
-
-
-def _whole(value: object) -> int:
-    return int(value) if isinstance(value, int | np.integer) else 0
+    """Name and kind, quick96 or saehd."""
+    found = saved_models(folder)
+    fitting = [(n, k) for n, k in found if name in (None, n, f"{n}_{MODELS[k]}")]
+    if fitting and (len(fitting) == 1 or name is None):
+        return fitting[0]
+    known = ", ".join(f"{n}_{kind}" for n, kind in find_models(folder)) or "none"
+    if fitting:
+        raise ConfigError(f"model name {name} is not enough, there are {known}")
+    wanted = "a trained model" if name is None else f"a model {name}"
+    help = f"; run `accel dfl train {folder.parent} --iterations 100000`"
+    if known != "none":
+        help = "" if found else f"; models of {' and '.join(MODELS.values())} can be merged"
+    raise InputError(f"{folder}: must hold {wanted}, found {known}{help}")
 
 
 class Predictor:

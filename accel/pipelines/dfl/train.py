@@ -37,7 +37,6 @@ from accel.training.preview import as_png, chosen, loss_curve, preview_grid
 from accel.training.state import back_up
 from accel.training.tune import tuned
 from accel.unfinished import write_whole
-from accel.weights.dfl import find_models
 
 FIRST_NAME = "new"  # of a model that nobody named
 RATE_OVER_S = 20.0  # how far back the shown speed looks
@@ -143,7 +142,7 @@ def with_name(config: TrainConfig, folder: Path) -> TrainConfig:
     """The same config with the name of the model that is meant."""
     if config.name:
         return config
-    of_kind = [name for name, kind in find_models(folder) if kind == MODELS[config.model]]
+    of_kind = [n for n, model in model_files.saved_models(folder) if model == config.model]
     return replace(config, name=of_kind[0] if of_kind else FIRST_NAME)
 
 

@@ -16,9 +16,10 @@ from accel.faces.autoencoder import Autoencoder, AutoencoderConfig
 from accel.faces.autoencoder_onnx import INPUT, OUTPUTS, to_onnx
 from accel.faces.face_types import FaceType, crop_matrix
 from accel.faces.templates import TEMPLATES
-from accel.pipelines.dfl.export import export, load_autoencoder
+from accel.pipelines.dfl.export import export
 from accel.pipelines.dfl.train import TrainConfig, train
 from accel.pipelines.swap import SwapConfig
+from accel.training.model_files import load_network
 from accel.weights.onnx import open_onnx
 from tests.faces.test_onnx_swap import job_of, opened
 from tests.pipelines.clips import write_clip
@@ -93,7 +94,7 @@ def test_swapping_with_it_needs_no_picture_of_the_face(trained, tmp_path):
 
 
 def test_weights_are_those_that_were_saved(trained):
-    network, iterations = load_autoencoder(trained / "model", "new", "saehd")
+    network, iterations = load_network(trained / "model", "new", "saehd")
     assert iterations == 2
     assert network.config.archi == "df-ud"
     with torch.no_grad():
