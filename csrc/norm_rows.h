@@ -148,7 +148,7 @@ inline Vec twice_below(Vec x) {
   return larger(spread(0.f), 1.f + p * a * reciprocal(q));
 }
 
-// Values times the gelu of the gates.
+// Values times the gelu of the gates, which is made first: it may be 0 where their product is not.
 template <bool kStream>
 inline void gates(const float* value, const float* gate, float* y, int64_t count) {
   // Two short streams at once: the CPU foresees them too late. Each goes on in the next row, behind
@@ -159,14 +159,14 @@ inline void gates(const float* value, const float* gate, float* y, int64_t count
     for (; i < end && i + kLanes <= count; i += kLanes) {
       __builtin_prefetch(gate + i + ahead);
       __builtin_prefetch(value + i + ahead);
-      const Vec g = load(gate + i), out = load(value + i) * (g * 0.5f) * twice_below(g);
+      const Vec g = load(gate + i), out = load(value + i) * ((g * 0.5f) * twice_below(g));
       kStream ? stream(y + i, out) : store(y + i, out);
     }
     if (end == count) break;
   }
   if (const int some = int(count - i)) {
     const Vec g = load_some(gate + i, some);
-    store_some(y + i, load_some(value + i, some) * (g * 0.5f) * twice_below(g), some);
+    store_some(y + i, load_some(value + i, some) * ((g * 0.5f) * twice_below(g)), some);
   }
 }
 

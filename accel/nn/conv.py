@@ -60,12 +60,12 @@ class Packing:
 def _lasts(weight: Tensor) -> bool:
     """Whether a tensor is one whose changes can be seen, and none that a tracer stands in for."""
     return (
-        type(weight) in (nn.Parameter, Tensor)
+        not torch.compiler.is_compiling()  # first, for the compiler does not know is_inference
+        and not torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
+        and type(weight) in (nn.Parameter, Tensor)
         and weight.device.type == "cpu"
         and weight.dtype == torch.float32
         and not weight.is_inference()
-        and not torch.compiler.is_compiling()
-        and not torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
     )
 
 

@@ -337,6 +337,15 @@ def test_layers_that_are_trained_or_large_do_not_pack():
     assert layer.keeps_packed
 
 
+def test_layers_compile_as_a_whole_where_nothing_is_recorded():
+    layers = torch.nn.Sequential(Conv2d(3, 8, 3, stride=2, padding=1), Conv2d(8, 4, 1))
+    compiled = torch.compile(layers, backend="eager", fullgraph=True)
+    x = torch.randn(2, 3, 9, 9)
+    with torch.no_grad():
+        for _ in range(3):
+            assert torch.equal(compiled(x), layers(x))
+
+
 def test_training_lowers_the_loss():
     torch.manual_seed(0)
     layers = torch.nn.Sequential(Conv2d(3, 16, 5, 2, 2), Conv2d(16, 8, 3, padding=1))

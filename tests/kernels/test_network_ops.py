@@ -81,6 +81,13 @@ def test_geglu_of_a_view_and_of_infinities():
     assert got[2].isnan()
 
 
+def test_geglu_of_large_values_and_gates_far_below_zero():
+    values, gates = torch.tensor([3e38, 1e20, -1e20, 3e38]), torch.tensor([-3.0, -1e20, -9.0, 1.0])
+    got = geglu(torch.cat([values, gates])[None])[0]
+    expected = (values.double() * torch.nn.functional.gelu(gates.double())).float()
+    torch.testing.assert_close(got, expected, rtol=1e-3, atol=1e17)
+
+
 HEADS = [
     (1, 2, 50, 77, 40), (2, 3, 17, 17, 5), (1, 1, 300, 700, 72), (1, 2, 1, 1, 1),
     (1, 1, 257, 513, 160), (2, 2, 7, 31, 200), (1, 2, 70, 129, 33), (1, 1, 33, 300, 81),
