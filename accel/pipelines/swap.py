@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing, suppress
 from dataclasses import dataclass, replace
 from functools import cache, partial
@@ -37,20 +37,15 @@ from accel.kernels.planes import Planes
 from accel.pipelines.gate import ContentGate, Gate
 from accel.pipelines.marked_output import MarkedOutput
 from accel.pipelines.preview import ContactSheet
-from accel.pipelines.provenance import (
-    Marker,
-    Marking,
-    content_hash,
-    earlier_mark,
-    first_lumas,
-)
+from accel.pipelines.provenance import FIRST_FRAMES, Marker, Marking, content_hash, earlier_mark
 from accel.pipelines.run_report import device_name, peak_memory_mb, versions
 from accel.pipelines.select import Selection
 from accel.pipelines.swap_config import SwapConfig as SwapConfig
 from accel.pipelines.swap_config import swap_config
 from accel.pipelines.swap_source import load_source
-from accel.pipelines.verify import decoded
 from accel.provenance.c2pa import sidecar_of
+from accel.provenance.detector import weight_of
+from accel.provenance.watermark import luma_of
 from accel.video.device import open_film
 from accel.video.encode import EncodeConfig as EncodeConfig
 from accel.video.frame import Frame
@@ -132,16 +127,16 @@ class _Run:
         self.sheet: ContactSheet | None = None
         self.selection: Selection
         self.output_marks: MarkedOutput
+        self.earlier: Future[str | None] | None = None
 
     def run(self) -> dict[str, Any]:
         started = time.perf_counter()
         self._check_paths()
         marker = Marker(self.config.provenance, task="face_swap", sources=self.config.sources)
-        with open_film(self.input, self.device) as reader, ThreadPoolExecutor(1) as aside:
+        with open_film(self.input, self.device) as reader:
             self.output_marks = MarkedOutput(marker, reader, self.output)
             models = FaceModels(device=str(self.device))
-            earlier = cache(lambda: aside.submit(self._earlier_mark, reader))
-            reference = self._prepare(models, earlier)
+            reference = self._prepare(models)
             self.selection = Selection(self.config.select, reference, self.config.max_distance)
             if self.config.preview:
                 self.sheet = ContactSheet(reader.info.frames, reader.info.rotation)
@@ -153,7 +148,6 @@ class _Run:
             )
             self.gate = self.gate or ContentGate(rotation=reader.info.rotation)
             self._tell(marker)
-            self.output_marks.start(earlier().result())
             self.seconds["prepare"] = time.perf_counter() - started
             try:
                 with light_collector():
@@ -210,13 +204,6 @@ class _Run:
         marker.save(sheet, path, target=self.input)
         return True
 
-    def _earlier_mark(self, reader: Any) -> str | None:
-        """Id of a mark that the input film carries already; runs while networks are opened."""
-        if self.config.provenance.watermark == "off" or not isinstance(reader, VideoReader):
-            return None
-        with closing(decoded(self.input)) as frames:
-            return earlier_mark(first_lumas(frames))
-
     def _tell(self, marker: Marker) -> None:
         """Say in the credential which networks did the work, by hash, and how."""
         files = {
@@ -254,16 +241,15 @@ class _Run:
             if not path.is_dir():
                 check_still(path)
 
-    def _prepare(self, models: FaceModels, look_aside: Callable[[], object]) -> np.ndarray | None:
+    def _prepare(self, models: FaceModels) -> np.ndarray | None:
         """Open the swapper, read the sources; return the embedding to look for, if any.
 
-        look_aside: begins what runs beside the reading. Both come after the networks' files have
-        proved good: a stranger's may not cost more than its own check.
+        Sources are read after the networks' files have proved good: a stranger's may not cost more
+        than its own check.
         """
 
         @cache
         def sources() -> list[list[SourceFace]]:
-            look_aside()
             return [[load_source(path, models=models) for path in self.config.sources]]
 
         if self.swapper is None:
@@ -287,8 +273,11 @@ class _Run:
         # Closed by name: an error's traceback would keep the stages before it alive and waiting.
         few = partial(frames_ahead, reader.info)
         with closing(buffered(self._analysed(reader, analyser), few(4), "analyse")) as analysed:
-            while chunk := list(islice(analysed, BATCH)):
+            chunk = list(islice(analysed, BATCH))
+            self.output_marks.start(self.earlier.result() if self.earlier else None)
+            while chunk:
                 yield from self._swap_chunk(chunk)
+                chunk = list(islice(analysed, BATCH))
 
     def _swap_chunk(self, chunk: Sequence[tuple[Frame, Planes, list[Face]]]) -> Iterator[_Swapped]:
         assert self.gate is not None
@@ -321,9 +310,25 @@ class _Run:
         """Frames with the faces found in them; runs in a thread of its own."""
         limit_threads(_threads_a_stage())
         ahead = frames_ahead(reader.info, 8)
-        with closing(buffered(self._timed(reader, "decode"), ahead, "decode")) as decoded:
+        frames = self._watched(self._timed(reader, "decode"), reader)
+        with closing(buffered(frames, ahead, "decode")) as decoded:
             tagged = ((frame, self._upload(frame.planes)) for frame in decoded)
             yield from self._timed(analyser.analyse(tagged), "analyse")
+
+    def _watched(self, frames: Iterator[Frame], reader: Any) -> Iterator[Frame]:
+        """Pass frames on; an earlier mark is sought in the first of a film, in a thread of its own.
+
+        What is seen of them is copied, since they are altered while the search may still run.
+        """
+        if self.config.provenance.watermark == "off" or not isinstance(reader, VideoReader):
+            yield from frames
+            return
+        first = list(islice(frames, frames_ahead(reader.info, FIRST_FRAMES)))
+        seen = [(luma_of(frame.planes), weight_of(frame.picture)) for frame in first]
+        with ThreadPoolExecutor(1) as aside:
+            self.earlier = aside.submit(earlier_mark, seen)
+            yield from first
+            yield from frames
 
     def _choose(self, faces: Sequence[Face]) -> list[Face]:
         sure = [face for face in faces if face.score >= self.config.min_score]

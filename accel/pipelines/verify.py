@@ -14,7 +14,7 @@ import av
 from numpy.typing import NDArray
 
 from accel.provenance import keys
-from accel.provenance.detector import WEIGHTS
+from accel.provenance.detector import weight_of
 from accel.provenance.label import local_language as local_language
 from accel.provenance.ledger import Ledger as Ledger
 from accel.provenance.verify import BROKEN, UNREADABLE, Frames, examine, nothing_readable
@@ -155,4 +155,4 @@ class _Later:
 
 
 def _luma(frame: Frame) -> tuple[NDArray[Any], float]:
-    return luma_of(frame.view()), WEIGHTS.get(int(frame.picture.pict_type), 1.0)
+    return luma_of(frame.view()), weight_of(frame.picture)

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from accel.kernels import Planes, yuv_layout
-from accel.provenance.detector import WEIGHTS
+from accel.provenance.detector import weight_of
 from accel.weights.assets import asset
 
 HEIGHT, WIDTH = 360, 640
@@ -85,8 +85,7 @@ def lumas(data: bytes) -> list[tuple[np.ndarray, float]]:
     """The decoded luma planes of a film, and what each counts for a detector."""
     with av.open(io.BytesIO(data)) as file:
         return [
-            (f.to_ndarray(format="yuv420p")[: f.height], WEIGHTS.get(int(f.pict_type), 1.0))
-            for f in file.decode(video=0)
+            (f.to_ndarray(format="yuv420p")[: f.height], weight_of(f)) for f in file.decode(video=0)
         ]
 
 

@@ -11,6 +11,7 @@ import torch
 
 from accel.core import ConfigError
 from accel.kernels import Planes, gbr_layout, yuv_layout
+from accel.pipelines.provenance import earlier_mark
 from accel.provenance.detector import PRESENT, Detector, detect
 from accel.provenance.tile import KEY, new_ident
 from accel.provenance.watermark import LEAST, STILL, Mark, film_strength, luma_of
@@ -270,3 +271,25 @@ def test_refuses_frames_of_two_sizes_and_none():
 
 def test_ids_differ():
     assert len({new_ident() for _ in range(100)}) == 100
+
+
+def test_a_rough_look_suspects_a_mark_that_was_cut_or_mirrored_and_none_where_there_is_none():
+    def suspects(planes, change=lambda y: y):
+        detector = Detector()
+        detector.add(change(planes.c0.numpy()))
+        return detector.is_suspect()
+
+    plain, marked = planes_of(360, 640), planes_of(360, 640)
+    Mark(IDENT).add(marked)
+    assert not suspects(plain)
+    assert suspects(marked)
+    assert suspects(marked, lambda y: y[40:-40, 60:-60])
+    assert suspects(marked, lambda y: np.ascontiguousarray(y[:, ::-1]))
+    assert suspects(marked, lambda y: cv2.resize(y, (480, 360)))
+
+
+def test_an_earlier_mark_is_found_in_what_was_cut_since():
+    cut = [(y[30:-30, 40:-40], weight) for y, weight in marked_lumas()[:3]]
+    assert earlier_mark(cut) == IDENT
+    assert earlier_mark(cut, thorough=False) is None
+    assert earlier_mark([]) is None
