@@ -23,8 +23,10 @@ from accel.weights.onnx_wire import DRAWS, SIZED_BY, graphs_of
 
 Array = np.ndarray[Any, Any]
 
-MAX_VALUE_ELEMENTS = 1 << 27  # of what passes between operators
-MAX_MADE = 1 << 26  # elements of a tensor that is made from nothing but its size
+# Elements of what passes between operators: 32 channels of 1024 by 1024 pixels. An operator needs
+# its inputs, its result and some room beside them.
+MAX_ELEMENTS = 1 << 25
+MAX_ELEMENTS_OF_FOLDERS = 1 << 27  # of models above 2 GB, whose pictures are as large
 MAX_ROUNDS = 100_000  # of a loop
 SMALL = 1000  # elements; what says the shape of other things is smaller
 LOOKS = 5  # as often sizes are followed that hang on shapes which hang on sizes
@@ -35,8 +37,8 @@ SHAPED_BY = {
 }  # fmt: skip
 
 
-def check_values(model: ModelProto, name: str) -> None:
-    """Refuse a graph that is small and makes itself large.
+def check_values(model: ModelProto, name: str, most: int = MAX_ELEMENTS) -> None:
+    """Refuse a graph that is small and makes itself large: a value of more than `most` elements.
 
     A free size of an input counts as 1. Raises InputError.
     """
@@ -55,19 +57,18 @@ def check_values(model: ModelProto, name: str) -> None:
     for _ in range(LOOKS):
         shapes = _inferred(light, name)
         for value, shape in shapes.items():
-            check_made(math.prod(shape), value, name)
+            check_made(math.prod(shape), value, name, most)
         before = len(known)
-        _Walk(model, shapes, wanted, name).follow(light.graph.node, known)
+        _Walk(model, shapes, wanted, name, most).follow(light.graph.node, known)
         if len(known) == before:
             return
         _settle(light.graph, known)
 
 
-def check_made(elements: int, value: str, name: str) -> None:
-    if elements > MAX_VALUE_ELEMENTS:
+def check_made(elements: int, value: str, name: str, most: int = MAX_ELEMENTS) -> None:
+    if elements > most:
         raise InputError(
-            f"{name}: a value must have {MAX_VALUE_ELEMENTS} elements at most, got {elements} of"
-            f" {value!r:.80}"
+            f"{name}: a value must have {most} elements at most, got {elements} of {value!r:.80}"
         )
 
 
@@ -136,10 +137,15 @@ class _Walk:
     """Goes over a graph's operators in order and works out what small numbers say."""
 
     def __init__(
-        self, model: ModelProto, shapes: Mapping[str, list[int]], wanted: set[str], name: str
+        self,
+        model: ModelProto,
+        shapes: Mapping[str, list[int]],
+        wanted: set[str],
+        name: str,
+        most: int,
     ) -> None:
         self._opsets = {o.domain: o.version for o in model.opset_import}
-        self._shapes, self._wanted, self._name = shapes, wanted, name
+        self._shapes, self._wanted, self._name, self._most = shapes, wanted, name, most
 
     def follow(self, nodes: Iterable[NodeProto], known: dict[str, Array]) -> None:
         """Check each operator; add to `known` what it gives, where that is small and certain."""
@@ -160,9 +166,9 @@ class _Walk:
                     " constant"
                 )
         made = _made(node, known)
-        if made > MAX_MADE:
+        if made > self._most:
             raise InputError(
-                f"{self._name}: {node.op_type!r:.40} must make {MAX_MADE} numbers at most, makes"
+                f"{self._name}: {node.op_type!r:.40} must make {self._most} numbers at most, makes"
                 f" {made}"
             )
 
