@@ -77,8 +77,8 @@ void cut(ConstArray c0, ConstArray c1, ConstArray c2, const std::vector<double>&
 void encode(const CutJob& job, int quality, std::vector<uint8_t>& kept, size_t& length) {
   const int size = job.size, groups = (size + kMcu - 1) / kMcu, wide = (groups + 1) / 2 * 2 * kMcu;
   const JpegScales scales(quality);
-  const JpegCodes codes[] = {JpegCodes(kLumaDc), JpegCodes(kLumaAc), JpegCodes(kChromaDc),
-                             JpegCodes(kChromaAc)};
+  static const JpegCodes codes[] = {JpegCodes(kLumaDc), JpegCodes(kLumaAc), JpegCodes(kChromaDc),
+                                    JpegCodes(kChromaAc)};
   JpegWriter writer(kept);
   jpeg_header(writer, size, scales.steps);
   const int luma = wide / 8, chroma = wide / 16, blocks = 2 * (luma + chroma);

@@ -101,16 +101,72 @@ struct JpegScales {
   }
 };
 
-// By symbol: the code, its length in the last eight bits.
+// Bits of a level that are told besides its code.
+inline int jpeg_category(int value) {
+  const uint32_t size = uint32_t(value < 0 ? -value : value);
+  return size ? 32 - __builtin_clz(size) : 0;
+}
+
+// Bits, their count in the last eight.
+inline uint64_t jpeg_level(uint32_t code, int value, int size) {
+  const uint32_t bits = uint32_t(value - (value < 0)) & ((1u << size) - 1);
+  return (uint64_t(code >> 8) << size | bits) << 8 | ((code & 255) + uint32_t(size));
+}
+
 struct JpegCodes {
+  static constexpr int kSmall = 32;  // most levels are smaller
+
   explicit JpegCodes(const CodeList& list) {
     uint32_t code = 0;
     const uint8_t* symbol = list.symbols;
     for (int length = 1; length <= 16; ++length, code <<= 1)
       for (int i = 0; i < list.counts[length - 1]; ++i)
         of[*symbol++] = code++ << 8 | uint32_t(length);
+    for (int run = 0; run < 16; ++run)
+      for (int value = -kSmall; value < kSmall; ++value) {
+        const int size = jpeg_category(value);
+        small[run][value + kSmall] = uint32_t(jpeg_level(of[run << 4 | size], value, size));
+      }
   }
-  uint32_t of[256] = {};
+  // A level after `run` zeros.
+  uint64_t level(int run, int value) const {
+    if (uint32_t(value + kSmall) < 2 * kSmall) return small[run][value + kSmall];
+    const int size = jpeg_category(value);
+    return jpeg_level(of[run << 4 | size], value, size);
+  }
+  uint32_t of[256] = {};                // by symbol: the code, its length in the last eight bits
+  uint32_t small[16][2 * kSmall] = {};  // levels of -kSmall..kSmall-1, put together
+};
+
+// Where the next bits go. A value of its own, which the compiler keeps in registers: bytes that are
+// written to memory could change any object there.
+struct JpegBits {
+  uint8_t* at = nullptr;
+  uint64_t waiting = 0;  // what is not yet written, but for its first `free` bits
+  int free = 64;
+
+  void stuffed(uint8_t value) {
+    *at++ = value;
+    if (value == 0xff) *at++ = 0;
+  }
+  void put(uint64_t code) {  // up to 27 bits, their count in the last eight
+    const int count = int(code & 255);
+    const uint64_t bits = code >> 8;
+    free -= count;
+    if (free >= 0) {
+      waiting = waiting << count | bits;
+      return;
+    }
+    waiting = waiting << (count + free) | bits >> -free;
+    // Whether a byte of it is 0xff.
+    if (waiting & (~waiting - 0x0101010101010101u) & 0x8080808080808080u) {
+      for (int shift = 56; shift >= 0; shift -= 8) stuffed(uint8_t(waiting >> shift));
+    } else {
+      for (int i = 0; i < 8; ++i) at[i] = uint8_t(waiting >> (56 - 8 * i));
+      at += 8;
+    }
+    waiting = bits, free += 64;
+  }
 };
 
 // A picture's bytes as they grow. Room for a group of blocks is made before it is coded.
@@ -120,77 +176,48 @@ class JpegWriter {
 
   explicit JpegWriter(std::vector<uint8_t>& kept) : bytes_(kept) {
     if (bytes_.size() < kRoom) bytes_.resize(kRoom);
-    at_ = bytes_.data();
+    bits_.at = bytes_.data();
   }
-  size_t size() const { return size_t(at_ - bytes_.data()); }
+  size_t size() const { return size_t(bits_.at - bytes_.data()); }
   void make_room() {
     const size_t used = size();
     if (bytes_.size() - used < kRoom) bytes_.resize(2 * bytes_.size());
-    at_ = bytes_.data() + used;
+    bits_.at = bytes_.data() + used;
   }
-  void byte(int value) { *at_++ = uint8_t(value); }
+  void byte(int value) { *bits_.at++ = uint8_t(value); }
   void word(int value) { byte(value >> 8), byte(value & 255); }
   void copy(const uint8_t* from, int count) {
-    std::memcpy(at_, from, size_t(count));
-    at_ += count;
+    std::memcpy(bits_.at, from, size_t(count));
+    bits_.at += count;
   }
 
   // One block's levels, in zigzag order; `mask`: which of them are not 0.
   void block(const int16_t* levels, uint64_t mask, int& last, const JpegCodes& dc,
              const JpegCodes& ac) {
-    const int change = levels[0] - last;
+    JpegBits bits = bits_;
+    bits.put(dc.level(0, levels[0] - last));
     last = levels[0];
-    level(dc.of[category(change)], change, category(change));
     int done = 0;  // levels coded so far, but for the first
     for (mask &= ~uint64_t(1); mask; mask &= mask - 1) {
       const int i = __builtin_ctzll(mask);
       int run = i - done - 1;
-      for (; run > 15; run -= 16) put(ac.of[0xf0] >> 8, int(ac.of[0xf0] & 255));
-      const int value = levels[i], size = category(value);
-      level(ac.of[run << 4 | size], value, size);
+      for (; run > 15; run -= 16) bits.put(ac.of[0xf0]);
+      bits.put(ac.level(run, levels[i]));
       done = i;
     }
-    if (done < 63) put(ac.of[0] >> 8, int(ac.of[0] & 255));
+    if (done < 63) bits.put(ac.of[0]);
+    bits_ = bits;
   }
   void finish() {
-    put(0x7f, 7);  // ones up to the end of a byte
-    for (int count = 64 - free_; count >= 8; count -= 8) stuffed(uint8_t(waiting_ >> (count - 8)));
+    bits_.put(0x7f << 8 | 7);  // ones up to the end of a byte
+    for (int count = 64 - bits_.free; count >= 8; count -= 8)
+      bits_.stuffed(uint8_t(bits_.waiting >> (count - 8)));
     word(0xffd9);
   }
 
  private:
   std::vector<uint8_t>& bytes_;
-  uint8_t* at_;
-  uint64_t waiting_ = 0;  // what is not yet written, but for its first `free_` bits
-  int free_ = 64;
-
-  static int category(int value) {
-    const uint32_t size = uint32_t(value < 0 ? -value : value);
-    return size ? 32 - __builtin_clz(size) : 0;
-  }
-  void stuffed(uint8_t value) {
-    byte(value);
-    if (value == 0xff) byte(0);
-  }
-  void level(uint32_t code, int value, int size) {
-    const uint32_t bits = uint32_t(value - (value < 0)) & ((1u << size) - 1);
-    put((code >> 8) << size | bits, int(code & 255) + size);
-  }
-  void put(uint64_t bits, int count) {  // up to 27 of them
-    free_ -= count;
-    if (free_ >= 0) {
-      waiting_ = waiting_ << count | bits;
-      return;
-    }
-    waiting_ = waiting_ << (count + free_) | bits >> -free_;
-    // Whether a byte of it is 0xff.
-    if (waiting_ & (~waiting_ - 0x0101010101010101u) & 0x8080808080808080u) {
-      for (int shift = 56; shift >= 0; shift -= 8) stuffed(uint8_t(waiting_ >> shift));
-    } else {
-      for (int shift = 56; shift >= 0; shift -= 8) byte(int(waiting_ >> shift & 255));
-    }
-    waiting_ = bits, free_ += 64;
-  }
+  JpegBits bits_;
 };
 
 // Everything before the coded blocks, for a square picture.

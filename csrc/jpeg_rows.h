@@ -12,6 +12,8 @@ typedef float Row __attribute__((vector_size(32), may_alias));
 #endif
 constexpr int kRow = sizeof(Row) / sizeof(float), kBlocks = kRow / 8;
 
+constexpr int kAheadPx = 8;  // rows of the picture that are asked for before they are cut
+
 #define ACCEL_INLINE __attribute__((always_inline)) inline
 
 ACCEL_INLINE float jpeg_code(float value) {
@@ -69,6 +71,8 @@ inline void jpeg_cut(const CutJob& job, int y, const JpegStrip& strip, float* sc
   float *c0 = scratch, *c1 = c0 + length, *c2 = c1 + length, *tint = c2 + length;
   const auto line = [&](int plane, int row, int count, float* out) {
     const CutPlane& p = job.planes[plane];
+    const float later = float(row + kAheadPx);
+    cut_fetch(p, p.u0 + p.su * later, p.v0 + p.sv * later, count);
     cut_line(p, p.u0 + p.su * float(row), p.v0 + p.sv * float(row), count, out);
   };
   for (int q = 0; q < kMcu / 2; ++q) {
