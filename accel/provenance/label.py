@@ -36,6 +36,7 @@ _CAPITALS = 53
 _BESIDE = 12  # ground beside the words
 _LETTERS, _SMALLEST_PX = 0.05, 10  # height of capitals, of the shorter side
 _GROUND = 0.6  # how dark the ground is
+_SHIFT = 7  # bits after the point of a factor: codes of 8 bits times it fit into 16
 
 Array = NDArray[Any]
 
@@ -85,7 +86,7 @@ class Label:
             self._made[planes.height, planes.width, str(planes.c0.device)] = made
         for plane, (top, left, keep, add) in zip((planes.c0, planes.c1, planes.c2), made.parts):
             under = plane[top : top + keep.shape[0], left : left + keep.shape[1]]
-            under.copy_(torch.addcmul(add, under.to(torch.float32), keep))
+            under.copy_(under.to(keep.dtype).mul_(keep).add_(add).bitwise_right_shift_(_SHIFT))
 
     def box(self, height: int, width: int) -> tuple[int, int, int, int]:
         """Where in the stored picture it lies: x0, y0, x1, y1 in pixels, ends excluded."""
@@ -115,7 +116,7 @@ class Label:
         return np.pad(np.clip(small, 0, 1), ((0, 0), (round(_BESIDE * scale),) * 2))
 
     def _make(self, planes: Planes) -> _Made:
-        """Find what blending does to each sample, as a factor and a summand.
+        """Find what blending does to each sample, as a factor and a summand, in integers.
 
         `paste` is what defines it; it is asked once, with a frame of the lowest and one of the
         highest codes, because drawing with it costs several times as much in every frame.
@@ -127,7 +128,7 @@ class Label:
         across, down = 1 << layout.shift_x, 1 << layout.shift_y
         left, top = max(0, x0 // across - 1) * across, max(0, y0 // down - 1) * down
         drawn = self._drawn(height, width, x0 - left, y0 - top)
-        parts = []
+        parts, kind = [], torch.int16 if layout.bits == 8 else torch.int32
         low, high = (
             [plane[top // dy :, left // dx :].clone().fill_(code).cpu() for plane, dx, dy in
              ((planes.c0, 1, 1), (planes.c1, across, down), (planes.c2, across, down))]
@@ -137,11 +138,13 @@ class Label:
             paste(Planes(ground[0], ground[1], ground[2], layout), *drawn)
         for index, (least, most) in enumerate(zip(low, high)):
             dx, dy = (across, down) if index else (1, 1)
-            add = least.to(torch.float32)
-            keep = (most.to(torch.float32) - add) / layout.max_code
+            dark, one = least.to(torch.int32), 1 << _SHIFT
+            share = (most.to(torch.int32) - dark) / layout.max_code
+            keep = (share * one).round().to(torch.int32)
+            room = (layout.max_code + 1) * one - 1 - layout.max_code * keep  # white stays in range
+            add = torch.minimum(dark * one + one // 2, room)  # half a code, as shifting cuts off
             device = planes.c0.device
-            # Half a code, as converting to integers cuts off.
-            parts.append((top // dy, left // dx, keep.to(device), (add + 0.5).to(device)))
+            parts.append((top // dy, left // dx, keep.to(device, kind), add.to(device, kind)))
         return _Made(layout, parts)
 
     def _drawn(self, height: int, width: int, x: int, y: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -171,7 +174,7 @@ def _margin(shorter: int) -> int:
 
 
 class _Made(NamedTuple):
-    """What drawing does in frames of one size: code' = code * keep + add."""
+    """What drawing does in frames of one size: code' = (code * keep + add) >> _SHIFT."""
 
     layout: PlaneLayout
     parts: list[tuple[int, int, Tensor, Tensor]]  # of each plane: top, left, keep, add

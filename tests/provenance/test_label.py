@@ -49,6 +49,24 @@ def test_everything_else_stays():
     assert y0 > 300
 
 
+@pytest.mark.parametrize("bits", [8, 10, 16])
+def test_black_and_white_of_full_range_stay_in_range(bits):
+    layout, top = yuv_layout(full_range=True, bits=bits), (1 << bits) - 1
+    kind = torch.uint8 if bits == 8 else torch.uint16
+    drawn = []
+    for code in (0, top // 2, top):
+        luma = torch.full((360, 640), code, dtype=torch.int32).to(kind)
+        chroma = torch.full((180, 320), code, dtype=torch.int32).to(kind)
+        planes = Planes(luma, chroma, chroma.clone(), layout)
+        Label("face_swap", language="en").draw(planes)
+        drawn.append(planes.c0.to(torch.int32))
+    black, grey, white = drawn
+    assert (black <= grey).all()
+    assert (grey <= white).all()
+    assert white[0, 0] == white.max() == top
+    assert black.max() > 0.95 * top  # the letters are white
+
+
 @pytest.mark.parametrize("mirrored", [False, True])
 @pytest.mark.parametrize("rotation", [0, 90, 180, 270])
 def test_stands_upright_for_the_viewer(rotation, mirrored):
