@@ -25,8 +25,10 @@ def flags() -> tuple[list[str], list[str]]:
     # -ffp-contract=off: a fused multiply-add rounds once where two operations round twice, so
     # bytes would depend on the CPU the module happens to run on.
     # -fno-trapping-math: without it a choice between two values keeps a loop from vectorising.
+    # -fno-wrapv: Python's own flags let whole numbers wrap round, and indices that may do so keep
+    # loops from vectorising. None does: see csrc/sanitize.sh.
     compile = ["-std=c++17", "-O3", "-ffp-contract=off", "-g0"]
-    compile += ["-fno-math-errno", "-fno-trapping-math"]
+    compile += ["-fno-math-errno", "-fno-trapping-math", "-fno-wrapv"]
     return [*compile, "-fvisibility=hidden", "-fno-strict-aliasing", *openmp], [*openmp, "-s"]
 
 
