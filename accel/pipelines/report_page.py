@@ -22,8 +22,8 @@ dl { display: grid; grid-template-columns: 9rem 1fr; gap: .5rem 1rem; }
 dt { font-weight: 600; } dd { margin: 0; word-break: break-word; }
 .PROVEN { color: #14532d; } .INDICATED { color: #7a4a00; } .DECLARED { color: #374d7c; }
 .LEDGER { color: #4c3a78; } .UNKNOWN { color: #5b5b5b; }
-svg { max-width: 100%; height: auto; } svg text { font: 13px system-ui, sans-serif; fill: #1c2430; }
-.broken { opacity: .5; }
+.drawn { overflow-x: auto; } .broken { opacity: .5; }
+svg text { font: 13px system-ui, sans-serif; fill: #1c2430; }
 svg .small { font-size: 11px; fill: #56657a; } pre { white-space: pre-wrap; font: inherit; }
 @media (prefers-color-scheme: dark) { body { color: #e7ebf1; background: #14181f; }
   .PROVEN { color: #7ad69a; } .INDICATED { color: #f0b45c; } .DECLARED { color: #9db8f2; }
@@ -56,8 +56,8 @@ def _section(report: Report, language: str, words: Mapping[str, str]) -> str:
     drawn = draw_history(report.history, words) if report.history else ""
     holds = report.status != BROKEN or report.conclusion == "contradictory"
     heading = f"<h3>{escape(words['history' if holds else 'history broken'])}</h3>" if drawn else ""
-    if drawn and not holds:
-        drawn = f'<div class="broken">{drawn}</div>'
+    if drawn:
+        drawn = f'<div class="{"drawn" if holds else "drawn broken"}">{drawn}</div>'
     return (
         f"<section><h2>{escape(report.shown_name)}</h2>\n"
         f'<p class="conclusion">{escape(CONCLUSIONS[report.conclusion][language])}</p>\n'

@@ -32,7 +32,7 @@ def report(status: int, conclusion: str, **more) -> Report:
 def test_a_history_that_does_not_hold_is_told_apart(status, conclusion, holds, language):
     html = page([report(status, conclusion, history=(CHAPTER,))], language)
     assert (PAGE["history broken"][language] in html) != holds
-    assert ('<div class="broken">' in html) != holds
+    assert ('<div class="drawn broken">' in html) != holds
     assert html.count("<rect") == 2
 
 
@@ -57,3 +57,12 @@ def test_a_history_in_a_circle_and_a_long_one_are_drawn():
     )
     html = page([report(PROVEN, "proven AI", history=chain)])
     assert "28 earlier statements" in html
+
+
+def test_a_statement_that_did_not_hold_is_drawn_as_one():
+    doubtful = CHAPTER | {"label": "b", "holds": False, "faults": ["x"], "inputs": []}
+    latest = CHAPTER | {"inputs": [CHAPTER["inputs"][0] | {"label": "b"}]}
+    for language in ("en", "ko"):
+        html = page([report(PROVEN, "proven in part", history=(latest, doubtful))], language)
+        assert html.count(PAGE["doubtful"][language]) == 1
+        assert html.count("stroke-dasharray") == 1
