@@ -9,13 +9,14 @@ import threading
 import zlib
 
 import av
+import numpy as np
 import pytest
 from PIL import Image
 
 from accel.core import ConfigError, InputError
 from accel.video.encode import EncodeConfig
 from accel.video.read import Limits, VideoReader, open_video
-from accel.video.sniff import sniff
+from accel.video.sniff import MAX_STREAMS, open_demuxer, sniff
 from accel.video.write import VideoWriter, open_writer
 from tests.video.clips import make_clip, tone, transcode
 
@@ -119,6 +120,75 @@ def test_damaged_picture(tmp_path):
     path.write_bytes(path.read_bytes()[:40])
     with pytest.raises(InputError, match=r"a\.png: .*damaged"):
         open_video(path)
+
+
+@pytest.mark.parametrize("name", ["a.ts", "a.m2ts"])
+def test_transport_streams_that_are_damaged(tmp_path, name):
+    """Packets that lie, are missing or say nothing: some frames or one clear line."""
+    good = make_clip(tmp_path / name, stamps=range(8)).read_bytes()
+    step = 192 if name == "a.m2ts" else 188
+    assert good[step - 188 :: step] == b"G" * (len(good) // step)
+    rng = np.random.default_rng(0)
+    refused, frames = [], 0
+    for number in range(40):
+        data = np.frombuffer(good, np.uint8).copy()
+        many = rng.integers(1, 60)
+        data[rng.integers(3 * step, len(data), many)] = rng.integers(0, 256, many)
+        if number % 2:  # whole packets are gone
+            data = np.delete(data.reshape(-1, step), rng.integers(3, len(data) // step, 5), axis=0)
+        path = tmp_path / f"{number}{name}"
+        path.write_bytes(data.tobytes())
+        try:
+            with VideoReader(path) as reader:
+                frames += sum(frame.layout == reader.layout for frame in reader)
+        except InputError as error:
+            refused.append(str(error).startswith(str(path)) and "\n" not in str(error))
+    assert frames > 8
+    assert all(refused)
+    path.write_bytes((b"\0" * (step - 188) + b"G" + b"\xff" * 187) * 5000)
+    _refused(path, "must be a whole mpegts file")
+
+
+@pytest.mark.parametrize("step", [188, 192])
+def test_a_transport_stream_of_thousands_of_streams(tmp_path, step):
+    """The map of programs may announce more streams than are ever looked at."""
+    path = tmp_path / "a.mts"
+    path.write_bytes(b"".join(bytes(step - 188) + packet for packet in _many_streams(6000)))
+    with open_demuxer(path, sniff(path), 1 << 26) as container:
+        assert len(container.streams) == MAX_STREAMS
+    _refused(path, "not one frame")
+
+
+def _many_streams(count):
+    """A table of one program each for every 200 streams, and the tables of those programs."""
+    programs = range(1, count // 200 + 1)
+    table = b"".join(struct.pack(">HH", n, 0xE000 | 0x100 + n) for n in programs)
+    yield from _packets(0, b"\0" + _checked(0, 1, table))
+    for n in programs:
+        streams = b"".join(
+            struct.pack(">BHH", 0x1B, 0xE400 + (200 * n + i) % 0x1800, 0xF000) for i in range(200)
+        )
+        body = struct.pack(">HH", 0xE100, 0xF000) + streams
+        yield from _packets(0x100 + n, b"\0" + _checked(2, n, body))
+    yield from _packets(0x1FFF, b"\xff" * 184 * 50)
+
+
+def _checked(table, number, body):
+    head = struct.pack(">BHHBBB", table, 0xB000 | len(body) + 9, number, 0xC1, 0, 0)
+    crc = 0xFFFFFFFF
+    for byte in head + body:
+        crc ^= byte << 24
+        for _ in range(8):
+            crc = crc << 1 ^ (0x04C11DB7 if crc & 0x80000000 else 0)
+        crc &= 0xFFFFFFFF
+    return head + body + struct.pack(">I", crc)
+
+
+def _packets(pid, data):
+    for i, at in enumerate(range(0, len(data), 184)):
+        start = 0x40 if i == 0 else 0
+        head = struct.pack(">BBBB", 0x47, start | pid >> 8, pid & 255, 0x10 | i % 16)
+        yield head + data[at : at + 184].ljust(184, b"\xff")
 
 
 def test_no_network_whatever_a_file_says(tmp_path):

@@ -23,7 +23,8 @@ SIDES = ("src", "dst")
 FOLLOW_LINKS = "ACCEL_FOLLOW_LINKS"  # set to 1: folders of a workspace may lie elsewhere
 FACES = (*PICTURES, ".pak")  # suffixes
 VIDEO_SUFFIXES = (
-    ".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".gif", ".ts", ".mpg", ".wmv", ".flv",
+    ".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".gif", ".ts", ".mts", ".m2ts", ".mpg",
+    ".wmv", ".flv",
 )  # fmt: skip
 
 

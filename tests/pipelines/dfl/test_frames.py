@@ -99,6 +99,8 @@ def test_a_turned_film_is_given_upright_as_its_pictures_are(tmp_path):
         ("data_{side}.gif", "gif", "rgb8"),
         ("data_{side}.m4v", "libx264", "yuv420p"),
         ("data_{side}.ts", "libx264", "yuv420p"),
+        ("data_{side}.mts", "libx264", "yuv420p"),
+        ("data_{side}.m2ts", "libx264", "yuv420p"),
         ("data_{side}.mpg", "mpeg2video", "yuv420p"),
         ("data_{side}.wmv", "wmv2", "yuv420p"),
         ("data_{side}.flv", "flv1", "yuv420p"),
