@@ -36,6 +36,7 @@ constexpr int64_t kMostSteps = 32;
 constexpr int64_t kGroupBytes = 900
                                 << 10;  // of queries that share a block of keys while it is near
 constexpr int64_t kRowByRow = 8;        // panels of a head of few keys before the next head's
+constexpr int64_t kFewTogether = 4;     // of them, one's scores beside another's products
 constexpr float kMostScore = 1 << 20;   // tiles serve where no score may be larger
 constexpr float kHidden = -2 * kMostScore;  // the score of what must not be seen: weighs nothing
 
@@ -90,6 +91,12 @@ struct Shape {
   }
   static int64_t odd(int64_t bytes) { return bytes / kLine % 2 ? bytes : bytes + kLine; }
 
+  // Of a score's sum.
+  int64_t steps() const {
+    int64_t all = 0;
+    for (int64_t i = 0; i < slices; ++i) all += slice[i].steps;
+    return all;
+  }
   int64_t block_bytes() const { return block / kTile * key_bytes + block / kChunk * value_bytes; }
   int64_t packed_bytes(int64_t keys) const {
     const int64_t padded = ceil_to(keys, kChunk);
@@ -98,10 +105,10 @@ struct Shape {
   // Panels that are worked on together.
   int64_t together(int64_t keys) const {
     const int64_t fits = kGroupBytes / panel_bytes;
-    return keys <= block ? 1 : fits < 2 ? 2 : least(fits, 32);
+    return fits < 2 ? 2 : least(fits, keys <= block ? kFewTogether : 32);
   }
   int64_t scratch_bytes(int64_t keys) const {
-    return kPanel * (score_row + weight_row) + together(keys) * panel_bytes;
+    return kPanel * (2 * score_row + weight_row) + together(keys) * panel_bytes;
   }
 };
 
@@ -332,15 +339,16 @@ inline Vec weight_of(Vec s, Vec zero) {
 // What is known of 32 queries while their keys go by.
 struct Panel {
   const Shape& shape;
-  char* scores;   // [32] rows, shared by all panels
+  char* scores;   // [32] rows, of two that panels use in turn
   char* weights;  // [32] rows of parts, shared
   char* queries;  // [32] rows of tiles' lines
   char* sums;     // [32] rows of columns
   float* totals;  // [32][16]
   float* tops;    // [32] whole numbers not below the scores so far
 
-  Panel(const Shape& shape, char* scratch, int64_t i) : shape(shape), scores(scratch) {
-    weights = scores + kPanel * shape.score_row;
+  Panel(const Shape& shape, char* scratch, int64_t i, int64_t turn = 0)
+      : shape(shape), scores(scratch + turn * kPanel * shape.score_row) {
+    weights = scratch + 2 * kPanel * shape.score_row;
     sums = weights + kPanel * shape.weight_row + i * shape.panel_bytes;
     totals = reinterpret_cast<float*>(sums + kPanel * shape.sum_row);
     tops = totals + kPanel * kTile;
@@ -380,7 +388,9 @@ struct Panel {
     return watch.most_seen();
   }
 
-  inline void score(const char* keys, int64_t chunks) const {
+  // Of a block of keys; between() comes after every step.
+  template <typename Between>
+  inline void score(const char* keys, int64_t chunks, const Between& between) const {
     const char* rows = queries;
     for (int64_t i = 0; i < shape.slices; ++i) {
       const Slice& s = shape.slice[i];
@@ -392,6 +402,7 @@ struct Panel {
           _tile_loadd(6, keys + s.key_at[step], kLine);
           _tile_loadd(7, keys + s.key_bytes + s.key_at[step], kLine);
           products<2>();
+          between();
         }
         store_sums<2>(to, shape.score_row);
       }
@@ -408,31 +419,29 @@ struct Panel {
     }
   }
 
-  // Scores to cut weights; earlier sums are scaled to what is the top now.
-  inline void weigh(int64_t rows, int64_t chunks, bool begins) const {
-    for (int64_t i = 0; i < rows; ++i) {
-      const float* row = reinterpret_cast<const float*>(scores + i * shape.score_row);
-      char* to = weights + i * shape.weight_row;
-      Vec a = load(row), b = load(row + kTile);
-      for (int64_t j = 1; j < chunks; ++j) {
-        a = larger(load(row + j * kChunk), a);
-        b = larger(load(row + j * kChunk + kTile), b);
-      }
-      const float top = __builtin_ceilf(_mm512_reduce_max_ps(larger(a, b)));
-      if (begins || top > tops[i]) raise(i, top, begins);
-      // 1.5 * 2^23: whole numbers added to it stand in its last bits. Power 0 is 127 there.
-      const Vec zero = all(12582912.f + 127 - tops[i]);
-      Vec s0 = all(0), s1 = all(0);
-      for (int64_t j = 0; j < chunks; ++j) {
-        const Vec x = weight_of(load(row + j * kChunk), zero);
-        const Vec y = weight_of(load(row + j * kChunk + kTile), zero);
-        s0 = _mm512_add_ps(s0, x), s1 = _mm512_add_ps(s1, y);
-        cut_pairs(x, y, to + j * kLine, shape.block * 2);
-      }
-      float* total = totals + i * kTile;
-      const Vec more = _mm512_add_ps(s0, s1);
-      store(total, begins ? more : _mm512_add_ps(load(total), more));
+  // A row of scores to cut weights; earlier sums are scaled to what is the top now.
+  inline void weigh(int64_t i, int64_t chunks, bool begins) const {
+    const float* row = reinterpret_cast<const float*>(scores + i * shape.score_row);
+    char* to = weights + i * shape.weight_row;
+    Vec a = load(row), b = load(row + kTile);
+    for (int64_t j = 1; j < chunks; ++j) {
+      a = larger(load(row + j * kChunk), a);
+      b = larger(load(row + j * kChunk + kTile), b);
     }
+    const float top = __builtin_ceilf(_mm512_reduce_max_ps(larger(a, b)));
+    if (begins || top > tops[i]) raise(i, top, begins);
+    // 1.5 * 2^23: whole numbers added to it stand in its last bits. Power 0 is 127 there.
+    const Vec zero = all(12582912.f + 127 - tops[i]);
+    Vec s0 = all(0), s1 = all(0);
+    for (int64_t j = 0; j < chunks; ++j) {
+      const Vec x = weight_of(load(row + j * kChunk), zero);
+      const Vec y = weight_of(load(row + j * kChunk + kTile), zero);
+      s0 = _mm512_add_ps(s0, x), s1 = _mm512_add_ps(s1, y);
+      cut_pairs(x, y, to + j * kLine, shape.block * 2);
+    }
+    float* total = totals + i * kTile;
+    const Vec more = _mm512_add_ps(s0, s1);
+    store(total, begins ? more : _mm512_add_ps(load(total), more));
   }
 
   inline void raise(int64_t i, float top, bool begins) const {
@@ -473,18 +482,6 @@ struct Panel {
     if (column < shape.columns) add_columns<1>(values, chunks, begins, sums + column * kLine);
   }
 
-  // The block of keys that begins at `block`.
-  inline void see(const AttentionHead& h, const char* packed, int64_t at, int64_t rows,
-                  int64_t block) const {
-    const int64_t count = least(shape.block, h.keys - block),
-                  chunks = ceil_to(count, kChunk) / kChunk;
-    score(packed, chunks);
-    if (count % kChunk) hide(count - 1, 0, chunks);
-    if (h.causal && block + count > at + 1) hide(at - block, 1, chunks);
-    weigh(rows, chunks, block == 0);
-    add(packed + chunks * 2 * shape.key_bytes, chunks, block == 0);
-  }
-
   inline void finish(const AttentionHead& h, int64_t at, int64_t rows) const {
     for (int64_t i = 0; i < rows; ++i) {
       const Vec by = all(1 / _mm512_reduce_add_ps(load(totals + i * kTile)));
@@ -501,6 +498,15 @@ bool serves(float keys, float values) {
   return keys < 0x1p60f && values < 0x1p100f && (values == 0 || values > 0x1p-80f);
 }
 
+// Scores of a panel and a block of keys on their way to the sums. They are weighed row by row while
+// the scores after them are multiplied: tile registers and vectors work side by side.
+struct Scored {
+  int64_t panel, turn, rows, chunks;
+  const char* values;
+  bool begins;
+  int64_t weighed;  // rows
+};
+
 // Panels that share a block of keys while it is near, from the query `from` on.
 uint32_t attend_some(const AttentionHead& h, const Shape& shape, const char* packed,
                      const float* most, int64_t from, int64_t panels, char* scratch) {
@@ -512,12 +518,33 @@ uint32_t attend_some(const AttentionHead& h, const Shape& shape, const char* pac
     const bool fits = queries < 0x1p60f && queries * most[0] * float(h.dim) < kMostScore;
     if (!(fits && serves(most[0], most[1]))) refused |= 1u << i;
   }
-  for (int64_t block = 0; block < h.keys; block += shape.block, packed += shape.block_bytes())
+  Scored last = {};
+  const auto weigh = [&] {
+    Panel(shape, scratch, last.panel, last.turn).weigh(last.weighed++, last.chunks, last.begins);
+  };
+  const auto add = [&] {
+    while (last.weighed < last.rows) weigh();
+    if (last.rows)
+      Panel(shape, scratch, last.panel, last.turn).add(last.values, last.chunks, last.begins);
+  };
+  for (int64_t block = 0; block < h.keys; block += shape.block, packed += shape.block_bytes()) {
+    const int64_t count = least(shape.block, h.keys - block);
+    const int64_t chunks = ceil_to(count, kChunk) / kChunk, steps = chunks * shape.steps();
     for (int64_t i = 0; i < panels; ++i) {
       const int64_t at = from + i * kPanel, rows = rows_of(at);
-      if (!(refused >> i & 1) && !(h.causal && block >= at + rows))
-        Panel(shape, scratch, i).see(h, packed, at, rows, block);
+      if (refused >> i & 1 || (h.causal && block >= at + rows)) continue;
+      const Panel panel(shape, scratch, i, 1 - last.turn);
+      int64_t due = 0;
+      panel.score(packed, chunks, [&] {
+        for (due += last.rows; due >= steps; due -= steps) weigh();
+      });
+      if (count % kChunk) panel.hide(count - 1, 0, chunks);
+      if (h.causal && block + count > at + 1) panel.hide(at - block, 1, chunks);
+      add();
+      last = {i, 1 - last.turn, rows, chunks, packed + chunks * 2 * shape.key_bytes, !block, 0};
     }
+  }
+  add();
   for (int64_t i = 0; i < panels; ++i) {
     const int64_t at = from + i * kPanel;
     if (!(refused >> i & 1)) Panel(shape, scratch, i).finish(h, at, rows_of(at));
@@ -551,7 +578,7 @@ const AttentionTiles kTable = {
     [](int64_t keys, int64_t dim) { return Shape(dim).packed_bytes(keys); },
     [](int64_t keys, int64_t dim) {
       const int64_t together = Shape(dim).together(keys);
-      return (together == 1 ? kRowByRow : together) * kPanel;
+      return (keys <= Shape(dim).block ? kRowByRow : together) * kPanel;
     },
     [](int64_t keys, int64_t dim) { return Shape(dim).scratch_bytes(keys); },
     pack,
