@@ -154,7 +154,8 @@ def test_the_command_reports(pictures, tmp_path, capsys):
     assert main(["train-diffusion", "lora", str(pictures), str(out), *args]) == 0
     report = json.loads(capsys.readouterr().out)
     assert (report["finished"], report["pictures"]) == (True, 3)
-    assert out.exists()
+    (tmp_path / "usual").touch()
+    assert out.stat().st_mode == (tmp_path / "usual").stat().st_mode  # others may read it too
 
 
 def test_captions_come_from_text_files_or_names(pictures, tmp_path):

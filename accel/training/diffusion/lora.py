@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
-from safetensors.torch import save_file
+from safetensors import torch as safetensors
 from torch import Tensor, nn
 
 from accel.core import ConfigError
@@ -23,7 +23,7 @@ from accel.models.diffusers_names import open_clip_module, unet_module
 from accel.models.stable_diffusion import Conditioning, StableDiffusion
 from accel.sampling.schedules import NoiseSchedule
 from accel.training.diffusion.run import Run, cosine
-from accel.unfinished import whole
+from accel.unfinished import write_whole
 
 PARTS = (".to_q", ".to_k", ".to_v", ".to_out.0", ".ff.net.0.proj", ".ff.net.2")
 NO_CAPTION = 0.1
@@ -186,8 +186,7 @@ def train_lora(
                     }
                 )
         about = {"ss_network_dim": str(config.rank), "ss_network_alpha": str(config.alpha)}
-        with whole(output) as partial:
-            save_file(adapters.tensors(), partial, about)
+        write_whole(output, safetensors.save(adapters.tensors(), about))
     finally:
         adapters.remove()
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import cast
 
 import torch
-from safetensors.torch import save_file
+from safetensors import torch as safetensors
 from torch import Tensor, nn
 
 from accel.core import InputError
@@ -25,7 +25,7 @@ from accel.nn.unet import Unet
 from accel.nn.vae import Vae
 from accel.text.bpe import clip_tokenizer
 from accel.text.rows import RowMap
-from accel.unfinished import whole
+from accel.unfinished import write_whole
 
 TEXT_PREFIX = "cond_stage_model.transformer."
 V_PREDICTION_MARK = "v_pred"  # an empty tensor of this name: other programs know it too
@@ -74,8 +74,8 @@ def save(path: Path, model: Nano) -> None:
         "held_out": sorted(model.held_out),
         "images_seen": model.seen,
     }
-    with whole(path) as partial:
-        save_file(tensors, partial, {"family": nano.NAME, nano.NAME: json.dumps(about)})
+    metadata = {"family": nano.NAME, nano.NAME: json.dumps(about)}
+    write_whole(path, safetensors.save(tensors, metadata))
 
 
 def load(path: Path) -> Nano:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
-from safetensors.torch import save_file
+from safetensors import torch as safetensors
 from torch import Tensor
 
 from accel.core import ConfigError
@@ -14,7 +14,7 @@ from accel.nn.vae import Vae
 from accel.training.diffusion.muon import Muon
 from accel.training.diffusion.pictures import Pictures
 from accel.training.diffusion.run import Run, channels_last, composite, cosine, psnr, save_sheet
-from accel.unfinished import whole
+from accel.unfinished import write_whole
 
 BATCH = 8
 MOST_HELD_OUT = 256
@@ -150,5 +150,4 @@ def _finish(vae: Vae, wanted: Tensor, sample: Tensor, run: Run, min_psnr_db: flo
             "train on more pictures"
         )
     tensors = {name: t.contiguous() for name, t in vae.state_dict().items()}
-    with whole(run.folder / FILE) as partial:
-        save_file(tensors, partial, {"psnr_db": f"{quality:.2f}"})
+    write_whole(run.folder / FILE, safetensors.save(tensors, {"psnr_db": f"{quality:.2f}"}))
