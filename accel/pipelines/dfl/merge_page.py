@@ -60,7 +60,7 @@ class MergePage:
         self.token = secrets.token_urlsafe(24)
         self.nonce = secrets.token_urlsafe(16)
         self.left = threading.Event()
-        self._server = LocalServer(port, _handler(self), "port")
+        self._server = LocalServer(port, type("_Handler", (_Handler,), {"page": self}), "port")
         self.port = self._server.port
         self.url = f"http://{HOST}:{self.port}/{self.token}/"
 
@@ -78,78 +78,78 @@ class MergePage:
         return page.replace("{{help}}", json.dumps(HELP).replace("<", "\\u003c")).encode()
 
 
-def _handler(page: MergePage) -> type[LocalHandler]:
-    class Handler(LocalHandler):
-        protocol_version = "HTTP/1.1"
-        disable_nagle_algorithm = True  # else the end of an answer waits for a reply to its start
+class _Handler(LocalHandler):
+    """Answers the page's requests; each server has a class of its own, which knows its `page`."""
 
-        def do_GET(self) -> None:
-            path = self._path()
-            if path == "":
-                self._answer(page.html(), "text/html; charset=utf-8")
-            elif path == "state":
-                self._state()
-            elif path == "frame":
-                self._frame()
-            elif path is not None:
-                self.send_error(404)
+    page: MergePage
+    protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True  # else the end of an answer waits for a reply to its start
 
-        def do_POST(self) -> None:
-            path = self._path()
-            if path is None:
-                return
-            keys = self._keys()
-            if path != "keys" or keys is None:
-                self.close_connection = True
-                self.send_error(400 if path == "keys" else 404)
-                return
-            page.live.press(keys)
-            self._frame(hurried=True)
-            if page.live.is_closing:
-                page.left.set()
+    def do_GET(self) -> None:
+        path = self._path()
+        if path == "":
+            self._answer(self.page.html(), "text/html; charset=utf-8")
+        elif path == "state":
+            self._state()
+        elif path == "frame":
+            self._frame()
+        elif path is not None:
+            self.send_error(404)
 
-        def _path(self) -> str | None:
-            """What is asked for behind the token; None after a refusal."""
-            begin, _, rest = self.path.partition("?")[0].lstrip("/").partition("/")
-            # Both before anything is looked up: nobody learns which of the two was wrong.
-            if not (self.is_own() and secrets.compare_digest(begin.encode(), page.token.encode())):
-                self.close_connection = True
-                self.send_error(403)
-                return None
-            return rest
+    def do_POST(self) -> None:
+        path = self._path()
+        if path is None:
+            return
+        keys = self._keys()
+        if path != "keys" or keys is None:
+            self.close_connection = True
+            self.send_error(400 if path == "keys" else 404)
+            return
+        self.page.live.press(keys)
+        self._frame(hurried=True)
+        if self.page.live.is_closing:
+            self.page.left.set()
 
-        def _keys(self) -> list[tuple[str, bool]] | None:
-            length = self.headers.get("Content-Length", "")
-            if not length.isdecimal() or int(length) > MAX_BODY:
-                return None
-            try:
-                found = parse_json(self.rfile.read(int(length)), "keys")
-            except ValueError:
-                return None
-            if not isinstance(found, list) or len(found) > MAX_KEYS:
-                return None
-            keys = [(k, s) for k, s in (pair for pair in found if _is_key(pair))]
-            return keys if len(keys) == len(found) else None
+    def _path(self) -> str | None:
+        """What is asked for behind the token; None after a refusal."""
+        begin, _, rest = self.path.partition("?")[0].lstrip("/").partition("/")
+        # Both before anything is looked up: nobody learns which of the two was wrong.
+        if not (self.is_own() and secrets.compare_digest(begin.encode(), self.page.token.encode())):
+            self.close_connection = True
+            self.send_error(403)
+            return None
+        return rest
 
-        def _frame(self, *, hurried: bool = False) -> None:
-            try:
-                jpeg, state = page.live.picture(hurried=hurried)
-            except Cancelled:
-                self.send_error(409, "keys were pressed meanwhile")
-                return
-            self._answer(jpeg, "image/jpeg", {"X-State": json.dumps(state)})
+    def _keys(self) -> list[tuple[str, bool]] | None:
+        length = self.headers.get("Content-Length", "")
+        if not length.isdecimal() or int(length) > MAX_BODY:
+            return None
+        try:
+            found = parse_json(self.rfile.read(int(length)), "keys")
+        except ValueError:
+            return None
+        if not isinstance(found, list) or len(found) > MAX_KEYS:
+            return None
+        keys = [(k, s) for k, s in (pair for pair in found if _is_key(pair))]
+        return keys if len(keys) == len(found) else None
 
-        def _state(self) -> None:
-            self._answer(json.dumps(page.live.state()).encode(), "application/json")
+    def _frame(self, *, hurried: bool = False) -> None:
+        try:
+            jpeg, state = self.page.live.picture(hurried=hurried)
+        except Cancelled:
+            self.send_error(409, "keys were pressed meanwhile")
+            return
+        self._answer(jpeg, "image/jpeg", {"X-State": json.dumps(state)})
 
-        def _answer(self, content: bytes, kind: str, more: dict[str, str] | None = None) -> None:
-            policy = (
-                "default-src 'none'; connect-src 'self';"
-                f" script-src 'nonce-{page.nonce}'; style-src 'nonce-{page.nonce}'"
-            )
-            self.answer(content, kind, {"Content-Security-Policy": policy} | (more or {}))
+    def _state(self) -> None:
+        self._answer(json.dumps(self.page.live.state()).encode(), "application/json")
 
-    return Handler
+    def _answer(self, content: bytes, kind: str, more: dict[str, str] | None = None) -> None:
+        policy = (
+            "default-src 'none'; connect-src 'self';"
+            f" script-src 'nonce-{self.page.nonce}'; style-src 'nonce-{self.page.nonce}'"
+        )
+        self.answer(content, kind, {"Content-Security-Policy": policy} | (more or {}))
 
 
 def _is_key(pair: object) -> bool:
