@@ -12,9 +12,11 @@ import re
 import struct
 import zlib
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
+from typing import BinaryIO
 
 from PIL import Image
 
@@ -27,6 +29,10 @@ _PNG = b"XML:com.adobe.xmp"
 _UUID = bytes.fromhex("be7acfcb97a942e89c71999491e3afac")
 _BEGIN, _END, _LONGEST = b"<x:xmpmeta", b"</x:xmpmeta>", 1 << 16  # of a packet
 _TYPE = re.compile(rb"DigitalSourceType[^<>]{0,40}?[\"'>]\s{0,99}([^\"'<>\s]{1,200})")
+# As UTF-16 after the mark of a user comment, in either order of bytes.
+_STEPS_IN_EXIF = re.compile(rb"S\0t\0e\0p\0s\0:\0 \0[0-9]")
+_PNG_BEGINS = b"\x89PNG\r\n\x1a\n"
+_MOST_CHUNKS, _MOST_TEXTS, _LONGEST_TEXT = 100_000, 100, 1 << 18  # of a PNG, that are looked at
 _MOST_TYPES = 20  # that are told of; a file has one or two
 _LOOKED_AT = 4 << 20  # bytes at each end of a file that are searched
 
@@ -85,20 +91,25 @@ def declared(path: Path) -> list[Declared]:
             else:
                 file.seek(len(data))
                 data += file.read(_LOOKED_AT)
+            texts = list(_png_texts(file)) if data.startswith(_PNG_BEGINS) else []
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror or error})") from error
-    kinds = (one[1].rsplit(b"/", 1)[-1] for p in _packets(data) for one in _TYPE.finditer(p))
+    packed = (text for keyword, text in texts if keyword == _PNG)  # perhaps compressed
+    packets = chain(_packets(data), packed)
+    kinds = (one[1].rsplit(b"/", 1)[-1] for p in packets for one in _TYPE.finditer(p))
     found = [
         Declared(source_type=kind.decode("ascii", "replace"), where="XMP")
         for kind in islice(dict.fromkeys(islice(kinds, 10 * _MOST_TYPES)), _MOST_TYPES)
     ]
-    if re.search(rb"[<:\"']AIGC[\"':> ]|TC260:AIGC", data):
+    if re.search(rb"[<:\"']AIGC[\"':> ]|TC260:AIGC", data) or any(k == b"AIGC" for k, _ in texts):
         found.append(Declared(source_type="", where="AIGC field (China)"))
-    notes = (note.end() for note in islice(re.finditer(rb"tEXtparameters\0", data), 100))
-    if any(re.search(rb"Steps: \d", data[at : at + 4000]) for at in notes):
+    if any(key == b"parameters" and re.search(rb"Steps: \d", text) for key, text in texts):
         found.append(Declared(source_type="", where="generation parameters in PNG text"))
-    if re.search(rb"tEXt(?:prompt|workflow)\0\{", data):
+    if any(key in (b"prompt", b"workflow") and text.startswith(b"{") for key, text in texts):
         found.append(Declared(source_type="", where="ComfyUI workflow in PNG text"))
+    comments = (one.end() for one in islice(re.finditer(rb"UNICODE\0", data), 100))
+    if any(_STEPS_IN_EXIF.search(data[at : at + 8000]) for at in comments):
+        found.append(Declared(source_type="", where="generation parameters in EXIF"))
     return list(dict.fromkeys(found))
 
 
@@ -110,6 +121,31 @@ def _packets(data: bytes) -> Iterator[bytes]:
         if begin >= 0:
             yield data[begin:end]
         at = end + len(_END)
+
+
+def _png_texts(file: BinaryIO) -> Iterator[tuple[bytes, bytes]]:
+    """Keywords and texts of a PNG's text chunks, wherever they lie, compressed or not."""
+    at, found = len(_PNG_BEGINS), 0
+    for _ in range(_MOST_CHUNKS):
+        file.seek(at)
+        head = file.read(8)
+        size, kind = int.from_bytes(head[:4], "big"), head[4:]
+        if len(head) < 8 or kind == b"IEND" or found == _MOST_TEXTS:
+            return
+        at += 12 + size
+        if kind in (b"tEXt", b"zTXt", b"iTXt"):
+            found += 1
+            content = file.read(min(size, _LONGEST_TEXT))
+            keyword, _, text = content.partition(b"\0")
+            is_packed = kind == b"zTXt" or (kind == b"iTXt" and text[:1] == b"\1")
+            if kind == b"iTXt":  # two flags, language, translated keyword, text
+                text = text[2:].partition(b"\0")[2].partition(b"\0")[2]
+            elif is_packed:
+                text = text[1:]
+            if is_packed:
+                with suppress(zlib.error):
+                    text = zlib.decompressobj().decompress(text, _LONGEST_TEXT)
+            yield keyword, text
 
 
 def _packet(source_type: str) -> bytes:

@@ -12,7 +12,7 @@ from PIL import Image, PngImagePlugin
 
 from accel.core import InputError
 from accel.provenance.c2pa import Statement, read, sign
-from accel.provenance.xmp import declare, declared
+from accel.provenance.xmp import _packet, _png_chunk, declare, declared
 from accel.weights.assets import asset
 from tests.provenance.film import encode, film
 
@@ -88,6 +88,49 @@ def test_notes_of_other_tools_are_seen(tmp_path):
     notes.add_text("parameters", "a cat\nSteps: 20, Sampler: Euler, Seed: 1")
     path = picture(tmp_path / "a.png", pnginfo=notes)
     assert [one.where for one in declared(path)] == ["generation parameters in PNG text"]
+
+
+PARAMETERS = "a cat\nSteps: 20, Sampler: Euler, Seed: 1"
+TEXTS = {  # of PNG files: what other tools write, and what is said of it
+    "compressed": ("parameters", PARAMETERS, True, "generation parameters in PNG text"),
+    "no Latin": ("parameters", "고양이 " + PARAMETERS, False, "generation parameters in PNG text"),
+    "packed": ("parameters", "고양이 " + PARAMETERS, True, "generation parameters in PNG text"),
+    "workflow": ("workflow", '{"nodes": []}', False, "ComfyUI workflow in PNG text"),
+    "China's": ("AIGC", '{"Label": "1"}', False, "AIGC field (China)"),
+}
+
+
+@pytest.mark.parametrize("which", TEXTS)
+@pytest.mark.parametrize("last", [False, True])
+def test_every_text_chunk_is_read(which, last, tmp_path):
+    keyword, text, packed, said = TEXTS[which]
+    notes = PngImagePlugin.PngInfo()
+    notes.add_text(keyword, text, zip=packed)
+    path = picture(tmp_path / "a.png", pnginfo=notes)
+    if last:  # behind more picture than is searched for other words
+        data = path.read_bytes()
+        end = data.index(b"IDAT") - 4
+        room = _png_chunk(b"vpAg", bytes(9 << 20))
+        path.write_bytes(data[:33] + data[end:-12] + room + data[33:end] + room + data[-12:])
+    assert [one.where for one in declared(path)] == [said]
+
+
+def test_a_compressed_packet_is_read_and_a_bomb_is_not_unpacked(tmp_path):
+    notes = PngImagePlugin.PngInfo()
+    notes.add_itxt("XML:com.adobe.xmp", _packet("digitalCapture").decode(), zip=True)
+    notes.add_text("parameters", "x" * (50 << 20), zip=True)
+    assert [one.source_type for one in declared(picture(tmp_path / "a.png", pnginfo=notes))] == [
+        "digitalCapture"
+    ]
+
+
+@pytest.mark.parametrize("order", ["utf-16-le", "utf-16-be"])
+def test_parameters_in_exif_are_read(order, tmp_path):
+    exif = Image.Exif()
+    exif[0x9286] = b"UNICODE\0" + PARAMETERS.encode(order)
+    path = tmp_path / "a.jpg"
+    Image.new("RGB", (8, 8)).save(path, exif=exif)
+    assert [one.where for one in declared(path)] == ["generation parameters in EXIF"]
 
 
 def test_a_credential_alone_declares_nothing_here(tmp_path, identity):
