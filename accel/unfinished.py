@@ -83,6 +83,11 @@ def passing_name(path: Path, token: str | None = None) -> Path:
     return path.parent / f".{path.stem[:64]}.{token}{PARTIAL}{path.suffix}"
 
 
+def scratch_of(path: Path) -> Path:
+    """Where another version of an unfinished file is made: if both are left, both go."""
+    return path.with_name(f".{path.name}.signing")
+
+
 class Unfinished:
     """An empty file beside `path`, ours until `close`. path: its name, drawn by lot.
 
@@ -114,8 +119,9 @@ def leftovers(path: Path) -> list[Path]:
     names: list[str] = []
     with contextlib.suppress(OSError):  # a folder may be written to and not be read
         names = os.listdir(path.parent)
-    return [path.with_name(name) for name in sorted(names)
-            if ours.fullmatch(name) and _is_nobodys(path.with_name(name))]  # fmt: skip
+    found = [path.with_name(name) for name in sorted(names)
+             if ours.fullmatch(name) and _is_nobodys(path.with_name(name))]  # fmt: skip
+    return found + [scratch_of(left) for left in found if scratch_of(left).name in names]
 
 
 def _is_nobodys(path: Path) -> bool:

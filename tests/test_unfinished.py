@@ -18,6 +18,7 @@ from accel.unfinished import (
     leftovers,
     partial_of,
     passing_name,
+    scratch_of,
     whole,
     write_whole,
 )
@@ -53,6 +54,19 @@ def test_what_a_killed_process_left_goes_with_the_next_file_of_that_name(tmp_pat
     aged(left)
     Unfinished(out).close()
     assert not left.exists()
+
+
+@needs_locks
+def test_what_a_process_left_that_was_killed_while_it_signed_goes_too(tmp_path):
+    out = tmp_path / "out.mp4"
+    half = passing_name(out, TOKEN)
+    half.write_bytes(b"a film")
+    scratch_of(half).write_bytes(b"half a signed film")
+    aged(half)
+    assert leftovers(out) == [half, scratch_of(half)]
+    Unfinished(out).close()
+    assert not half.exists()
+    assert not scratch_of(half).exists()
 
 
 @needs_locks

@@ -26,7 +26,7 @@ from accel.faces.faceset import (
     faces_in,
     picture_shape,
 )
-from accel.unfinished import whole
+from accel.unfinished import whole, write_whole
 from accel.weights.pickle_machine import Limits
 from accel.weights.pickle_writer import dump_pickle
 from accel.weights.pickles import SampleType, load_pickle
@@ -164,29 +164,35 @@ def unpack(
 ) -> list[Path]:
     """Write a pak's files into a folder (by default the pak's own); return their paths.
 
-    Names are taken without their folders, so that no file lands elsewhere. Raises InputError if
-    two faces have one name or a file exists.
+    Names are taken without their folders, so that no file lands elsewhere. Files that are there
+    already, as a killed call leaves them, stay. Raises InputError if two faces have one name or a
+    file of that name is another picture; nothing new is left then.
     """
     opened, folder = open_pak(pak), folder or pak.parent
     targets = [folder / (face.person or "") / face.name for face in opened.faces]
     twice = len(targets) - len(set(targets))
     if twice:
         raise InputError(f"{pak}: every face must have its own name, got {twice} more than once")
-    for target in targets:
+    there = set()
+    for target, face in zip(targets, opened.faces):
         if target.parent != folder and target.parent.is_symlink():
             raise InputError(f"{target.parent}: must be a folder to unpack into, is a link")
         if target.exists() or target.is_symlink():
-            raise InputError(f"{target}: exists; remove it before unpacking")
-    done = 0
+            is_file = target.is_file() and not target.is_symlink()
+            if not is_file or target.read_bytes() != opened.read(face):
+                raise InputError(f"{target}: exists; remove it before unpacking")
+            there.add(target)
+    written: list[Path] = []
     try:
-        for target, (_, data) in zip(targets, opened.pictures()):
-            target.parent.mkdir(parents=True, exist_ok=True)
-            done += 1
-            target.write_bytes(data)
+        for done, (target, (_, data)) in enumerate(zip(targets, opened.pictures()), 1):
+            if target not in there:
+                target.parent.mkdir(parents=True, exist_ok=True)
+                write_whole(target, data)
+                written.append(target)
             if progress:
                 progress(Progress(stage="unpack", done=done, total=len(targets)))
     except BaseException:  # a full disk or Ctrl-C: half a faceset looks like a whole one
-        for target in targets[:done]:
+        for target in written:
             target.unlink(missing_ok=True)
         raise
     return targets

@@ -346,12 +346,17 @@ def arrange(
     aside.mkdir()
     waiting = []
     for i, path in enumerate(kept):
-        waiting.append((path.name, path.rename(aside / f"{i:05d}{path.suffix.lower()}")))
+        waiting.append((path.name, path.rename(aside / new_name(path, i))))
         moved[path.name] = waiting[-1][1]
     for name, path in waiting:
         moved[name] = path.rename(_free(folder / path.name))
     aside.rmdir()
     return bin_folder
+
+
+def new_name(path: Path, place: int) -> str:
+    """What `arrange` calls a face at a place of the order."""
+    return f"{place:05d}{path.suffix.lower()}"
 
 
 def recover(folder: Path) -> int:

@@ -29,6 +29,7 @@ from accel.provenance.statement import SOURCE_TYPES as SOURCE_TYPES
 from accel.provenance.statement import TASKS as TASKS
 from accel.provenance.statement import Input as Input
 from accel.provenance.statement import Statement as Statement
+from accel.unfinished import scratch_of
 
 # c2pa-python takes e-mail protection alone unless told of document and claim signing.
 _USES = "".join(f"{use}\n" for use in USES)
@@ -69,7 +70,7 @@ def sign(
     """
     _, embedded = media_type(path)
     target = path if embedded else sidecar or sidecar_of(path)
-    scratch = target.with_name(f".{target.name}.signing")
+    scratch = scratch_of(target)
     inputs = [_describe(one) for one in statement.inputs]
     try:
         try:

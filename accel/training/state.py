@@ -33,15 +33,16 @@ def save_together(folder: Path, stem: str, files: Mapping[str, bytes]) -> None:
     """
     folder.mkdir(parents=True, exist_ok=True)
     with undisturbed(folder, stem):
-        for stray in folder.glob(f"{_escaped(stem)}_*{PARTIAL}"):
-            stray.unlink()
         _save(folder, stem, files)
         _finish(folder, stem)
 
 
 @contextmanager
 def undisturbed(folder: Path, stem: str) -> Iterator[None]:
-    """Read a set of files while nobody saves it; a save that was cut off is finished first."""
+    """Read a set of files while nobody saves it.
+
+    A save that was complete when its process died is finished first, one that was not is forgotten.
+    """
     with _alone(folder):
         _finish(folder, stem)
         yield
@@ -80,20 +81,21 @@ def _save(folder: Path, stem: str, files: Mapping[str, bytes]) -> None:
 
 
 def _finish(folder: Path, stem: str) -> None:
-    """Rename the files of a save that was complete. Alone in the folder."""
+    """Rename the files of a save that was complete, remove others. Alone in the folder."""
     note = _note(folder, stem)
-    if not note.exists():
-        return
-    try:
-        names = [str(name) for name in read_json(note, "a list of files")]
-    except TypeError as error:
-        raise InputError(f"{note}: is damaged: {error}") from None
-    for name in names:
-        partial = folder / (Path(name).name + PARTIAL)
-        if partial.exists():  # the others were renamed before the process died
-            os.replace(partial, folder / Path(name).name)
-    _sync(folder)
-    note.unlink()
+    if note.exists():
+        try:
+            names = [str(name) for name in read_json(note, "a list of files")]
+        except TypeError as error:
+            raise InputError(f"{note}: is damaged: {error}") from None
+        for name in names:
+            partial = folder / (Path(name).name + PARTIAL)
+            if partial.exists():  # the others were renamed before the process died
+                os.replace(partial, folder / Path(name).name)
+        _sync(folder)
+        note.unlink()
+    for stray in folder.glob(f"{_escaped(stem)}_*{PARTIAL}"):
+        stray.unlink()
 
 
 @contextmanager

@@ -317,8 +317,12 @@ def test_refuses_names_that_are_none(folder, tmp_path, name):
 
 def test_unpacking_overwrites_nothing(folder):
     pak = faceset_pak.pack_folder(folder)
+    assert all(path.exists() for path in faceset_pak.unpack(pak))  # the same bytes are there
+    one = next(folder.glob("*.jpg"))
+    one.write_bytes(b"edited")
     with pytest.raises(InputError, match="exists"):
         faceset_pak.unpack(pak)
+    assert one.read_bytes() == b"edited"
     empty = folder.parent / "empty"
     empty.mkdir()
     with pytest.raises(InputError, match="must hold aligned faces"):

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from accel.core import ConfigError
+from accel.faces.sort import trash_of
 from accel.pipelines.dfl.made import LIST_NAME, made_in
 from accel.pipelines.dfl.workspace import SIDES, VIDEO_SUFFIXES, Workspace, open_workspace
 from accel.unfinished import leftovers
@@ -86,8 +87,7 @@ def folders(workspace: Workspace, parts: tuple[str, ...]) -> list[Path]:
         aligned, frames = workspace.aligned(side), workspace.frames(side)
         if "aligned" in parts:
             people = sorted(p for p in aligned.iterdir() if p.is_dir()) if aligned.is_dir() else []
-            trash = aligned.with_name(aligned.name + "_trash")
-            found += [*people, aligned, trash, workspace.aligned_debug(side)]
+            found += [*people, aligned, trash_of(aligned), workspace.aligned_debug(side)]
         if "frames" in parts:
             found.append(frames)
     if "merged" in parts:

@@ -244,6 +244,11 @@ class PictureFrames(FrameSource):
     def _when(self) -> FrameIndex:
         saved = load_index(self.folder / INDEX_NAME) if self.folder else None
         stems = {Path(n).stem: p for n, p in saved.pts.items()} if saved else {}
+        if saved and not saved.is_complete:
+            self.notes.append(
+                f"{self.folder}: holds only the first {len(self.names)} of {len(stems)} frames,"
+                " `frames` was broken off; run it again"
+            )
         if saved and all(Path(name).stem in stems for name in self.names):
             return replace(saved, pts={name: stems[Path(name).stem] for name in self.names})
         if saved:

@@ -12,7 +12,6 @@ from accel.faces.faceset_pak import NAME, open_pak, pack_folder, unpack
 from accel.pipelines.dfl.made import made_in, remember
 from accel.pipelines.dfl.workspace import Workspace, open_workspace
 from accel.pipelines.run_report import versions
-from accel.unfinished import placed
 
 
 def pack_faces(
@@ -70,7 +69,9 @@ def unpack_faces(
 ) -> dict[str, Any]:
     """Write the faces of `aligned/faceset.pak` beside it, then remove the pak unless `keep`.
 
-    Raises InputError for a pak that is damaged or lies about its lengths; nothing is left then.
+    It goes on where a killed run stopped, and undoes a `pack` that was killed while it removed
+    pictures. Raises InputError for a pak that is damaged or lies about its lengths; nothing is left
+    then.
     """
     workspace = open_workspace(place)
     folder = workspace.need_faces(side)
@@ -79,8 +80,7 @@ def unpack_faces(
         raise InputError(f"{pak}: must be there to be unpacked, found none")
     started = time.perf_counter()
     was_made = pak in made_in(folder)
-    with placed(folder):
-        paths = unpack(pak, progress=_watched(progress, cancel))
+    paths = unpack(pak, progress=_watched(progress, cancel))
     if was_made:
         for parent in {path.parent for path in paths}:
             remember(parent, [path.name for path in paths if path.parent == parent])

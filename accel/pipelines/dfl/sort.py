@@ -9,9 +9,18 @@ from typing import Any
 from accel.core import Cancel, ConfigError, InputError, Progress, ProgressCallback
 from accel.faces.faceset import faces_in
 from accel.faces.faceset_pak import NAME as PAK_NAME
-from accel.faces.sort import DEFAULT_TARGET, MODES, arrange, contact_sheet, measure_all, order
-from accel.faces.sort import recover as recover_files
-from accel.pipelines.dfl.made import remember, renamed
+from accel.faces.sort import (
+    DEFAULT_TARGET,
+    MODES,
+    arrange,
+    contact_sheet,
+    measure_all,
+    new_name,
+    order,
+    recover,
+    trash_of,
+)
+from accel.pipelines.dfl.made import made_in, remember, renamed
 from accel.pipelines.dfl.save_frames import encode_picture
 from accel.pipelines.dfl.workspace import Workspace, open_workspace
 from accel.pipelines.run_report import peak_memory_mb, versions
@@ -41,8 +50,8 @@ def sort_faces(
     sheet = Path(sheet) if sheet else workspace.root / f"aligned_{side}_sheet.png"
     if not sheet.parent.is_dir():  # said before a face is moved
         raise ConfigError(f"{sheet}: the folder must exist, {sheet.parent} does not")
+    recovered = recover(workspace.aligned(side))
     folder = workspace.need_faces(side)
-    recovered = recover_files(folder)
     paths = faces_in(folder)
     if not paths:
         packed = (folder / PAK_NAME).exists()
@@ -60,6 +69,8 @@ def sort_faces(
     kept = [measured[i].path for i in ordered.kept]
     trash = [measured[i].path for i in ordered.trash] + [path for path, _ in bad]
     moved: dict[str, Path] = {}
+    if set(made_in(folder)) >= set(paths):  # a killed run must not make them somebody else's
+        remember(folder, [new_name(path, i) for i, path in enumerate(kept)])
     try:
         arrange(folder, kept, trash, moved)
     finally:
@@ -81,7 +92,7 @@ def sort_faces(
         "faces": len(kept),
         "trashed": len(ordered.trash),
         "bad": [{"file": path.name, "reason": reason} for path, reason in bad],
-        "trash": str(folder.with_name(folder.name + "_trash")),
+        "trash": str(trash_of(folder)),
         "recovered": recovered,
         "sheet": str(sheet) if kept else None,
         "seconds": round(time.perf_counter() - started, 3),

@@ -126,6 +126,8 @@ def test_a_run_that_was_broken_off_goes_on(tmp_path):
         )
     index = load_index(tmp_path / "data_dst" / INDEX_NAME)
     assert not index.is_complete
+    with open_frames(tmp_path, "dst") as source:
+        assert f"of {FRAMES} frames, `frames` was broken off; run it again" in source.notes[0]
     assert not list((tmp_path / "data_dst").glob(".*partial"))
     report = save_frames(tmp_path, "dst")
     assert report["kept"] >= 3

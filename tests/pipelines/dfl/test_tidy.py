@@ -156,6 +156,25 @@ def test_after_a_killed_sort_the_next_step_finds_every_face(faces):
     assert not aside_of(aligned(faces)).exists()
 
 
+@pytest.mark.parametrize("brought", [False, True])
+def test_clearing_after_a_killed_sort_takes_what_was_made_and_no_more(faces, brought, monkeypatch):
+    if brought:
+        one = next(aligned(faces).glob("*.jpg"))
+        (aligned(faces) / "mine.jpg").write_bytes(one.read_bytes())
+
+    def killed(*args):
+        arrange(*args)
+        raise SystemExit  # and nothing that comes after it
+
+    monkeypatch.setattr("accel.pipelines.dfl.sort.arrange", killed)
+    monkeypatch.setattr("accel.pipelines.dfl.sort.renamed", lambda *args: None)
+    with pytest.raises(SystemExit):
+        sort_faces(faces, "src", "hue")
+    clear_workspace(faces, really=True)
+    # Where the names say no longer whose a face is, all stay.
+    assert len(list(faces.rglob("*.jpg"))) == (FRAMES + 1 if brought else 0)
+
+
 def dying(call, left):
     """The function, which kills its process once it was called `left` times."""
     calls = iter(range(left))
@@ -202,11 +221,36 @@ def test_faces_that_only_a_pak_holds_are_not_packed_away(faces):
 
 def test_unpacking_overwrites_nothing(faces):
     pack_faces(faces, "src", keep=True)
+    one = next(aligned(faces).glob("*.jpg"))
+    one.write_bytes(one.read_bytes() + b"edited")
     before = contents(faces)
     with pytest.raises(InputError, match="exists; remove it before unpacking"):
         unpack_faces(faces, "src")
     assert contents(faces) == before
     assert (aligned(faces) / "faceset.pak").exists()
+
+
+def test_unpacking_goes_on_after_a_killed_pack_or_unpack(faces):
+    before = contents(faces)
+    pack_faces(faces, "src", keep=True)
+    for path in list(aligned(faces).glob("*.jpg"))[:4]:
+        path.unlink()  # all of them go, so far as a killed `pack` comes
+    with pytest.raises(ConfigError, match=r"holds 4 faces that no picture.*unpack it first"):
+        pack_faces(faces, "src")
+    unpack_faces(faces, "src")
+    assert contents(faces) == before
+    assert not (aligned(faces) / "faceset.pak").exists()
+
+
+def test_pictures_that_were_there_stay_when_unpacking_fails(faces, monkeypatch):
+    pack_faces(faces, "src", keep=True)
+    for path in list(aligned(faces).glob("*.jpg"))[:4]:
+        path.unlink()
+    left = contents(faces)
+    full_disk(monkeypatch, after=2)
+    with pytest.raises(OSError, match="No space left"):
+        unpack_faces(faces, "src")
+    assert contents(faces) == left
 
 
 @pytest.mark.parametrize("where", ["table", "offsets", "version", "end"])
@@ -260,7 +304,7 @@ def test_a_full_disk_is_told_with_its_place_and_costs_no_face(faces, monkeypatch
     full_disk(monkeypatch, after=3)
     with pytest.raises(OSError, match="No space left") as caught:
         unpack_faces(faces, "src")
-    assert caught.value.filename == str(aligned(faces))
+    assert Path(caught.value.filename).parent == aligned(faces)
     assert contents(faces) == {}
     monkeypatch.undo()
     unpack_faces(faces, "src")
