@@ -53,7 +53,7 @@ def _describe(path: Path) -> tuple[str, sd.Config]:
     unet = unet_config(path / "unet", about)
     towers, pooled = [], 0
     for name in folders:
-        config = text_config(path / name, name)
+        config = text_config(path / name)
         pooled = config.projection or config.width
         towers.append(
             sd.Tower(
@@ -225,7 +225,7 @@ def vae_config(folder: Path) -> VaeConfig:
     )
 
 
-def text_config(folder: Path, name: str) -> TextConfig:
+def text_config(folder: Path) -> TextConfig:
     """A text tower as its folder describes it; InputError for what ours cannot be."""
     about = read(folder)
     if about.get("layer_norm_eps", 1e-5) != 1e-5:

@@ -103,11 +103,6 @@ class VideoInfo:
     is_folder: bool = False
 
     @property
-    def hdr(self) -> str:
-        """`pq`, `hlg` or an empty string."""
-        return {16: "pq", 18: "hlg"}.get(self.color.transfer, "")
-
-    @property
     def layout(self) -> PlaneLayout:
         return choose_layout(
             self.pixel_format,

@@ -143,7 +143,7 @@ def resize(a: Attributes, x: Tensor, *rest: Tensor | None) -> Tensor:
     if mode not in ("linear", "bilinear", "cubic") or not x.is_floating_point():
         raise Unsupported(f"Resize {mode} of {x.dtype}")
     mode = "linear" if mode == "bilinear" else mode
-    if mixed in ([2, 3], [2], [3]) and x.ndim == 4 and _is_torchs(a, mode, axes):
+    if mixed in ([2, 3], [2], [3]) and x.ndim == 4 and _is_torchs(a, axes):
         return F.interpolate(
             x, [axis.target for axis in axes[2:]], align_corners=axes[2].how == "align_corners",
             mode="bilinear" if mode == "linear" else "bicubic",
@@ -153,7 +153,7 @@ def resize(a: Attributes, x: Tensor, *rest: Tensor | None) -> Tensor:
     return x
 
 
-def _is_torchs(a: Attributes, mode: str, axes: Sequence[Axis]) -> bool:
+def _is_torchs(a: Attributes, axes: Sequence[Axis]) -> bool:
     """Whether torch's own enlarging means the same."""
     plain: dict[str, Any] = {"exclude_outside": 0, "cubic_coeff_a": -0.75}
     return (

@@ -304,14 +304,14 @@ class _Writing:
         job, png = self.job, Path(named.name).stem + ".png"
         merged = job.merge(number, named.frame)
         folders = job.workspace.merged, job.workspace.merged_mask
-        for folder, data in zip(folders, _pngs(job, named.frame, merged)):
+        for folder, data in zip(folders, _pngs(named.frame, merged)):
             # Listed first: what is listed and not there does no harm.
             remember(folder, [png])
             write_whole(folder / png, data)
         return number
 
 
-def _pngs(job: MergeJob, frame: Frame, merged: MergedFrame) -> tuple[bytes, bytes]:
+def _pngs(frame: Frame, merged: MergedFrame) -> tuple[bytes, bytes]:
     mask = (merged.mask * 255 + 0.5).astype(np.uint8)
     if merged.crops:
         rgb = raw_picture(merged.crops)
