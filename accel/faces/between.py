@@ -284,9 +284,9 @@ def patch(planes: Planes, landmarks: AnyArray) -> Floats:  # [48, 48] 0..1
 def unlike(one: Floats, other: Floats) -> float:
     """The largest mean difference in any cell of two patches, whatever the light does to all."""
     apart = one - other
-    cells = cv2.resize(
-        np.abs(apart - np.median(apart)), (CELLS, CELLS), interpolation=cv2.INTER_AREA
-    )
+    # A vectorised sort: np.median's partition takes several times longer for so few.
+    light = np.sort(apart, axis=None)[apart.size // 2 - 1 : apart.size // 2 + 1].mean()
+    cells = cv2.resize(np.abs(apart - light), (CELLS, CELLS), interpolation=cv2.INTER_AREA)
     return float(np.max(cells))
 
 

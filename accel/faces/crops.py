@@ -57,10 +57,12 @@ def network_crops(
 
 def joined(crops: Sequence[Pixels | Tensor]) -> Pixels | Tensor:
     """The crops of several frames, one after the other."""
+    if len(crops) == 1:
+        return crops[0]
     tensors = [crop for crop in crops if isinstance(crop, Tensor)]
     if len(tensors) < len(crops):
         return np.concatenate([c for c in crops if not isinstance(c, Tensor)])
-    return torch.cat(tensors) if len(tensors) > 1 else tensors[0]
+    return torch.cat(tensors)
 
 
 def halved(planes: Planes, matrix: Array, size: int) -> tuple[Planes, Array]:
