@@ -16,6 +16,7 @@ from accel.kernels._layout import layout_of
 from accel.kernels._op import LIBRARY, Op
 
 FLOPS_A_THREAD = 4e6  # less work is not worth waking a thread for
+READING = 16  # pixels, whose products take no longer than to bring and pack the weights
 
 
 def conv2d(
@@ -168,12 +169,16 @@ def _native_run(x, weight, bias, residual, stride, padding, groups, slope, packe
     else:
         out = _native.empty(*shape)
 
+    if stride > 1 and not last and not padding and weight.shape[2:] == (1, 1):
+        x, stride = x[:, :, ::stride, ::stride], 1  # the rest would only be turned in memory
+
     def view(t: Tensor) -> Tensor:
         t = t.contiguous(memory_format=layout)
         return t.permute(0, 2, 3, 1) if last else t
 
-    flops = 2 * out.numel() * weight.numel() / weight.shape[0]
-    threads = max(1, min(torch.get_num_threads(), int(flops / FLOPS_A_THREAD)))
+    pixels = out.numel() // weight.shape[0]
+    flops = 2 * (pixels + READING) * weight.numel()
+    threads = _native.threads(int(flops / FLOPS_A_THREAD))
     _native.module.conv2d(
         view(x),
         weight.contiguous(),

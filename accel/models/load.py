@@ -181,14 +181,16 @@ def fill(
             tensor = tensor.reshape(place.shape)
         ready[name] = tensor
     read: list[Tensor] = []
+    read_bytes = 0
     for name, tensor in ready.items():
         if first_not_finite({name: tensor}):
             raise InputError(f"{path}: {name} must hold finite numbers, got NaN or infinity")
         ready[name] = tensor.to(device=device, dtype=dtype)
         read.append(tensor)
-        if sum(one.nbytes for one in read) > READ_BYTES:
+        read_bytes += tensor.nbytes
+        if read_bytes > READ_BYTES:
             release(files, read)  # else the file would count as memory, parts never used too
-            read.clear()
+            read, read_bytes = [], 0
     release(files)
     network.load_state_dict(ready, assign=True)
     choose_packing(network)
