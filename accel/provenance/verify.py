@@ -21,7 +21,7 @@ from accel.core import InputError
 from accel.provenance import c2pa, xmp
 from accel.provenance.detector import PRESENT, Detector, Found
 from accel.provenance.ledger import Entry, Ledger, look
-from accel.provenance.words import CLAIM, CONCLUSIONS, EXPLANATION, LEVELS, TIMES, WORDS
+from accel.provenance.words import CLAIM, CONCLUSIONS, EXPLANATION, LEVELS, PLACES, TIMES, WORDS
 
 PROVEN, BROKEN, INDICATED, NOTHING, UNREADABLE = range(5)  # exit statuses
 AGREES = 6.0  # agreement with an id one suspects, from which it is no accident
@@ -46,7 +46,10 @@ class Finding:
         claims = self.facts.get("consent", "-") != "-"
         claim = CLAIM[language].format_map(self.facts) if claims else ""
         when = TIMES[self.facts.get("stamp", "none")][language].format_map(self.facts)
-        return WORDS[self.what][language].format_map({**self.facts, "claim": claim, "when": when})
+        said = {**self.facts, "claim": claim, "when": when}
+        if place := PLACES.get(self.facts.get("where", "")):
+            said["where"] = place[language]
+        return WORDS[self.what][language].format_map(said)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -40,6 +40,23 @@ TIMES = {  # by what is known of a time stamp
     },
 }
 
+PLACES = {  # where unsigned words were found, as `xmp.Declared` names it
+    "XMP": {"en": "XMP", "ko": "XMP"},
+    "AIGC field (China)": {"en": "AIGC field (China)", "ko": "AIGC 항목(중국)"},
+    "generation parameters in PNG text": {
+        "en": "generation parameters in PNG text",
+        "ko": "PNG 텍스트의 생성 설정",
+    },
+    "generation parameters in EXIF": {
+        "en": "generation parameters in EXIF",
+        "ko": "EXIF의 생성 설정",
+    },
+    "ComfyUI workflow in PNG text": {
+        "en": "ComfyUI workflow in PNG text",
+        "ko": "PNG 텍스트의 ComfyUI 작업 흐름",
+    },
+}
+
 WORDS = {
     "credential trusted": {
         "en": 'Content Credential intact; signed by "{signer}", which you trust.' + _SAYS_EN,
@@ -177,8 +194,8 @@ CONCLUSIONS = {
         "ko": "이 엔진을 거쳤을 가능성이 큽니다. 서명된 이력은 없습니다.",
     },
     "listed": {
-        "en": "This machine's own list knows it; nothing in the file itself says so.",
-        "ko": "이 컴퓨터의 기록에 있습니다. 파일 자체에는 표시가 없습니다.",
+        "en": "This machine's own list knows it; nothing in the file itself proves it.",
+        "ko": "이 컴퓨터의 기록에 있습니다. 파일 자체에는 이를 증명하는 것이 없습니다.",
     },
     "resembles": {
         "en": "It looks like what was made here: it may be a copy of that, or what that was made"

@@ -13,14 +13,22 @@ import torch
 from PIL import Image
 
 from accel.core import InputError
-from accel.provenance import verify
+from accel.provenance import verify, xmp
 from accel.provenance.c2pa import Statement, sha256_of, sign
 from accel.provenance.keys import local_identity
 from accel.provenance.ledger import Ledger, look
 from accel.provenance.tile import KEY
 from accel.provenance.verify import BROKEN, INDICATED, NOTHING, PROVEN, UNREADABLE, clean, examine
 from accel.provenance.watermark import Mark
-from accel.provenance.words import CONCLUSIONS, EXPLANATION, LEVELS, PAGE, WORDS
+from accel.provenance.words import (
+    CONCLUSIONS,
+    EXPLANATION,
+    LEVELS,
+    PAGE,
+    PLACES,
+    TIMES,
+    WORDS,
+)
 from accel.provenance.xmp import declare
 from tests.provenance.film import gray, portrait
 
@@ -164,7 +172,17 @@ def test_json_is_json(whole, identity):
     assert told["history"][0]["actions"] == ["created", "bound"]
 
 
-ALL = WORDS | CONCLUSIONS | LEVELS | PAGE | {"explanation": EXPLANATION}
+def test_places_of_unsigned_words_are_named_in_the_readers_language():
+    source = Path(xmp.__file__).read_text()
+    for place in PLACES:
+        assert f'where="{place}"' in source
+        finding = verify.Finding(level="DECLARED", what="declared note", facts={"where": place})
+        for language in ("en", "ko"):
+            assert finding.text(language).startswith(PLACES[place][language])
+    assert source.count('where="') == len(PLACES)
+
+
+ALL = WORDS | TIMES | PLACES | CONCLUSIONS | LEVELS | PAGE | {"explanation": EXPLANATION}
 
 
 @pytest.mark.parametrize("key", ALL)
