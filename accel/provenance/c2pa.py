@@ -34,6 +34,7 @@ from accel.unfinished import scratch_of
 # c2pa-python takes e-mail protection alone unless told of document and claim signing.
 _USES = "".join(f"{use}\n" for use in USES)
 _LARGEST_HISTORY = 1 << 20  # bytes of an input's own credential that are carried along
+_MOST_PICTURES = 200  # that are redacted in it
 _PIECE = 1 << 20
 _UNKNOWN = "application/octet-stream"
 # Kinds of file that other tools put credentials into, by their first bytes.
@@ -242,7 +243,9 @@ def _history(path: Path, beside: Path | None) -> _History | None:
     kind, _ = media_type(path)
     store = beside.read_bytes() if beside else None
     with (
-        suppress(c2pa.C2paError, TypeError, AttributeError, LookupError, ValueError),
+        suppress(
+            c2pa.C2paError, TypeError, AttributeError, LookupError, ValueError, RecursionError
+        ),
         open(path, "rb") as file,
         c2pa.Reader(kind, file, store, context=_context()) as reader,
     ):
@@ -250,18 +253,17 @@ def _history(path: Path, beside: Path | None) -> _History | None:
         if len(text) > _LARGEST_HISTORY:
             return None
         told, parts = json.loads(text), json.loads(reader.detailed_json())["manifests"]
-        return _History(
-            kind=kind,
-            label=told["active_manifest"],
-            store=store,
-            results=told.get("validation_results") or {},
-            pictures=tuple(
-                f"self#jumbf=/c2pa/{label}/c2pa.assertions/{name}"
-                for label, one in parts.items()
-                for name in one["assertion_store"]
-                if name.startswith(_PICTURES)
-            ),
+        pictures = tuple(
+            f"self#jumbf=/c2pa/{label}/c2pa.assertions/{name}"
+            for label, one in parts.items()
+            for name in one["assertion_store"]
+            if name.startswith(_PICTURES)
         )
+        if len(pictures) <= _MOST_PICTURES:
+            return _History(
+                kind=kind, label=told["active_manifest"], store=store,
+                results=told.get("validation_results") or {}, pictures=pictures,
+            )  # fmt: skip
     return None
 
 
@@ -274,14 +276,13 @@ def _add_input(builder: Any, index: int, one: _Described) -> None:
         "label": f"input{index}",
         "instance_id": f"input{index}",
     }
-    store = history.store if history else None
-    if history and not store:
+    if history and history.store is None:
         with open(one.path, "rb") as file:
             builder.add_ingredient(ingredient, history.kind, file)
         return
-    if history and store:
+    if history and history.store is not None:
         name = f"history{index}"
-        builder.add_resource(name, io.BytesIO(store))
+        builder.add_resource(name, io.BytesIO(history.store))
         ingredient |= {
             "manifest_data": {"format": "application/c2pa", "identifier": name},
             "active_manifest": history.label,

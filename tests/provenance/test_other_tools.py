@@ -291,3 +291,14 @@ def test_a_time_is_proven_by_an_authority_that_the_reader_trusts(
     text = examine(path, anchors=[identity.root]).text().replace("\n", " ")
     assert said in text
     assert ("2026-11-01" in text) == bool(code)
+
+
+def test_a_history_of_very_many_pictures_is_summed_up(tmp_path, studio, identity, monkeypatch):
+    monkeypatch.setattr("accel.provenance.c2pa._MOST_PICTURES", 0)
+    target = picture(tmp_path / "t.png", 200)
+    tool(target, studio, "image/png", created("digitalCapture"), thumbnail=True)
+    out = picture(tmp_path / "out.png")
+    made = swap(out, target, picture(tmp_path / "s.png"), identity)
+    assert made.inputs[0]["history"] == "summed up"
+    assert len(made.history) == 1
+    assert b"\xff\xd8\xff" not in out.read_bytes()
