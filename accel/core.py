@@ -13,7 +13,7 @@ import stat
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -89,6 +89,22 @@ def _file_system(handle: int) -> int:
     """The kind of file system that an open file lies on, as Linux numbers them; 0 elsewhere."""
     about = (ctypes.c_long * 32)()  # struct statfs, whose first member is the kind
     return int(about[0]) if FSTATFS and FSTATFS(handle, about) == 0 else 0
+
+
+def files_below(folder: Path) -> list[Path]:
+    """Every regular file below a folder in order, and every link to one, however deep they lie.
+
+    Folders that are links, or that cannot be read, are passed over.
+    """
+    found, todo = [], [folder]
+    while todo:
+        with suppress(OSError), os.scandir(todo.pop()) as inside:
+            for one in inside:
+                if one.is_dir(follow_symlinks=False):
+                    todo.append(Path(one.path))
+                elif os.path.isfile(one.path):
+                    found.append(Path(one.path))
+    return sorted(found)
 
 
 def read_file(path: Path, most_bytes: int, what: str = "a file") -> bytes:

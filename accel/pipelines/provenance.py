@@ -30,7 +30,7 @@ from PIL import Image
 from torch import Tensor
 
 import accel
-from accel.core import ConfigError
+from accel.core import ConfigError, files_below
 from accel.kernels.paste import paste_rectangle
 from accel.kernels.planes import Planes, gbr_layout
 from accel.pipelines.provenance_config import ProvenanceConfig as ProvenanceConfig
@@ -370,7 +370,7 @@ def content_hash(path: Path) -> str:
     if not path.is_dir():
         return c2pa.sha256_of(path)
     digest = hashlib.sha256()
-    for inside in sorted(one for one in path.rglob("*") if one.is_file()):
+    for inside in files_below(path):
         digest.update(f"{inside.relative_to(path)}\0{c2pa.sha256_of(inside)}\n".encode())
     return digest.hexdigest()
 

@@ -13,6 +13,7 @@ from typing import Any
 import av
 from numpy.typing import NDArray
 
+from accel.core import files_below
 from accel.provenance import keys
 from accel.provenance.detector import weight_of
 from accel.provenance.label import local_language as local_language
@@ -60,7 +61,7 @@ def verify_files(paths: Iterable[Path], **options: Any) -> Iterator[Report]:
         if not path.is_dir():
             yield verify_file(path, **options)
             continue
-        found = [one for one in sorted(path.rglob("*")) if _is_looked_at(one)]
+        found = [one for one in files_below(path) if _is_looked_at(one)]
         if not found:
             yield nothing_readable(path)
         for inside in found:
@@ -68,8 +69,7 @@ def verify_files(paths: Iterable[Path], **options: Any) -> Iterator[Report]:
 
 
 def _is_looked_at(path: Path) -> bool:
-    ours = path.is_file() and not path.is_symlink()
-    return ours and not path.name.startswith(".") and path.suffix != ".c2pa"
+    return not path.is_symlink() and not path.name.startswith(".") and path.suffix != ".c2pa"
 
 
 def status_of(reports: Iterable[Report]) -> int:

@@ -19,7 +19,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from accel.core import ConfigError, InputError, open_file
+from accel.core import ConfigError, InputError, open_file, read_file
 from accel.provenance.credential import Credential as Credential
 from accel.provenance.credential import credential_of
 from accel.provenance.keys import USES, Identity
@@ -125,7 +125,7 @@ def media_type(path: Path) -> tuple[str, bool]:
 
 def sha256_of(path: Path) -> str:
     digest = hashlib.sha256()
-    with open(path, "rb") as file:
+    with open_file(path) as file:
         while piece := file.read(_PIECE):
             digest.update(piece)
     return digest.hexdigest()
@@ -241,7 +241,10 @@ def _history(path: Path, beside: Path | None) -> _History | None:
     import c2pa
 
     kind, _ = media_type(path)
-    store = beside.read_bytes() if beside else None
+    try:
+        store = _store(beside) if beside else None
+    except InputError:
+        return None
     with (
         suppress(
             c2pa.C2paError, TypeError, AttributeError, LookupError, ValueError, RecursionError
@@ -365,10 +368,16 @@ def _holds(path: Path, word: bytes) -> bool:
 
 
 def _read_beside(path: Path, kind: str, side: Path, anchors: Iterable[str]) -> Credential:
-    if side.stat().st_size > 64 * _PIECE:
-        return Credential(state="unreadable", reasons=("sidecar.tooLarge",), beside=True)
-    found = _read(path, kind, side.read_bytes(), anchors)
+    try:
+        found = _read(path, kind, _store(side), anchors)
+    except InputError:
+        return Credential(state="unreadable", reasons=("sidecar.unreadable",), beside=True)
     return found or Credential(state="unreadable", reasons=("sidecar.empty",), beside=True)
+
+
+def _store(side: Path) -> bytes:
+    """What lies in a sidecar. Raises InputError for one that is too large, or no file."""
+    return read_file(side, 64 * _PIECE, "a credential")
 
 
 def _has_twin(path: Path) -> bool:

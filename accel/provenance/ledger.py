@@ -184,7 +184,7 @@ class Ledger:
     def _rows(self, where: str, values: tuple[Any, ...]) -> list[dict[str, Any]]:
         if not self.path.exists():
             return []
-        open_file(self.path, "a ledger").close()  # a pipe would be waited for
+        self._check_files()
         with self._open(write=False) as base:
             kind = base.execute("SELECT type FROM sqlite_master WHERE name = 'entries'").fetchone()
             if kind != ("table",):  # a view may have rows without end
@@ -223,7 +223,17 @@ class Ledger:
             raise InputError(
                 f"{self.path.name}: the ledger cannot be used: {error.strerror or error}"
             ) from error
-        open_file(self.path, "a ledger").close()  # a pipe would be waited for
+        self._check_files()
+
+    def _check_files(self) -> None:
+        """Refuse what SQLite would wait for, and a ledger whose reading would make files."""
+        with open_file(self.path, "a ledger") as file:
+            if file.read(20)[18:] == b"\2\2":
+                raise InputError(f"{self.path.name}: must be a ledger in one file, has another")
+        for end in ("-journal", "-wal", "-shm"):
+            beside = self.path.with_name(self.path.name + end)
+            if beside.is_symlink() or (beside.exists() and not beside.is_file()):
+                raise InputError(f"{beside.name}: must be a file of a ledger, is a link or a pipe")
 
 
 def _entry(row: dict[str, Any]) -> Entry:

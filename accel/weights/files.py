@@ -25,7 +25,7 @@ from torch import Tensor
 from accel.core import MAX_JSON_ITEMS, InputError, json_items, open_file, read_json
 
 MAX_HEADER_BYTES = 64 << 20  # the format allows 100 MB; no published file comes near
-MAX_TENSORS = 200_000
+MAX_TENSORS = 100_000
 MAX_DIMENSIONS = 16
 MAX_PARTS = 1000  # files of one network
 WORTH_RELEASING = 64 << 20  # bytes of a file

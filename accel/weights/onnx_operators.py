@@ -28,16 +28,16 @@ def check_operators(model: ModelProto, name: str) -> None:
     for part, imported in ((model.graph, model), *((f, f) for f in model.functions)):
         versions = [o.version for o in imported.opset_import if o.domain in STANDARD]
         own = {f.name for f in model.functions if f.domain in STANDARD}
-        for node in _nodes(part.node):
+        for node in nodes_of(part.node):
             if node.domain in STANDARD and node.op_type not in own:
                 _check(node, max(versions, default=1), name)
 
 
-def _nodes(nodes: Iterable[NodeProto]) -> Iterator[NodeProto]:
+def nodes_of(nodes: Iterable[NodeProto]) -> Iterator[NodeProto]:
     for node in nodes:
         yield node
         for graph in graphs_of(node):
-            yield from _nodes(graph.node)
+            yield from nodes_of(graph.node)
 
 
 def _check(node: NodeProto, version: int, name: str) -> None:
@@ -54,6 +54,10 @@ def _check(node: NodeProto, version: int, name: str) -> None:
     for value, formal in zip(node.input, schema.inputs):
         if not value and formal.option == single:
             _refuse(node, name, f"be given {formal.name}", "none")
+    told = {attribute.name for attribute in node.attribute}
+    for attribute_name, formal in schema.attributes.items():
+        if formal.required and attribute_name not in told:
+            _refuse(node, name, f"have {attribute_name}", "none")
     for attribute in node.attribute:
         _check_attribute(node, attribute, name)
 

@@ -18,7 +18,7 @@ import onnx.inliner
 from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto, numpy_helper
 
 from accel.core import InputError
-from accel.weights.onnx_operators import check_operators
+from accel.weights.onnx_operators import STANDARD, check_operators, nodes_of
 from accel.weights.onnx_wire import DRAWS, SIZED_BY, graphs_of
 
 Array = np.ndarray[Any, Any]
@@ -99,6 +99,7 @@ def _light(model: ModelProto) -> ModelProto:
 
 
 def _inferred(light: ModelProto, name: str) -> dict[str, list[int]]:
+    light = _without_old_expands(light)
     try:
         graph = onnx.shape_inference.infer_shapes(light).graph
     except (onnx.shape_inference.InferenceError, ValueError):  # ValueError: above 2 GiB
@@ -110,6 +111,23 @@ def _inferred(light: ModelProto, name: str) -> dict[str, list[int]]:
         for v in [*graph.value_info, *graph.input, *graph.output]
         if v.type.tensor_type.HasField("shape")
     }
+
+
+def _without_old_expands(light: ModelProto) -> ModelProto:
+    """The graph with those Expands named otherwise whose shape is no constant.
+
+    Below version 13 ONNX makes a dimension for each element of it, of which there may be millions.
+    """
+    if all(o.version >= 13 for o in light.opset_import if o.domain in STANDARD):
+        return light
+    held = ModelProto()
+    held.CopyFrom(light)
+    known = {tensor.name for tensor in held.graph.initializer}
+    known |= {v for n in held.graph.node if n.op_type == "Constant" for v in n.output}
+    for node in nodes_of(held.graph.node):
+        if node.op_type == "Expand" and node.input[1] not in known:
+            node.op_type = "ExpandByUnknown"
+    return held
 
 
 def _wanted(nodes: Sequence[NodeProto]) -> set[str]:

@@ -6,6 +6,7 @@ from tests.hostile import (
     attacks_late,
     attacks_media,
     attacks_more,
+    attacks_paths,
     attacks_prompts,
     attacks_settings,
     attacks_weights,
@@ -13,4 +14,4 @@ from tests.hostile import (
 from tests.hostile.attacks import ATTACKS as ATTACKS
 
 MADE_BY = (attacks_media, attacks_more, attacks_prompts, attacks_settings, attacks_weights,
-           attacks_folders, attacks_graphs, attacks_late)  # fmt: skip
+           attacks_folders, attacks_graphs, attacks_late, attacks_paths)  # fmt: skip

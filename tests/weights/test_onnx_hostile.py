@@ -10,7 +10,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from accel.core import InputError
-from accel.weights import onnx_graph
+from accel.weights import onnx_graph, onnx_sizes
 from accel.weights.onnx import open_onnx
 from tests.weights.growing import COMPUTED, swapper
 from tests.weights.test_onnx import model, node
@@ -239,6 +239,7 @@ CASES = [
     (lambda: alone("Relu", ["x"], ["y", "z"]), "must make 1 to 1 values, got 2"),
     (lambda: alone("STFT", ["x", "s"], constants={"s": np.zeros(0, np.int64)}), "ONNX finds none"),
     (lambda: alone("DictVectorizer", [""], domain="ai.onnx.ml"), "operators must be of the dom"),
+    (lambda: alone("Cast", ["x"]), "must have to, got none"),
     (called_with_too_much, "functions must fit the calls"),
 ]  # fmt: skip
 
@@ -350,3 +351,17 @@ def test_honest_functions_loops_and_branches_run():
     assert open_onnx(calling([relu()]).SerializeToString())(x)[0].tolist() == [[0, 2, 0, 4]]
     assert open_onnx(bounded().SerializeToString())(x)[0].tolist() == x.tolist()
     assert open_onnx(branches().SerializeToString())(x)[0].tolist() == (x + 1).tolist()
+
+
+def test_a_shape_of_millions_is_not_written_out():
+    made = model(
+        [node("Identity", "s", "t"), node("Expand", "x t")],
+        [("x", F, SHAPE), ("s", I64, [1 << 25])],
+        [("y", F, None)],
+        opset=8,
+    )
+    start = time.process_time()
+    with pytest.raises(InputError, match="must take its size from constants or shapes"):
+        onnx_graph.parse(made.SerializeToString(), "x")
+    assert onnx_sizes.value_shapes(made)["s"] == [1 << 25]
+    assert time.process_time() - start < 2

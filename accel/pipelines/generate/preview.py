@@ -35,7 +35,7 @@ class Preview:
 
     def __call__(self, step: int, clean: Tensor) -> None:
         part = passing_name(self.path)
-        Image.fromarray(self.view(clean)).save(part)
+        Image.fromarray(self.view(clean)).save(part, "PNG")
         os.replace(part, self.path)  # a viewer never sees half a file
         if self.then:
             self.then(step, clean)
