@@ -37,6 +37,7 @@ SHAPES = [
     (2, 3, 40, 32, 31, 5, 2, 2),
     (1, 64, 96, 20, 30, 1, 1, 0),
     (2, 300, 20, 5, 5, 1, 2, 0),
+    (1, 40, 48, 23, 37, 1, 3, 0),
     (1, 3, 16, 31, 30, 7, 1, 3),
     (3, 33, 65, 21, 23, 3, 1, 1),  # one channel and one output more than a tile
     (5, 40, 7, 9, 5, 4, 3, 1),  # rows and columns left over by the stride
