@@ -76,6 +76,8 @@ def encode_result(
     jobs = [(workspace.merged, output)]
     if mask_output:
         jobs.append((workspace.merged_mask, Path(mask_output)))
+        if Path(mask_output).resolve() == output.resolve():
+            raise ConfigError(f"{output}: the film and that of its masks must have two names")
     for folder, path in jobs:
         if not _pictures(folder):
             raise InputError(

@@ -182,6 +182,12 @@ def test_an_existing_result_is_kept_unless_asked(tmp_path):
     assert encode_result(tmp_path, provenance=BARE, overwrite=True)["frames"] == 3
 
 
+def test_the_masks_do_not_take_the_place_of_the_film(tmp_path):
+    with pytest.raises(ConfigError, match="must have two names"):
+        encode_result(tmp_path, tmp_path / "r.mkv", mask_output=tmp_path / "." / "r.mkv")
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_nothing_merged_and_pictures_of_other_names(tmp_path):
     workspace(tmp_path, sides=("dst",), frames=3)
     with pytest.raises(InputError, match=r"must hold merged frames, found none;.*merge"):
