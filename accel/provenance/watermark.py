@@ -127,12 +127,28 @@ def pattern(
     """Make the integers that are added to a picture of this size. Do not write into them."""
     # A strip of a few pixels by many carries no mark, and must not fill the memory.
     scale = max(min(height, width), max(height, width) / MAX_ASPECT) / SIDE
+    values, period = tile(key, ident) * np.float32(strength), scale * TILE
+    if period.is_integer():  # as of 360, 720 and 1080 lines: one tile, many times
+        side = int(period)
+        once = _enlarged(values, scale, min(side, height), min(side, width))
+        strip = np.tile(once, (1, -(-width // side)))[:, :width]
+        return np.resize(strip, (height, width))  # strip below strip
+    return _enlarged(values, scale, height, width)
+
+
+def _enlarged(
+    one: Array,  # [TILE, TILE] float32
+    scale: float,
+    height: int,
+    width: int,
+) -> NDArray[np.int8]:  # [H, W]
+    """A tile repeated over a picture, `scale` samples a unit."""
     shift = 0.5 / scale - 0.5
     out = np.empty((height, width), np.int8)
     rows = min(height, max(1, _STRIP // width))
     # OpenCV goes round an edge once, not over and over.
     counts = [int(np.ceil(size / scale / TILE)) + 1 for size in (rows, width)]
-    tiles = np.tile(tile(key, ident) * np.float32(strength), (counts[0] + 1, counts[1]))
+    tiles = np.tile(one, (counts[0] + 1, counts[1]))
     for top in range(0, height, rows):  # whole, a large picture's would take 16 bytes a sample
         part = out[top : top + rows]
         to_tile = np.array([[1 / scale, 0, shift], [0, 1 / scale, shift + top / scale % TILE]])

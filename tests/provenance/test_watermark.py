@@ -13,8 +13,16 @@ from accel.core import ConfigError
 from accel.kernels import Planes, gbr_layout, yuv_layout
 from accel.pipelines.provenance import earlier_mark
 from accel.provenance.detector import PRESENT, Detector, detect
-from accel.provenance.tile import KEY, new_ident
-from accel.provenance.watermark import LEAST, STILL, Mark, film_strength, luma_of
+from accel.provenance.tile import KEY, SIDE, new_ident, tile
+from accel.provenance.watermark import (
+    LEAST,
+    STILL,
+    Mark,
+    _enlarged,
+    film_strength,
+    luma_of,
+    pattern,
+)
 from tests.provenance.film import encode, film, gray, jpeg, lumas, planes_of, portrait
 
 IDENT = "c0ffee123456"
@@ -69,6 +77,15 @@ def test_large_frames_need_less_and_small_ones_no_more_than_a_still():
     assert strengths == sorted(strengths, reverse=True)
     assert (strengths[0], strengths[-1]) == (STILL, LEAST)
     assert film_strength(1920, 1080) == film_strength(1080, 1920)
+
+
+@pytest.mark.parametrize(("height", "width"), [(360, 640), (1080, 1919), (90, 64)])
+def test_a_pattern_is_the_same_whether_it_is_repeated_or_drawn_whole(height, width):
+    scale = min(height, width) / SIDE
+    whole = _enlarged(tile(KEY, IDENT) * np.float32(STILL), scale, height, width)
+    made = pattern(IDENT, height, width, strength=STILL)
+    assert np.abs(made.astype(int) - whole).max() <= 1
+    assert (made != whole).mean() < 1e-3
 
 
 def test_one_large_frame_is_read():
