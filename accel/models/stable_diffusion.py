@@ -12,7 +12,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from accel.core import InputError
+from accel.core import ConfigError, InputError
 from accel.nn.layers import sinusoids
 from accel.nn.text import ClipText, OpenClipText, TextConfig, TextTower
 from accel.nn.unet import Unet, UnetConfig
@@ -161,7 +161,7 @@ def conditioning(
     for i, tower in enumerate(config.towers):
         from_last = tower.from_last + clip_skip - 1
         if not 1 <= from_last <= tower.config.layers:
-            raise ValueError(
+            raise ConfigError(
                 f"encode_text: clip_skip must lie in 1..{tower.config.layers}, got {clip_skip}"
             )
         hidden, pooled = read(i, from_last)

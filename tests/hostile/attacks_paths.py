@@ -258,26 +258,14 @@ def film_with_attachments_elsewhere(folder: Path, url: str) -> Words:
     return ["swap", "a.mkv", "out.mkv", "--source", "portrait.png"]
 
 
-@attack(statuses=(0, 2))
-def film_with_subtitles_of_many_kinds(folder: Path, url: str) -> Words:
-    import av
+@attack("clip_skip must lie in 1..2")
+def clip_skip_beyond_the_layers(folder: Path, url: str) -> Words:
+    return [*GENERATE, "--clip-skip", "3"]
 
-    path = folder / "a.mkv"
-    with (
-        av.open(str(film(folder, "b.mkv", codec="ffv1"))) as source,
-        av.open(str(path), "w") as out,
-    ):
-        copied = out.add_stream_from_template(source.streams.video[0])
-        words = [out.add_stream(name) for name in ("subrip", "ass", "webvtt")[:1]]
-        for packet in source.demux(source.streams.video[0]):
-            if packet.dts is not None:
-                packet.stream = copied
-                out.mux(packet)
-        for index, stream in enumerate(words):
-            packet = av.Packet(b"<font face='\x1b[2J'>{\\p1000000}" + b"<b>" * 100_000)
-            packet.stream, packet.pts, packet.dts, packet.duration = stream, index, index, 1 << 40
-            out.mux(packet)
-    return ["swap", "a.mkv", "out.mkv", "--source", "portrait.png"]
+
+@attack(statuses=(0,))
+def preview_without_a_kind(folder: Path, url: str) -> Words:
+    return [*GENERATE, "--preview", "p"]
 
 
 # --- credentials whose lengths lie ----------------------------------------------------------------
