@@ -36,8 +36,8 @@ constexpr int64_t kMostSteps = 32;
 constexpr int64_t kGroupBytes = 900
                                 << 10;  // of queries that share a block of keys while it is near
 constexpr int64_t kRowByRow = 8;        // panels of a head of few keys before the next head's
-constexpr int64_t kFewTogether = 4;     // of them, one's scores beside another's products
-constexpr float kMostScore = 1 << 20;   // tiles serve where no score may be larger
+constexpr int64_t kFewTogether = 4;  // of them, so that one's weights hide behind another's scores
+constexpr float kMostScore = 1 << 20;       // tiles serve where no score may be larger
 constexpr float kHidden = -2 * kMostScore;  // the score of what must not be seen: weighs nothing
 
 constexpr int64_t ceil_to(int64_t count, int64_t to) { return (count + to - 1) / to * to; }
