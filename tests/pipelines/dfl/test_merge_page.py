@@ -482,6 +482,17 @@ def test_shift_and_the_full_stop_merge_the_clip(page, browser, workspace):
 
 @BROWSER
 @pytest.mark.slow
+def test_a_key_in_another_window_changes_the_picture_in_this_one(page, browser):
+    person = Person(browser, page.url)
+    before, pictures = person.sees(), browser.value("document.body.dataset.pictures")
+    page.live.press([("5", False), (".", False)])
+    browser.wait(f"Number(document.body.dataset.pictures) > {pictures}")
+    assert browser.value("document.getElementById('place').textContent") == f"2 / {FRAMES}"
+    assert person.sees() != before
+
+
+@BROWSER
+@pytest.mark.slow
 def test_closing_the_page_loses_nothing(page, browser):
     person = Person(browser, page.url)
     for key in ("4", "w", ".", "e"):
