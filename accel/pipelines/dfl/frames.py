@@ -246,7 +246,7 @@ class PictureFrames(FrameSource):
         stems = {Path(n).stem: p for n, p in saved.pts.items()} if saved else {}
         if saved and not saved.is_complete:
             self.notes.append(
-                f"{self.folder}: holds only the first {len(self.names)} of {len(stems)} frames,"
+                f"{self.folder}: holds only {len(self.names)} of {len(stems)} frames,"
                 " `frames` was broken off; run it again"
             )
         if saved and all(Path(name).stem in stems for name in self.names):
