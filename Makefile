@@ -45,8 +45,9 @@ exhaustive: setup
 
 MINUTES ?= 60
 CORPUS ?= build/fuzz
+TURN ?= 60
 fuzz: setup
-	$(PY) -m tests.fuzz.run --minutes $(MINUTES) --corpus $(CORPUS)
+	$(PY) -m tests.fuzz.run --minutes $(MINUTES) --turn $(TURN) --corpus $(CORPUS) $(RECORD:%=--record %)
 
 aot: setup
 	$(PY) -m benchmarks.aot

@@ -182,7 +182,7 @@ def _folded(node: NodeProto, constants: dict[str, TensorProto]) -> Array | None:
     if not node.input or any(name and name not in constants for name in node.input):
         return None
     attributes = {a.name: a for a in node.attribute}
-    if node.op_type == "Cast" and attributes["to"].i == TensorProto.FLOAT:
+    if node.op_type == "Cast" and "to" in attributes and attributes["to"].i == TensorProto.FLOAT:
         if constants[node.input[0]].data_type != TensorProto.FLOAT16:
             return None
         stored: Array = numpy_helper.to_array(constants[node.input[0]])

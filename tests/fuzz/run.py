@@ -94,7 +94,8 @@ class Session:
         self.runs += 1
         now = _peak_mb()
         if not fault and self._peak_mb and now > self._peak_mb + MEMORY_MB:
-            what, fault = "memory", f"took {now - self._peak_mb} MB"
+            more = now - self._peak_mb
+            what, fault = f"memory of {more.bit_length()} bits", f"took {more} MB"
         self._peak_mb = max(self._peak_mb, now)
         if fault:
             where = re.findall(r'File "[^"]*/(accel/[^"]+)", line (\d+)', fault)
