@@ -136,6 +136,64 @@ void cut_weights(const float* w, int64_t channels, int parts, char* to) {
     }
 }
 
+inline Vec load_two(const float* low, const float* high) {
+  return _mm512_insertf32x8(_mm512_castps256_ps512(_mm256_loadu_ps(low)), _mm256_loadu_ps(high), 1);
+}
+
+// A filter of 3x3 has nine numbers for each channel. Of two pairs of channels a vector holds the
+// first eight taps of each; the ninth taps of all 16 pairs are gathered into one more.
+constexpr int kFilter = 9, kPair = 2 * kFilter;
+
+inline void cut_filter(const float* w, int vector, __m512i* to) {
+  if (vector < kFilter - 1) {
+    w += 2 * kPair * vector;
+    return cut_pairs(load_two(w, w + kPair), load_two(w + kFilter, w + kFilter + kPair), 2, to);
+  }
+  const __m512i lane = _mm512_set_epi32(15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0);
+  const __m512i at = _mm512_mullo_epi32(lane, _mm512_set1_epi32(kPair));
+  cut_pairs(_mm512_i32gather_ps(at, w + kFilter - 1, 4), _mm512_i32gather_ps(at, w + kPair - 1, 4),
+            2, to);
+}
+
+// Where a lane of such a vector belongs: the row of its pair in its tap's tile.
+inline char* place_of(char* to, int vector, int lane) {
+  const bool last = vector == kFilter - 1;
+  const int tap = last ? vector : lane % 8, pair = last ? lane : 2 * vector + lane / 8;
+  return to + tap * 2 * kWeightBytes + pair * kPartBytes;
+}
+
+void cut_filters(const float* w, int64_t in_step, int outs, int taps, char* to) {
+  constexpr int kLine = kPartBytes / 4;  // floats
+  for (int tile = 0; tile < 2; ++tile, to += kWeightBytes / 2)
+    for (int vector = 0; vector < taps; ++vector) {
+      __m512i parts[kLanes][2];
+      for (int i = 0; i < kLanes; ++i) {
+        const float* from = w + (tile * kLanes + i) * in_step;
+        if (tile * kLanes + i >= outs) {
+          parts[i][0] = parts[i][1] = _mm512_setzero_si512();
+          continue;
+        }
+        const float* next = from + taps * kTileDepth + 2 * vector * kLine;  // the next call's
+        _mm_prefetch(next, _MM_HINT_T0);
+        _mm_prefetch(next + kLine, _MM_HINT_T0);
+        if (taps == 1)  // pairs of channels lie side by side
+          cut_row(load(from), load(from + kLanes), 2, reinterpret_cast<char*>(parts[i]));
+        else
+          cut_filter(from, vector, parts[i]);
+      }
+      for (int part = 0; part < 2; ++part) {
+        Vec lines[kLanes];
+        float* rows[kLanes];
+        for (int i = 0; i < kLanes; ++i) {
+          char* place = taps == 1 ? to + i * kPartBytes : place_of(to, vector, i);
+          rows[i] = reinterpret_cast<float*>(place + part * kWeightBytes);
+          lines[i] = _mm512_castsi512_ps(parts[i][part]);
+        }
+        transpose(lines, rows);
+      }
+    }
+}
+
 // Tiles 0 to 3 hold sums, 4 and 5 pixels, 6 and 7 weights.
 template <int kTall, int kWide>
 struct Step {
@@ -260,7 +318,7 @@ bool finite(const float* sums, int64_t pixels, int wide) {
   return _mm512_cmp_ps_mask(sum, sum, _CMP_UNORD_Q) == 0;
 }
 
-const TileKernels kTable = {cut_pixel, cut_pixels, cut_weights, multiply, finite};
+const TileKernels kTable = {cut_pixel, cut_pixels, cut_weights, cut_filters, multiply, finite};
 
 }  // namespace
 }  // namespace accel

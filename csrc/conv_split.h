@@ -124,6 +124,11 @@ struct Split {
     const float* w = p.w + panel * kTileWide * taps * p.inputs;
     for (int64_t chunk = first; chunk < last; ++chunk) {
       const int64_t from = chunk * kTileDepth, some = std::min(kTileDepth, p.inputs - from);
+      if (parts == 2 && some == kTileDepth && (taps == 1 || taps == 9)) {
+        t.cut_filters(w + from * taps, p.inputs * taps, outs, int(taps), to);
+        to += taps * weight_step();
+        continue;
+      }
       k.pack(w + from * taps, p.inputs * taps, outs, some, int(taps), values, kTileDepth);
       for (int64_t tap = 0; tap < taps; ++tap, to += weight_step())
         t.cut_weights(values + tap * kTileDepth * kTileWide, some, parts, to);

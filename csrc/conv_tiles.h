@@ -46,6 +46,9 @@ struct TileKernels {
   // Weights [kTileDepth][kTileWide], of which `channels` count, to parts
   // [parts][2 tiles][kTileDepth / 2][16][2].
   void (*cut_weights)(const float* w, int64_t channels, int parts, char* to);
+  // The same for weights [outs, kTileDepth, taps] as torch keeps them, in two parts, for all taps;
+  // outs in_step apart, those that are missing zero. Only 1 and 9 taps.
+  void (*cut_filters)(const float* w, int64_t in_step, int outs, int taps, char* to);
   // sums[pixels, kTileWide] (+)= over all steps a[+ offsets[step]] * b[step]; the last `halves`
   // steps are of channels that `fits_half`. `wide`: output channels that count. `ahead`: memory
   // needed soon, `ahead_bytes` of it.

@@ -28,7 +28,7 @@ from accel.kernels import _native
 from accel.models.onnx import load_onnx
 from accel.weights.assets import asset
 from benchmarks.harness import Call, conditions, interleaved, save
-from benchmarks.pipelines.unet_peers import apart
+from benchmarks.pipelines.sd_peers import apart
 
 EMBEDDED = (
     "facemesh_468_192.fp16w.onnx",

@@ -1,10 +1,10 @@
-"""Stable Diffusion 1.5's UNet, full size, beside what else runs it on a CPU.
+"""Stable Diffusion 1.5's UNet and decoder, full size, beside what else runs them on a CPU.
 
-    python -m benchmarks.pipelines.unet_peers WORK_FOLDER [--peers ort openvino] [--sides 32 64]
-    python -m benchmarks.pipelines.unet_peers WORK_FOLDER --memory
+    python -m benchmarks.pipelines.sd_peers WORK_FOLDER [--network vae] [--peers ort] [--sides 32]
+    python -m benchmarks.pipelines.sd_peers WORK_FOLDER --memory
 
-WORK_FOLDER keeps the files that all read: a checkpoint of random weights (4 GB), its UNet as
-ONNX, and MNN's form of that; 12 GB of disk in all. Each engine runs in a process of its own,
+WORK_FOLDER keeps the files that all read: a checkpoint of random weights (4 GB), its networks as
+ONNX, and MNN's form of those; 12 GB of disk in all. Each engine runs in a process of its own,
 which loads its network from its file, as a program would, and answers one call at a time: two
 networks of several GB take turns fairly, and neither finds the other's memory or threads. Peers
 that are not installed are left out and named.
@@ -26,6 +26,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +36,7 @@ from torch import Tensor
 
 from benchmarks.harness import conditions, kept, save
 
-Inputs = tuple[Tensor, Tensor, Tensor]  # x [2, 4, S, S], t [2], context [2, 77, 768]
+Inputs = dict[str, Tensor]  # by their names in the graph
 Call = Callable[[], Tensor]
 NEEDS = {
     "accel": None,
@@ -56,29 +57,65 @@ TITLES = {
 ROUNDS = 3
 
 
-def inputs(side: int) -> Inputs:
+@dataclass(frozen=True)
+class Subject:
+    """A network that all of them run."""
+
+    case: str  # of a side of the latents
+    inputs: Callable[[int], Inputs]
+    output: str  # its name in the graph
+    export: str  # the function of accel.models.export
+
+    def title(self, side: int) -> str:
+        return self.case.format(side=side, pixels=8 * side)
+
+
+def step_inputs(side: int) -> Inputs:
     make = torch.Generator().manual_seed(0)
     x = torch.randn(2, 4, side, side, generator=make)
-    return x, torch.full((2,), 500.0), torch.randn(2, 77, 768, generator=make)
+    context = torch.randn(2, 77, 768, generator=make)
+    return {"x": x, "t": torch.full((2,), 500.0), "context": context}
+
+
+def latent_inputs(side: int) -> Inputs:
+    make = torch.Generator().manual_seed(0)
+    return {"latent": torch.randn(1, 4, side, side, generator=make)}
+
+
+SUBJECTS = {
+    "unet": Subject(
+        "UNet step, {side}x{side} latents x2", step_inputs, "prediction", "export_unet"
+    ),
+    "vae": Subject("VAE decode, {pixels} px", latent_inputs, "image", "export_vae_decoder"),
+}
 
 
 # ------------------------------------------------------------------ the files that all read
 
 
-def prepare(work: Path, peers: list[str]) -> None:
+def prepare(work: Path, key: str, peers: list[str]) -> None:
     work.mkdir(parents=True, exist_ok=True)
-    checkpoint, graph, mnn = work / "sd1.safetensors", work / "unet" / "model.onnx", work / "u.mnn"
+    checkpoint, graph, mnn = work / "sd1.safetensors", graph_of(work, key), mnn_of(work, key)
     if not checkpoint.exists():
         from tests.pipelines.generate.full_size import write_full_size
 
         write_full_size(checkpoint)
     if {"ort", "openvino", "mnn"} & set(peers) and not graph.exists():
-        apart("from accel.models.export import export_unet; from accel.models.load import load;"
-              "export_unet(load(Path(a)).model.unet, Path(b))", checkpoint, graph)  # fmt: skip
+        export = SUBJECTS[key].export
+        apart(f"from accel.models.export import {export}; from accel.models.load import load;"
+              f"{export}(load(Path(a)).model.{key}, Path(b))", checkpoint, graph)  # fmt: skip
     if "mnn" in peers and not mnn.exists():
         # The console command installs telemetry; the compiled entry under it does not.
         apart("import _tools; _tools.mnnconvert(['mnnconvert', '-f', 'ONNX', '--modelFile', a,"
               " '--MNNModel', b, '--bizCode', 'x', '--saveExternalData'])", graph, mnn)  # fmt: skip
+
+
+def graph_of(work: Path, key: str) -> Path:
+    return work / key / "model.onnx"
+
+
+def mnn_of(work: Path, key: str) -> Path:
+    return work / f"{key}.mnn"
 
 
 def apart(program: str, *files: Path) -> None:
@@ -90,22 +127,26 @@ def apart(program: str, *files: Path) -> None:
 # ------------------------------------------------------------------ one engine, in its process
 
 
-def accel(work: Path, given: Inputs, threads: int) -> Call:
+def accel(work: Path, key: str, given: Inputs, threads: int) -> Call:
     from accel.models.load import load
 
-    unet = load(work / "sd1.safetensors").model.unet
-    return lambda: unet(*given)
+    model = load(work / "sd1.safetensors").model
+    if key == "vae":
+        return lambda: model.vae.decode(**given)
+    return lambda: model.unet(*given.values())
 
 
-def torch_(work: Path, given: Inputs, threads: int) -> Call:
+def torch_(work: Path, key: str, given: Inputs, threads: int) -> Call:
     from benchmarks.pipelines.networks import on_torch
 
-    return on_torch(accel(work, given, threads), last=True)  # type: ignore[return-value]
+    return on_torch(accel(work, key, given, threads), last=True)  # type: ignore[return-value]
 
 
-def diffusers(work: Path, given: Inputs, threads: int) -> Call:
-    unet, _ = diffusers_networks(work)
-    return lambda: unet(*given).sample
+def diffusers(work: Path, key: str, given: Inputs, threads: int) -> Call:
+    unet, vae = diffusers_networks(work)
+    if key == "vae":
+        return lambda: vae.decode(given["latent"] / vae.config.scaling_factor).sample
+    return lambda: unet(*given.values()).sample
 
 
 def diffusers_networks(work: Path) -> tuple[Any, Any]:
@@ -144,41 +185,41 @@ def diffusers_networks(work: Path) -> tuple[Any, Any]:
     return unet, vae
 
 
-def ort(work: Path, given: Inputs, threads: int) -> Call:
+def ort(work: Path, key: str, given: Inputs, threads: int) -> Call:
     library = importlib.import_module("onnxruntime")
     options = library.SessionOptions()
     options.intra_op_num_threads = threads
-    path = str(work / "unet" / "model.onnx")
+    path = str(graph_of(work, key))
     session = library.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-    feed = {n: v.numpy() for n, v in zip(("x", "t", "context"), given, strict=True)}
+    feed = {name: value.numpy() for name, value in given.items()}
     return lambda: torch.from_numpy(session.run(None, feed)[0])
 
 
-def openvino(work: Path, given: Inputs, threads: int) -> Call:
+def openvino(work: Path, key: str, given: Inputs, threads: int) -> Call:
     core = importlib.import_module("openvino").Core()
     settings = {
         "INFERENCE_NUM_THREADS": threads,
         "NUM_STREAMS": 1,
         "INFERENCE_PRECISION_HINT": "f32",
     }
-    model = core.read_model(str(work / "unet" / "model.onnx"))
-    model.reshape({n: list(v.shape) for n, v in zip(("x", "t", "context"), given, strict=True)})
+    model = core.read_model(str(graph_of(work, key)))
+    model.reshape({name: list(value.shape) for name, value in given.items()})
     request = core.compile_model(model, "CPU", settings).create_infer_request()
-    feed = {n: v.numpy() for n, v in zip(("x", "t", "context"), given, strict=True)}
+    feed = {name: value.numpy() for name, value in given.items()}
     return lambda: torch.from_numpy(
         next(iter(request.infer(feed, share_inputs=True).values())).copy()
     )
 
 
-def mnn(work: Path, given: Inputs, threads: int) -> Call:
+def mnn(work: Path, key: str, given: Inputs, threads: int) -> Call:
     library = importlib.import_module("MNN")
     expr = importlib.import_module("MNN.expr")
     settings = {"backend": "CPU", "numThread": threads, "precision": "high"}
     manager = library.nn.create_runtime_manager((settings,))
     module = library.nn.load_module_from_file(
-        str(work / "u.mnn"), ["x", "t", "context"], ["prediction"], runtime_manager=manager
+        str(mnn_of(work, key)), list(given), [SUBJECTS[key].output], runtime_manager=manager
     )
-    feed = [expr.const(value.numpy(), list(value.shape), expr.NCHW) for value in given]
+    feed = [expr.const(value.numpy(), list(value.shape), expr.NCHW) for value in given.values()]
 
     def run() -> Tensor:
         result = expr.convert(module.onForward(feed)[0], expr.NCHW)
@@ -187,7 +228,7 @@ def mnn(work: Path, given: Inputs, threads: int) -> Call:
     return run
 
 
-ENGINES: dict[str, Callable[[Path, Inputs, int], Call]] = {
+ENGINES: dict[str, Callable[[Path, str, Inputs, int], Call]] = {
     "accel": accel,
     "torch": torch_,
     "diffusers": diffusers,
@@ -202,18 +243,18 @@ def clock(threads: int) -> float:
 
 
 @torch.no_grad()
-def worker(name: str, work: Path, side: int, threads: int) -> None:
+def worker(name: str, work: Path, key: str, side: int, threads: int) -> None:
     """Load and call once, then call once for each line that comes in."""
     torch.set_num_threads(threads)
-    given = inputs(side)
+    given = SUBJECTS[key].inputs(side)
     start, cpu = time.perf_counter(), time.process_time()
-    call = ENGINES[name](work, given, threads)
+    call = ENGINES[name](work, key, given, threads)
     result = call()
     first = {
         "first_s": time.perf_counter() - start,
         "first_cpu_s": time.process_time() - cpu,
     }
-    np.save(work / f"result-{name}-{side}.npy", result.reshape(given[0].shape).numpy())
+    np.save(result_of(work, name, key, side), result.numpy().ravel())
     print("READY " + json.dumps(first), flush=True)
     for _ in sys.stdin:
         start = clock(threads)
@@ -221,12 +262,17 @@ def worker(name: str, work: Path, side: int, threads: int) -> None:
         print(f"READY {clock(threads) - start}", flush=True)
 
 
+def result_of(work: Path, name: str, key: str, side: int) -> Path:
+    return work / f"result-{name}-{key}-{side}.npy"
+
+
 class Engine:
     """A worker process."""
 
-    def __init__(self, name: str, work: Path, side: int, threads: int) -> None:
-        command = [sys.executable, "-m", "benchmarks.pipelines.unet_peers", str(work)]
-        command += ["--worker", name, "--sides", str(side), "--threads", str(threads)]
+    def __init__(self, name: str, work: Path, key: str, side: int, threads: int) -> None:
+        command = [sys.executable, "-m", "benchmarks.pipelines.sd_peers", str(work)]
+        command += ["--worker", name, "--network", key]
+        command += ["--sides", str(side), "--threads", str(threads)]
         environment = os.environ | {"OMP_NUM_THREADS": str(threads), "OMP_WAIT_POLICY": "passive"}
         self.process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
@@ -251,14 +297,14 @@ class Engine:
         self.process.communicate()
 
 
-def compare(work: Path, side: int, threads: int, peers: list[str]) -> list[dict]:
+def compare(work: Path, key: str, side: int, threads: int, peers: list[str]) -> list[dict]:
     """Each peer takes turns with ours, two processes at a time."""
     rows: list[dict] = []
-    ours = Engine("accel", work, side, threads)
+    ours = Engine("accel", work, key, side, threads)
     times: list[float] = []
     for peer in peers:
         try:
-            theirs = Engine(peer, work, side, threads)
+            theirs = Engine(peer, work, key, side, threads)
         except EOFError as error:
             print(f"  {side}x{side} {threads} thread(s): {error}", flush=True)
             continue
@@ -270,7 +316,7 @@ def compare(work: Path, side: int, threads: int, peers: list[str]) -> list[dict]
             "implementation": TITLES[peer],
             "median_s": round(statistics.median(b for _, b in pairs), 3),
             "ratio_to_ours": round(ratio, 3),
-            "error": apart_by(work, side, peer),
+            "error": apart_by(work, peer, key, side),
             **{k: round(v, 2) for k, v in theirs.first.items()},
         }
         rows.append(row)
@@ -280,13 +326,13 @@ def compare(work: Path, side: int, threads: int, peers: list[str]) -> list[dict]
     median = round(statistics.median(times), 3) if times else None
     row = {"implementation": "accel", "median_s": median, "ratio_to_ours": 1.0, **first}
     print(f"  {side}x{side} {threads} thread(s) {row}", flush=True)
-    case = {"case": f"UNet step, {side}x{side} latents x2", "threads": threads}
+    case = {"case": SUBJECTS[key].title(side), "threads": threads}
     return [{**case, **row} for row in (row, *rows)]
 
 
-def apart_by(work: Path, side: int, peer: str) -> float:
+def apart_by(work: Path, peer: str, key: str, side: int) -> float:
     """Largest difference to our result over the largest value."""
-    a, b = (np.load(work / f"result-{name}-{side}.npy") for name in ("accel", peer))
+    a, b = (np.load(result_of(work, name, key, side)) for name in ("accel", peer))
     return float(f"{np.abs(a - b).max() / np.abs(a).max():.1e}")
 
 
@@ -302,17 +348,18 @@ def memory_worker(name: str, work: Path) -> None:
     from accel.pipelines.run_report import peak_memory_mb
 
     torch.set_num_threads(2)
-    given, latent = inputs(64), torch.randn(1, 4, 64, 64)
+    x, t, context = step_inputs(64).values()
+    latent = latent_inputs(64)["latent"]
     if name == "accel":
         from accel import load
         from accel.models.stable_diffusion import Conditioning
 
-        model, (x, t, context) = load(work / "sd1.safetensors"), given
+        model = load(work / "sd1.safetensors")
         model.denoise(x, t, Conditioning(context, None))
         model.decode(latent)
     else:
         unet, vae = diffusers_networks(work)
-        _ = unet(*given).sample
+        _ = unet(x, t, context).sample
         _ = vae.decode(latent).sample
     print("READY " + json.dumps(peak_memory_mb()), flush=True)
 
@@ -320,7 +367,7 @@ def memory_worker(name: str, work: Path) -> None:
 def memory(work: Path) -> list[dict]:
     rows: list[dict] = []
     for name in ("accel", "diffusers"):
-        command = [sys.executable, "-m", "benchmarks.pipelines.unet_peers", str(work)]
+        command = [sys.executable, "-m", "benchmarks.pipelines.sd_peers", str(work)]
         done = subprocess.run(
             [*command, "--memory", "--worker", name], capture_output=True, text=True, check=True
         )
@@ -333,6 +380,7 @@ def memory(work: Path) -> list[dict]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0] if __doc__ else "")
     parser.add_argument("work", type=Path)
+    parser.add_argument("--network", choices=list(SUBJECTS), default="unet")
     parser.add_argument("--peers", nargs="*", choices=list(NEEDS)[1:], default=list(NEEDS)[1:])
     parser.add_argument("--sides", nargs="*", type=int, default=[32, 64])
     parser.add_argument("--threads", nargs="*", type=int, default=[1, 2])
@@ -342,12 +390,12 @@ def main() -> None:
     if args.worker and args.memory:
         return memory_worker(args.worker, args.work)
     if args.worker:
-        return worker(args.worker, args.work, args.sides[0], args.threads[0])
+        return worker(args.worker, args.work, args.network, args.sides[0], args.threads[0])
     missing = [p for p in args.peers if NEEDS[p] and not importlib.util.find_spec(NEEDS[p])]
     if missing:
         print(f"not installed: {', '.join(missing)}")
     peers = [p for p in args.peers if p not in missing]
-    prepare(args.work, peers)
+    prepare(args.work, args.network, peers)
     if args.memory:
         result = {"rows": memory(args.work), **conditions(threads=2)}
         save("memory_sd1", result)
@@ -355,9 +403,10 @@ def main() -> None:
     rows = []
     for threads in args.threads:
         for side in args.sides:
-            rows += compare(args.work, side, threads, peers)
-    rows = kept("unet_peers", rows, "case", "threads", "implementation") + rows
-    save("unet_peers", {"rows": rows, "not_installed": missing, **conditions(threads=1)})
+            rows += compare(args.work, args.network, side, threads, peers)
+    name = f"{args.network}_peers"
+    rows = kept(name, rows, "case", "threads", "implementation") + rows
+    save(name, {"rows": rows, "not_installed": missing, **conditions(threads=1)})
     return None
 
 
