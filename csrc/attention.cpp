@@ -3,7 +3,6 @@
 
 #include <atomic>
 #include <cstdlib>
-#include <memory>
 #include <string>
 #include <type_traits>
 
@@ -51,17 +50,7 @@ struct Whole {
   }
 };
 
-// Memory that grows and is kept by its thread: new pages cost more than a small attention.
-float* scratch(int64_t count) {
-  thread_local std::unique_ptr<Floats> kept;
-  thread_local int64_t size = 0;
-  if (count > size) {
-    kept.reset();
-    kept = std::make_unique<Floats>(count);
-    size = count;
-  }
-  return kept->data;
-}
+thread_local Kept scratch;
 
 int64_t parts(int64_t count, int64_t each) { return (count + each - 1) / each; }
 
@@ -133,7 +122,7 @@ void run_vectors(const Whole& all, int threads) {
         ACCEL_WIDEST(pack(all.head(unit), first, last, to));
       },
       [&](int64_t unit, int64_t first, int64_t last, const float* packed) {
-        ACCEL_WIDEST(attend(all.head(unit), packed, first, last, scratch(own)));
+        ACCEL_WIDEST(attend(all.head(unit), packed, first, last, scratch.get(own)));
       });
 }
 
@@ -178,7 +167,7 @@ void run_tiles(const AttentionTiles& tiles, const Whole& all, int threads) {
         const AttentionHead head = all.head(unit);
         const uint32_t refused =
             tiles.attend(head, reinterpret_cast<const char*>(packed + before), most, first, last,
-                         reinterpret_cast<char*>(scratch(own)));
+                         reinterpret_cast<char*>(scratch.get(own)));
         if (refused) attend_refused(head, refused, first, last);
       });
 }

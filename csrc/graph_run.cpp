@@ -1,6 +1,5 @@
 // Runs the steps of a graph; every operand lies where graph.cpp found it may.
 #include <algorithm>
-#include <memory>
 
 #define ACCEL_VECTOR_CODE "graph_rows.h"
 #include "graph_steps.h"
@@ -11,17 +10,7 @@ namespace {
 
 constexpr double kWorthThread = 1e6;  // multiply-adds; below, waking a thread costs more
 
-// Memory of its thread, kept: new pages cost more than many a step.
-float* scratch(int64_t floats) {
-  thread_local std::unique_ptr<Floats> own;
-  thread_local int64_t size = 0;
-  if (floats > size) {
-    own.reset();
-    own = std::make_unique<Floats>(floats);
-    size = floats;
-  }
-  return own ? own->data : nullptr;
-}
+thread_local Kept scratch;
 
 struct Runner {
   float* const* base;
@@ -34,7 +23,7 @@ struct Runner {
     const int64_t floats = s.source == kDirect ? 0 : chunk * s.depth;
     const double work = double(s.y.pixels()) * s.depth * s.y.channels;
     shared(s.y.pixels(), chunk, work, [&](int64_t first, int64_t count) {
-      ACCEL_WIDEST(product(s, first, count, scratch(floats)));
+      ACCEL_WIDEST(product(s, first, count, scratch.get(floats)));
     });
   }
   void execute(const Depthwise& p) const {

@@ -9,6 +9,7 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
 #include <new>
 
 #include "both.h"
@@ -34,6 +35,24 @@ struct Floats {
   Floats(const Floats&) = delete;
   Floats& operator=(const Floats&) = delete;
   float* const data;
+};
+
+// Such memory that grows and is kept; for a thread's own, as new pages cost more than many a
+// kernel.
+class Kept {
+ public:
+  float* get(int64_t count) {
+    if (count > size_) {
+      floats_.reset();  // the old ones first: both may not fit
+      floats_ = std::make_unique<Floats>(count);
+      size_ = count;
+    }
+    return floats_ ? floats_->data : nullptr;
+  }
+
+ private:
+  std::unique_ptr<Floats> floats_;
+  int64_t size_ = 0;
 };
 
 }  // namespace accel
