@@ -29,7 +29,7 @@ from accel.provenance.statement import SOURCE_TYPES as SOURCE_TYPES
 from accel.provenance.statement import TASKS as TASKS
 from accel.provenance.statement import Input as Input
 from accel.provenance.statement import Statement as Statement
-from accel.unfinished import scratch_of
+from accel.unfinished import fresh, scratch_of
 
 # c2pa-python takes e-mail protection alone unless told of document and claim signing.
 _USES = "".join(f"{use}\n" for use in USES)
@@ -71,7 +71,7 @@ def sign(
     """
     _, embedded = media_type(path)
     target = path if embedded else sidecar or sidecar_of(path)
-    scratch = scratch_of(target)
+    scratch = fresh(scratch_of(target))
     inputs = [_describe(one) for one in statement.inputs]
     try:
         try:

@@ -23,6 +23,7 @@ from PIL import Image
 from accel.core import InputError, open_file
 from accel.provenance.c2pa import media_type
 from accel.provenance.statement import SOURCE_TYPES, TASKS
+from accel.unfinished import write_whole
 
 _JPEG = b"http://ns.adobe.com/xap/1.0/\0"
 _PNG = b"XML:com.adobe.xmp"
@@ -70,9 +71,7 @@ def declare(path: Path, task: str) -> bool:
         changed = put(data, packet)
     except (ValueError, IndexError, struct.error, OSError) as error:
         raise InputError(f"{path.name}: must be a whole {kind}, is damaged") from error
-    scratch = path.with_name(f".{path.name}.declaring")
-    scratch.write_bytes(changed)
-    os.replace(scratch, path)
+    write_whole(path, changed)
     return True
 
 
