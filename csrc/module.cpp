@@ -43,6 +43,11 @@ static void limit_threads(int count) {
 
 NB_MODULE(_native, m) {
   m.doc() = "Native kernels of accel. Call them through accel.kernels.";
+#ifndef __SANITIZE_ADDRESS__
+  // A daemon thread that still holds a network when the program ends leaks nothing that counts, and
+  // the user would be told of a mistake in here. The sanitized build, which looks for those, tells.
+  nb::set_leak_warnings(false);
+#endif
   m.def("has_avx2", &has_avx2, "Whether the AVX2 code paths are taken on this CPU.");
   m.def("max_threads", &max_threads, "Threads that a parallel kernel may use.");
   m.def("limit_threads", &limit_threads, "count"_a,
