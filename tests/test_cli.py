@@ -44,6 +44,29 @@ def test_no_command_prints_help(capsys):
     assert main(["--version"]) == 0
 
 
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        ("swap a.mp4", "accel: swap: the following arguments are required: output (`accel swap"),
+        ("generate x --steps few", "accel: generate: argument --steps: "),
+        ("generate x --bogus 3", "accel: generate: unrecognized arguments: --bogus 3 "),
+        ("dfl sort ws", "accel: dfl sort: the following arguments are required: --side"),
+        ("juggle", "accel: argument COMMAND: invalid choice: 'juggle' "),
+    ],
+)
+def test_a_line_that_cannot_be_parsed_is_told_in_one(words, told, capsys):
+    assert main(words.split()) == 2
+    err = capsys.readouterr().err
+    assert err.startswith(told)
+    assert err.endswith("--help` explains)\n")
+    assert err.count("\n") == 1
+
+
+def test_a_shortened_untrusted_does_not_run_unconfined(capsys):
+    assert main(["doctor", "--untrust"]) == 2
+    assert "unrecognized arguments: --untrust" in capsys.readouterr().err
+
+
 def test_swap_reports_json(tmp_path, capsys):
     clip = write_clip(tmp_path / "clip.mp4", 4)
     status, out, _ = swap(capsys, clip, tmp_path / "out.mp4", "--json", "-")

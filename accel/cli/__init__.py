@@ -20,6 +20,7 @@ from accel.cli.shared import (
     INTERRUPTED,
     REFUSED,
     UNREADABLE,
+    Parser,
     check_target,
     take_untrusted,
 )
@@ -84,7 +85,7 @@ def _complain(text: str, status: int) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="accel",
         description="Swap faces in video and sample images from generative models, fast.",
         epilog="`accel COMMAND --help` explains a command and gives examples.",

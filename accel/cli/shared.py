@@ -10,12 +10,33 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from accel.core import Cancel, ConfigError, Progress, write_text
 
 DONE, BAD_INPUT, REFUSED, INTERRUPTED, CUT_OFF = 0, 2, 3, 130, 141
 UNREADABLE = 4  # of `accel verify`
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse whose complaints are one line, as all others are, from the command they are about.
+
+    Options are not abbreviated: `--untrusted` is taken off the line before anything is parsed, and
+    `--untrust` would run unconfined.
+    """
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(allow_abbrev=False, **settings)
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        known, unknown = super().parse_known_args(args, namespace)
+        if unknown:
+            self.error(f"unrecognized arguments: {' '.join(unknown)}")
+        return known, unknown
+
+    def error(self, message: str) -> NoReturn:
+        who = self.prog.partition(" ")[2]  # without the "accel" that the line begins with
+        raise ConfigError(f"{who and who + ': '}{message} (`{self.prog} --help` explains)")
 
 
 def command(commands: Any, name: str, help: str, examples: str) -> argparse.ArgumentParser:

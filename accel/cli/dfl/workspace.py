@@ -41,7 +41,7 @@ def _add_clear(steps: Any) -> None:
         steps,
         "clear",
         "remove what was made in a workspace; films and other people's files stay",
-        "  accel dfl clear workspace                     (lists what would go)\n"
+        "  accel dfl clear workspace                     # lists what would go\n"
         "  accel dfl clear workspace --yes\n"
         "  accel dfl clear workspace --only aligned --yes",
         side=False,
