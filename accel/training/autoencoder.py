@@ -232,7 +232,10 @@ class AutoencoderTrainer:
     def reconstructed(self, src: Tensor, dst: Tensor) -> list[tuple[Tensor, Tensor]]:
         """Each person's face and mask from their own; float32."""
         with self._autocast():
-            _, found = self._faces(src.to(self.device), dst.to(self.device))
+            found = [
+                self.model.reconstruct_src(src.to(self.device)),
+                self.model.reconstruct_dst(dst.to(self.device)),
+            ]
         return [(face.float(), mask.float()) for face, mask in found]
 
 
@@ -258,12 +261,12 @@ class Batches:
     ) -> None:
         augment = Augment(
             bend=options.warp,
-            flip=options.flip,
+            flip=options.flip_dst,
             scale=SCALE[options.model],
             uniform_yaw=options.uniform_yaw,
         )
         # Colours vary on the source's side alone: the destination is what the film shows.
-        varied = replace(augment, color=options.color, hsv=options.hsv)
+        varied = replace(augment, flip=options.flip_src, color=options.color, hsv=options.hsv)
         self._samplers = [
             Sampler(src, options.batch, varied, options.seed, 0, others=dst),
             Sampler(dst, options.batch, augment, options.seed, 1),

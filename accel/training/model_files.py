@@ -72,6 +72,32 @@ def saved_models(folder: Path) -> list[tuple[str, str]]:
     return [(name, models[kind]) for name, kind in dfl.find_models(folder) if kind in models]
 
 
+def choose_model(
+    folder: Path, name: str | None = None, model: str | None = None
+) -> tuple[str, str]:
+    """Name and model of the one that is meant: of those that fit, the one saved last.
+
+    name: NAME or NAME_KIND, as its files begin. model: quick96 or saehd. Raises InputError if none
+    fits, ConfigError for a name that models of both kinds have.
+    """
+    found = saved_models(folder)
+    fitting = [
+        (n, k) for n, k in found if model in (None, k) and name in (None, n, f"{n}_{MODELS[k]}")
+    ]
+    if fitting and (name is None or len(fitting) == 1):
+        return fitting[0]
+    there = ", ".join(f"{n}_{kind}" for n, kind in dfl.find_models(folder)) or "none"
+    if fitting:
+        raise ConfigError(f"model name {name} is not enough, there are {there}")
+    wanted = " ".join(["a trained model", *(word for word in (model, name) if word)])
+    hint = ""
+    if not found:
+        others = f"; only models of {' and '.join(MODELS.values())} can be used"
+        train = f"; run `accel dfl train {folder.parent} --iterations 100000`"
+        hint = train if there == "none" else others
+    raise InputError(f"{folder}: must hold {wanted}, found {there}{hint}")
+
+
 def saved_options(folder: Path, name: str, model: str) -> TrainOptions | None:
     """The options of a saved model; None if there is none."""
     path = data_path(folder, name, model)

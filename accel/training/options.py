@@ -29,7 +29,8 @@ SPELLED = {
     "eyes_mouth": "eyes_mouth_prio",
     "uniform_yaw": "uniform_yaw",
     "warp": "random_warp",
-    "flip": "random_flip",
+    "flip_src": "random_src_flip",
+    "flip_dst": "random_dst_flip",
     "true_face": "true_face_power",
     "face_style": "face_style_power",
     "background_style": "bg_style_power",
@@ -65,7 +66,7 @@ class TrainOptions:
     masked: learn the face alone, not what lies around it. eyes_mouth: these first.
         blur_out_mask: blur what lies outside the mask, so that its edge is learned softly.
     warp: bend inputs, so that faces are learned and not pictures. Off, when a model is nearly
-        done, for more sharpness. flip: mirror both people's faces at random.
+        done, for more sharpness. flip_src, flip_dst: mirror one person's faces at random.
         uniform_yaw: all head directions equally often.
     face_style, background_style: how much the swapped face takes on the destination's colours
         inside of the mask (0..100), and its surroundings outside of it (0..100).
@@ -89,7 +90,8 @@ class TrainOptions:
     eyes_mouth: bool = False
     blur_out_mask: bool = False
     warp: bool = True
-    flip: bool = False
+    flip_src: bool = False
+    flip_dst: bool = False
     uniform_yaw: bool = False
     face_style: float = 0.0
     background_style: float = 0.0
@@ -145,7 +147,7 @@ class TrainOptions:
 
 
 QUICK96_FIXED = (
-    "optimiser", "clip", "masked", "eyes_mouth", "blur_out_mask", "warp",
+    "optimiser", "clip", "masked", "eyes_mouth", "blur_out_mask", "warp", "flip_src", "flip_dst",
     "face_style", "background_style", "true_face", "color", "hsv", "gan", "gan_patch", "gan_dims",
 )  # fmt: skip
 SAEHD = TrainOptions(
@@ -154,7 +156,7 @@ SAEHD = TrainOptions(
     batch=4,
     optimiser="adabelief",
     lr_dropout=False,
-    flip=True,
+    flip_dst=True,
 )
 DEFAULTS = {"quick96": TrainOptions(), "saehd": SAEHD}
 
@@ -191,8 +193,6 @@ def to_dfl(options: TrainOptions) -> dict[str, Any]:
     found |= {
         "adabelief": options.optimiser == "adabelief",
         "lr_dropout": "y" if options.lr_dropout else "n",
-        "random_src_flip": options.flip,
-        "random_dst_flip": options.flip,
         "accel_seed": options.seed,
         "accel_lr": options.lr,
         "gan_patch_size": options.gan_patch_px,
@@ -208,8 +208,10 @@ def from_dfl(model: str, found: Mapping[str, Any], who: str) -> TrainOptions:
         if model == "quick96":
             values = {k: v for k, v in values.items() if k not in QUICK96_FIXED}
         else:
-            if found.get("random_src_flip") is not None:
-                values["flip"] = bool(found["random_src_flip"])
+            # Files of earlier versions have one word for both.
+            both = _like(False, found.get("random_flip"))
+            for name in ("flip_src", "flip_dst"):
+                values[name] = both if values[name] is None else values[name]
             values["gan_patch"] = _like(0, found.get("gan_patch_size"))
             values["optimiser"] = "adabelief" if found.get("adabelief", True) else "rmsprop"
         if found.get("lr_dropout") is not None:

@@ -149,6 +149,27 @@ def test_options_are_spelled_as_deepfacelab_does():
     assert from_dfl("saehd", spelled, "file") == options
 
 
+def test_both_people_are_mirrored_as_deepfacelabs_files_say():
+    usual = DEFAULTS["saehd"]
+    assert (usual.flip_src, usual.flip_dst) == (False, True)
+    spelled = to_dfl(tiny(flip_src=True, flip_dst=False))
+    assert (spelled["random_src_flip"], spelled["random_dst_flip"]) == (True, False)
+    found = from_dfl("saehd", spelled, "file")
+    assert (found.flip_src, found.flip_dst) == (True, False)
+    # Files of earlier versions have one word for both.
+    del spelled["random_src_flip"], spelled["random_dst_flip"]
+    for word in (True, False):
+        old = from_dfl("saehd", spelled | {"random_flip": word}, "file")
+        assert (old.flip_src, old.flip_dst) == (word, word)
+
+
+@pytest.mark.parametrize("name", ["flip_src", "flip_dst"])
+def test_quick96_never_mirrors(name):
+    with pytest.raises(ConfigError, match=f"quick96 has no {name}"):
+        with_given(DEFAULTS["quick96"], {name: True})
+    assert not getattr(from_dfl("quick96", {f"random_{name[5:]}_flip": True}, "file"), name)
+
+
 @pytest.mark.parametrize(
     ("given", "message"),
     [

@@ -16,8 +16,10 @@ from accel.faces.faceset_pak import pack_folder
 from accel.training.augment import CELLS, GRID, Augment, Sampler, bent_grid, variation
 from accel.training.autoencoder import Batches, batch_of
 from accel.training.faces import Shuffled, UniformYaw, load_faces, prepare_face
-from accel.training.options import TrainOptions
+from accel.training.options import DEFAULTS, TrainOptions, with_given
 from tests.training.facesets import face_file, faceset, landmarks
+
+SIDES = ("src", "dst")
 
 
 @pytest.fixture(scope="module")
@@ -61,6 +63,17 @@ def test_batches_do_not_depend_on_threads_or_where_they_begin(faces, workers):
                 assert plain == (step % 3 == 0)
     finally:
         batches.close()
+
+
+@pytest.mark.parametrize("mirrored", ["src", "dst"])
+def test_each_persons_faces_are_mirrored_by_their_own_option(faces, mirrored):
+    never = with_given(DEFAULTS["saehd"], {"batch": 8, "flip_dst": False})
+    plain, some = (
+        Batches(options, faces, faces, 0)
+        for options in (never, with_given(never, {"flip_src": False, f"flip_{mirrored}": True}))
+    )
+    same = {s: torch.equal(a.target, b.target) for s, a, b in zip(SIDES, plain.at(0), some.at(0))}
+    assert same == {side: side != mirrored for side in SIDES}
 
 
 def test_a_sample_is_one_face_bent_and_not(faces):

@@ -17,7 +17,8 @@ from accel.core import Cancel, ConfigError, Progress
 
 SWITCHES = {
     "lr_dropout": "move 30 %% of the weights a step, drawn anew each time; sharpens (quick96: on)",
-    "flip": "mirror faces at random (saehd: on)",
+    "flip_src": "mirror the source's faces at random (off)",
+    "flip_dst": "mirror the target's faces at random (saehd: on)",
     "uniform_yaw": "all head directions equally often",
     "eyes_mouth": "eyes and mouth first",
     "masked": "learn the face alone, not what lies around it (on)",
@@ -51,7 +52,8 @@ WORDS = {
 # With --interactive, in this order.
 ASKED_OF_NEW = ("resolution", "face_type", "archi", "ae_dims", "e_dims", "d_dims")
 ASKED = (
-    "batch", "flip", "uniform_yaw", "lr_dropout", "warp", "eyes_mouth", "masked", "color", "gan",
+    "batch", "flip_src", "flip_dst", "uniform_yaw", "lr_dropout", "warp", "eyes_mouth", "masked",
+    "color", "gan",
 )  # fmt: skip
 
 

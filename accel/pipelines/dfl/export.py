@@ -44,7 +44,7 @@ def export(
         raise ConfigError(f"{target}: the folder must exist, {target.parent} does not")
     if target.exists() and not overwrite:
         raise ConfigError(f"{target} exists; choose another name or give --overwrite")
-    model, name = find_model(folder, model, name)
+    name, model = model_files.choose_model(folder, name, model)
     network, iterations = model_files.load_network(folder, name, model)
     config = network.config
     about = {
@@ -77,20 +77,6 @@ def export(
         "notes": [],
         "versions": versions(),
     }
-
-
-def find_model(folder: Path, model: str | None, name: str | None) -> tuple[str, str]:
-    """Kind and name of the model that is meant: of those that fit, the one saved last."""
-    found = model_files.saved_models(folder)
-    fitting = [(k, n) for n, k in found if model in (None, k) and name in (None, n)]
-    if not fitting:
-        hint = f"none; run `accel dfl train {folder.parent} --iterations 100000`"
-        there = ", ".join(f"{n} ({k})" for n, k in found) or hint
-        wanted = " ".join(word for word in (model, name) if word)
-        raise InputError(
-            f"{folder}: must hold a trained model{wanted and ' '}{wanted}, found {there}"
-        )
-    return fitting[0]
 
 
 @torch.no_grad()

@@ -18,10 +18,9 @@ from accel.faces.merge import batch, input_crop
 from accel.faces.merge_mask import Pixels, Prediction
 from accel.faces.merge_place import Place
 from accel.faces.merge_settings import MergeSettings
-from accel.training.model_files import load_network, saved_models
+from accel.training.model_files import choose_model, load_network
 from accel.training.options import MODELS
 from accel.weights.assets import asset
-from accel.weights.dfl import find_models
 from accel.weights.onnx import Network, open_onnx
 
 ENHANCER = "esrgan_slim_x4.onnx"
@@ -53,29 +52,13 @@ def open_model(folder: Path, name: str | None = None) -> FaceModel:
 
     Raises InputError when there is none or its files do not fit together.
     """
-    label, kind = _choose(folder, name)
+    label, kind = choose_model(folder, name)
     network, iteration = load_network(folder, label, kind)
     digest = hashlib.sha256()
     for weight, numbers in network.state_dict().items():
         digest.update(weight.encode())
         digest.update(numbers.numpy().data)
     return FaceModel(label, MODELS[kind], network, iteration, digest.hexdigest())
-
-
-def _choose(folder: Path, name: str | None) -> tuple[str, str]:
-    """Name and kind, quick96 or saehd."""
-    found = saved_models(folder)
-    fitting = [(n, k) for n, k in found if name in (None, n, f"{n}_{MODELS[k]}")]
-    if fitting and (len(fitting) == 1 or name is None):
-        return fitting[0]
-    known = ", ".join(f"{n}_{kind}" for n, kind in find_models(folder)) or "none"
-    if fitting:
-        raise ConfigError(f"model name {name} is not enough, there are {known}")
-    wanted = "a trained model" if name is None else f"a model {name}"
-    help = f"; run `accel dfl train {folder.parent} --iterations 100000`"
-    if known != "none":
-        help = "" if found else f"; models of {' and '.join(MODELS.values())} can be merged"
-    raise InputError(f"{folder}: must hold {wanted}, found {known}{help}")
 
 
 class Predictor:

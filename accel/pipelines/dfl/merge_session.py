@@ -10,6 +10,7 @@ The file also tells the seed and, for whoever opens the merger again, where it w
 from __future__ import annotations
 
 import json
+from bisect import bisect_right, insort
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -40,13 +41,14 @@ class MergeSession:
     color_variant: str = "dfl"
     cursor: str | None = None
 
+    def __post_init__(self) -> None:
+        # Of the frames in `own`, rising: each frame asks, and a film may have 100,000.
+        self._numbers = [i for i, name in enumerate(self.names) if name in self.own]
+
     def settings(self, number: int) -> MergeSettings:
         """Of frame `number`: its own, or those of the last frame before it that has some."""
-        for i in range(number, -1, -1):
-            found = self.own.get(self.names[i])
-            if found is not None:
-                return found
-        return self.default
+        place = bisect_right(self._numbers, number)
+        return self.own[self.names[self._numbers[place - 1]]] if place else self.default
 
     def every(self) -> list[MergeSettings]:
         """Of all frames."""
@@ -58,11 +60,13 @@ class MergeSession:
 
     def change(self, number: int, settings: MergeSettings) -> None:
         """Give a frame settings of its own; those after it that have none inherit them."""
+        if self.names[number] not in self.own:
+            insort(self._numbers, number)
         self.own[self.names[number]] = settings
 
     def keep(self, number: int) -> None:
         """Let a frame stay as it is whatever happens to those before it."""
-        self.own.setdefault(self.names[number], self.settings(number))
+        self.change(number, self.settings(number))
 
     def described(self) -> dict[str, Any]:
         """What the file holds."""
@@ -132,10 +136,10 @@ def _take_frames(session: MergeSession, frames: Mapping[str, Any], path: Path) -
             f"got {min(strangers)!r:.40}"
         )
     last = session.default
-    for name in session.names:
+    for number, name in enumerate(session.names):
         if name in named:
             last = _changed(last, named[name], f"{path}: frame {name}")
-            session.own[name] = last
+            session.change(number, last)
 
 
 def _changed(base: MergeSettings, changes: Any, who: str) -> MergeSettings:

@@ -117,7 +117,7 @@ def test_refuses_what_cannot_be(trained, tmp_path):
         export(trained, tmp_path / "new.pth")
     with pytest.raises(ConfigError, match="the folder must exist"):
         export(trained, tmp_path / "nowhere" / "new.dfm")
-    with pytest.raises(InputError, match=r"found new \(saehd\)"):
+    with pytest.raises(InputError, match="must hold a trained model other, found new_SAEHD"):
         export(trained, tmp_path / "new.dfm", name="other")
     with pytest.raises(
         InputError, match="must hold a trained model, found none; run `accel dfl train"

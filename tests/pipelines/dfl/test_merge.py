@@ -192,6 +192,17 @@ def test_the_command_merges_and_reports(workspace, tmp_path, capsys):
     assert "mode must be one of original, overlay" in capsys.readouterr().err
 
 
+def test_settings_of_a_long_films_frames_are_found_at_once():
+    names = [f"{i:06d}" for i in range(100_000)]
+    session = merge_module.MergeSession(names)
+    early, late = MergeSettings(erode=1), MergeSettings(erode=2)
+    session.change(90_000, late)
+    session.change(10, early)
+    found = [session.settings(i) for i in range(len(names))]
+    assert found == session.every()
+    assert [found[i] for i in (9, 10, 89_999, 90_000)] == [session.default, early, early, late]
+
+
 # --- what cannot be merged ----------------------------------------------------------------------
 
 
@@ -209,7 +220,7 @@ def test_no_model(workspace):
 
 
 def test_another_models_name(workspace):
-    refused(workspace, "must hold a model other, found new_SAEHD", model="other")
+    refused(workspace, "must hold a trained model other, found new_SAEHD", model="other")
 
 
 def test_a_model_whose_weights_are_of_another_resolution(workspace):

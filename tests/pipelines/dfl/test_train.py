@@ -63,7 +63,7 @@ def model_bytes(root):
 
 @pytest.mark.parametrize("optimiser", ["adabelief", "rmsprop"])
 def test_going_on_is_byte_equal_to_never_having_stopped(faces, tmp_path, optimiser):
-    options = {"optimiser": optimiser, "true_face": 0.01, "flip": True, "uniform_yaw": True}
+    options = {"optimiser": optimiser, "true_face": 0.01, "flip_src": True, "uniform_yaw": True}
     whole, parts = another(faces, tmp_path / "a"), another(faces, tmp_path / "b")
     train(whole, config(6, options=options))
     train(parts, config(3, options=options, workers=3))
@@ -251,7 +251,7 @@ def test_a_model_of_another_shape_is_refused(faces, tmp_path, options, why):
 def test_architectures_and_every_option(faces, tmp_path, archi):
     everything = {
         "archi": archi, "eyes_mouth": True, "blur_out_mask": True, "uniform_yaw": True,
-        "face_style": 1.0, "background_style": 2.0, "clip": True, "masked": False, "flip": True,
+        "face_style": 1.0, "background_style": 2.0, "clip": True, "masked": False, "flip_src": True,
         "true_face": 0.01 if archi.startswith("df") else 0.0,
     }  # fmt: skip
     root = another(faces, tmp_path)
@@ -385,13 +385,13 @@ def test_the_command(faces, tmp_path, capsys):
     command = [
         "dfl", "train", str(root), "--model", "saehd", "--iterations", "2", "--resolution", "64",
         "--archi", "df-ud", "--ae-dims", "8", "--e-dims", "4", "--d-dims", "4", "--threads", "1",
-        "--no-flip", "--device", "cpu",
+        "--flip-src", "--no-flip-dst", "--device", "cpu",
     ]  # fmt: skip
     assert main([*command, "--json", "-"]) == 0
     report = json.loads(capsys.readouterr().out)
     assert report["iterations"] == 2
     assert report["device"] == "cpu: 1 threads"
-    assert report["options"]["flip"] is False
+    assert (report["options"]["flip_src"], report["options"]["flip_dst"]) == (True, False)
     assert main(command) == 0
     assert "model new, 2 iterations (0 now" in capsys.readouterr().out
     assert main([*command, "--d-dims", "6"]) == 2
@@ -431,14 +431,15 @@ def test_a_pak_counts_and_not_the_pictures_beside_it(faces, tmp_path):
 
 def test_the_command_asks_for_what_is_open(faces, tmp_path, capsys, monkeypatch):
     root = another(faces, tmp_path)
-    answers = ["saehd", "1", "64", "", "df-ud", "8", "4", "4", "2", "n", "", "y", *[""] * 5]
+    answers = ["saehd", "1", "64", "", "df-ud", "8", "4", "4", "2", "y", "n", "", "y", *[""] * 5]
     monkeypatch.setattr(sys, "stdin", io.StringIO("\n".join(answers)))
     command = ["dfl", "train", str(root), "--threads", "1", "--device", "cpu", "--interactive"]
     assert main([*command, "--json", "-"]) == 0
     out, err = capsys.readouterr()
     options = json.loads(out)["options"] | {"gan_patch": 8}  # what None means
     assert (options["network"]["archi"], options["network"]["d_mask_dims"]) == ("df-ud", 2)
-    assert (options["batch"], options["flip"], options["lr_dropout"]) == (2, False, True)
+    assert (options["batch"], options["lr_dropout"]) == (2, True)
+    assert (options["flip_src"], options["flip_dst"]) == (True, False)
     assert "resolution: 64..640, of a new saehd model [128]: " in err
     # What is saved is offered, the shape of a saved model is not asked for.
     monkeypatch.setattr(sys, "stdin", io.StringIO("saehd\n2\n"))
