@@ -4,11 +4,26 @@ from __future__ import annotations
 
 import platform
 import sys
+import time
 from pathlib import Path
+from typing import Any
 
 import torch
 
 import accel
+
+
+def end_of_report(started: float, device: torch.device | None = None) -> dict[str, Any]:
+    """What every report ends with.
+
+    started: `time.perf_counter()` at the begin. device: what did the work; the CPU by default.
+    """
+    return {
+        "seconds": round(time.perf_counter() - started, 3),
+        "peak_memory_mb": peak_memory_mb(),
+        "device": device_name(device or torch.device("cpu")),
+        "versions": versions(),
+    }
 
 
 def peak_memory_mb() -> float | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from accel.core import ConfigError
 from accel.faces.sort import trash_of
 from accel.pipelines.dfl.made import LIST_NAME, made_in
 from accel.pipelines.dfl.workspace import SIDES, VIDEO_SUFFIXES, Workspace, open_workspace
+from accel.pipelines.run_report import end_of_report
 from accel.unfinished import leftovers
 
 PARTS = ("frames", "aligned", "merged", "model", "result")
@@ -37,6 +39,7 @@ def clear_workspace(
 
     parts: some of frames, aligned, merged, model, result. really: without it nothing is removed.
     """
+    started = time.perf_counter()
     workspace = open_workspace(place)
     going = list_made(workspace, parts)
     size, removed = going.size, 0
@@ -56,6 +59,8 @@ def clear_workspace(
         "bytes": size,
         "removed": removed,
         "is_done": really,
+        "notes": [],
+        **end_of_report(started),
     }
 
 

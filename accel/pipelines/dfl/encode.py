@@ -33,7 +33,7 @@ from accel.pipelines.provenance import (
     earlier_mark,
     first_lumas,
 )
-from accel.pipelines.run_report import peak_memory_mb, versions
+from accel.pipelines.run_report import end_of_report
 from accel.pipelines.verify import decoded
 from accel.provenance.c2pa import sidecar_of
 from accel.video.encode import EncodeConfig
@@ -105,10 +105,8 @@ def encode_result(
         "merged": reports[0]["merged"],
         "codec": reports[0]["codec"],
         "marked": marker.report(),
-        "seconds": round(time.perf_counter() - started, 3),
-        "peak_memory_mb": peak_memory_mb(),
         "notes": list(dict.fromkeys(notes)),
-        "versions": versions(),
+        **end_of_report(started),
     }
 
 

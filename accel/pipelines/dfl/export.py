@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from accel.core import ConfigError, InputError
 from accel.faces.autoencoder import Autoencoder
 from accel.faces.autoencoder_onnx import to_onnx
 from accel.pipelines.dfl.workspace import Workspace, open_workspace
-from accel.pipelines.run_report import versions
+from accel.pipelines.run_report import end_of_report
 from accel.training import model_files
 from accel.training.options import MODELS
 from accel.unfinished import write_whole
@@ -36,6 +37,7 @@ def export(
     Raises ConfigError if `to` exists or does not end in .dfm, InputError if there is no such model
     or its files are damaged.
     """
+    started = time.perf_counter()
     place, target = open_workspace(workspace), Path(to)
     folder = place.model
     if target.suffix.lower() not in (".dfm", ".onnx"):
@@ -75,7 +77,7 @@ def export(
         "iterations": iterations,
         "largest_difference": error,
         "notes": [],
-        "versions": versions(),
+        **end_of_report(started),
     }
 
 

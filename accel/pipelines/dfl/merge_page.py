@@ -9,11 +9,14 @@ from __future__ import annotations
 import json
 import secrets
 import threading
+import time
 from collections.abc import Callable
 from contextlib import closing, suppress
 from importlib import resources
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from accel.core import Cancelled, parse_json
 from accel.pipelines.dfl.local_server import HOST, LocalHandler, LocalServer
@@ -21,6 +24,7 @@ from accel.pipelines.dfl.merge import MergeConfig, MergeJob
 from accel.pipelines.dfl.merge_keys import HELP
 from accel.pipelines.dfl.merge_live import LiveMerger, open_live
 from accel.pipelines.dfl.workspace import Workspace, open_workspace
+from accel.pipelines.run_report import end_of_report
 
 MAX_BODY = 1 << 16
 MAX_KEYS = 256  # in one request
@@ -40,6 +44,7 @@ def merge_interactively(
     port: 0 takes a free one. ready: called with the address to open.
     Raises what `merge_faces` raises before anything is served.
     """
+    started = time.perf_counter()
     job = MergeJob(open_workspace(place), config or MergeConfig())
     with closing(job), closing(open_live(job)) as live, closing(MergePage(live, port)) as page:
         if ready:
@@ -48,8 +53,14 @@ def merge_interactively(
         with suppress(KeyboardInterrupt):
             page.wait()
             live.wait()
-    nothing = {"command": "dfl merge", "workspace": str(job.workspace.root), "merged": 0}
-    return (live.finished or nothing | {"notes": []}) | {"session": str(live.path)}
+    report = live.finished or {
+        "command": "dfl merge",
+        "workspace": str(job.workspace.root),
+        "merged": 0,
+        "notes": job.notes,
+        **end_of_report(started, torch.device(job.predictor.device)),
+    }
+    return report | {"session": str(live.path)}
 
 
 class MergePage:

@@ -11,7 +11,7 @@ from accel.faces.faceset import faces_in
 from accel.faces.faceset_pak import NAME, open_pak, pack_folder, unpack
 from accel.pipelines.dfl.made import made_in, remember
 from accel.pipelines.dfl.workspace import Workspace, open_workspace
-from accel.pipelines.run_report import versions
+from accel.pipelines.run_report import end_of_report
 
 
 def pack_faces(
@@ -53,9 +53,8 @@ def pack_faces(
         "pak": str(target),
         "faces": len(paths),
         "bytes": target.stat().st_size,
-        "seconds": round(time.perf_counter() - started, 3),
         "notes": [],
-        "versions": versions(),
+        **end_of_report(started),
     }
 
 
@@ -92,9 +91,8 @@ def unpack_faces(
         "side": side,
         "folder": str(folder),
         "faces": len(paths),
-        "seconds": round(time.perf_counter() - started, 3),
         "notes": [],
-        "versions": versions(),
+        **end_of_report(started),
     }
 
 

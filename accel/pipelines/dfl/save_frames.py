@@ -28,7 +28,7 @@ from accel.pipelines.dfl.frames import (
 )
 from accel.pipelines.dfl.made import made_in, remember
 from accel.pipelines.dfl.workspace import Workspace, check_side, open_workspace
-from accel.pipelines.run_report import peak_memory_mb, versions
+from accel.pipelines.run_report import end_of_report
 from accel.unfinished import write_whole
 from accel.video.sniff import PICTURE_SUFFIXES
 from accel.video.stages import buffered, in_order
@@ -105,10 +105,8 @@ def save_frames(
             "fps": config.fps,
             "width": film.info.width,
             "height": film.info.height,
-            "seconds": round(time.perf_counter() - started, 3),
-            "peak_memory_mb": peak_memory_mb(),
             "notes": _notes(film, len(wanted) - written),
-            "versions": versions(),
+            **end_of_report(started),
         }
 
 

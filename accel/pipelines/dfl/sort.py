@@ -23,7 +23,7 @@ from accel.faces.sort import (
 from accel.pipelines.dfl.made import made_in, remember, renamed
 from accel.pipelines.dfl.save_frames import encode_picture
 from accel.pipelines.dfl.workspace import Workspace, open_workspace
-from accel.pipelines.run_report import peak_memory_mb, versions
+from accel.pipelines.run_report import end_of_report
 from accel.unfinished import write_whole
 
 
@@ -95,8 +95,6 @@ def sort_faces(
         "trash": str(trash_of(folder)),
         "recovered": recovered,
         "sheet": str(sheet) if kept else None,
-        "seconds": round(time.perf_counter() - started, 3),
-        "peak_memory_mb": peak_memory_mb(),
         "notes": notes,
-        "versions": versions(),
+        **end_of_report(started),
     }

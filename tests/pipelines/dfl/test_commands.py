@@ -13,6 +13,7 @@ from accel.faces.faceset import faces_in, read_face
 from tests.pipelines.dfl.clips import FRAMES, workspace
 from tests.pipelines.dfl.test_encode import merge
 
+EVERY_REPORT = {"command", "workspace", "notes", "seconds", "peak_memory_mb", "device", "versions"}
 STEPS = ("clear", "frames", "extract", "sort", "pack", "unpack", "encode")
 
 
@@ -49,14 +50,19 @@ def test_the_whole_chain_but_the_training(tmp_path, capsys):
         report = json.loads(out)
         assert (report["faces"], report["face_type"]) == (FRAMES, "whole_face")
         assert {"seconds", "fps", "peak_memory_mb", "versions", "networks"} <= set(report)
-    assert run(capsys, "sort", tmp_path, "--side", "src", "--by", "blur")[0] == 0
-    assert run(capsys, "pack", tmp_path, "--side", "src")[0] == 0
-    assert run(capsys, "unpack", tmp_path, "--side", "src")[0] == 0
+    for step in (("sort", "--by", "blur"), ("pack",), ("unpack",), ("frames",)):
+        status, out, err = run(capsys, *step, tmp_path, "--side", "src", "--json", "-")
+        assert (status, err) == (0, "")
+        assert set(json.loads(out)) >= EVERY_REPORT
     merge(tmp_path)
     status, out, _ = run(capsys, "encode", tmp_path, "--to", tmp_path / "out.mkv", "--crf", 30)
     assert status == 0
     assert "marked:" in out
     assert (tmp_path / "out.mkv").exists()
+    for step in (("encode", tmp_path, "--crf", 30), ("clear", tmp_path, "--yes")):
+        status, out, _ = run(capsys, *step, "--json", "-")
+        assert status == 0
+        assert set(json.loads(out)) >= EVERY_REPORT
 
 
 def test_clear_asks_only_when_told_to(tmp_path, capsys, monkeypatch):

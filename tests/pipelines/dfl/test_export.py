@@ -105,7 +105,9 @@ def test_weights_are_those_that_were_saved(trained):
 def test_the_command(trained, tmp_path, capsys):
     target = tmp_path / "new.dfm"
     assert main(["dfl", "export", str(trained), "--to", str(target), "--json", "-"]) == 0
-    assert json.loads(capsys.readouterr().out)["name"] == "new"
+    report = json.loads(capsys.readouterr().out)
+    assert report["name"] == "new"
+    assert {"seconds", "peak_memory_mb", "device", "versions"} <= set(report)
     assert main(["dfl", "export", str(trained), "--to", str(target)]) == 2
     assert "exists" in capsys.readouterr().err
     assert main(["dfl", "export", str(trained), "--to", str(target), "--overwrite"]) == 0

@@ -359,6 +359,7 @@ def test_leaving_ends_the_command(workspace):
     work.join(60)
     (report,) = told[1:]
     assert (report["merged"], Path(report["session"]).name) == (0, "new_SAEHD_merger_session.json")
+    assert {"seconds", "peak_memory_mb", "device", "versions"} <= set(report)
     job = MergeJob(Workspace(workspace), SHOWN)
     with closing(job), closing(open_live(job)) as live:
         assert live.session.settings(0).erode == 5
