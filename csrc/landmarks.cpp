@@ -1,5 +1,7 @@
 // Arithmetic on the landmarks of faces, for work that asks for it many times a frame;
 // accel/faces/smooth.py and align.py say what it is.
+#include <nanobind/stl/vector.h>
+
 #include <algorithm>
 #include <cmath>
 #include <complex>
@@ -13,6 +15,8 @@ namespace {
 using Complex = std::complex<double>;
 using Doubles = Given<const double, nb::c_contig, nb::device::cpu>;
 using Result = Given<double, nb::c_contig, nb::device::cpu>;
+using Points = Given<nb::ro, nb::ndim<2>, nb::c_contig, nb::device::cpu>;  // of a frame
+using Moved = Given<nb::ndim<2>, nb::c_contig, nb::device::cpu>;
 using Table = Given<const int64_t, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
 
 // 1 where two fits agree, 0 where their squared distance is far above the tolerance's.
@@ -59,26 +63,41 @@ Fit fitted(const double* fit, const std::vector<Complex>& centres,
   return f;
 }
 
+// The coordinates of one frame's points, each axis by itself, from place `at` on.
+template <typename Number>
+void split(const Number* from, int64_t points, int64_t axes, int64_t at, std::vector<double>& x,
+           std::vector<double>& y, std::vector<double>& z) {
+  for (int64_t i = 0; i < points; ++i) {
+    x[at + i] = from[i * axes], y[at + i] = from[i * axes + 1];
+    if (axes == 3) z[at + i] = from[i * axes + 2];
+  }
+}
+
 // False, and nothing written, where all points of the wanted frame lie on each other.
-bool smooth_landmarks(Doubles window, int64_t at, Doubles fits, Table groups,
-                      double tolerance_share, Result out) {
-  if (window.ndim() != 3 || window.shape(2) < 2 || window.shape(2) > 3 || fits.ndim() != 2 ||
-      out.ndim() != 2)
-    throw std::invalid_argument("smooth_landmarks: window must be [K, N, 2 or 3]");
-  const int64_t frames = window.shape(0), points = window.shape(1), axes = window.shape(2);
+bool smooth_landmarks(const std::vector<Points>& window, int64_t at, Doubles fits, Table groups,
+                      double tolerance_share, Moved out) {
+  const int64_t frames = int64_t(window.size()), points = out.shape(0), axes = out.shape(1);
   const int64_t near = groups.shape(0);
+  for (const Points& each : window)
+    if (int64_t(each.shape(0)) != points || int64_t(each.shape(1)) != axes ||
+        each.dtype() != out.dtype())
+      throw std::invalid_argument("smooth_landmarks: window must be of arrays as out");
+  const bool wide = out.dtype() == nb::dtype<double>();
+  if (axes < 2 || axes > 3 || fits.ndim() != 2 || !(wide || out.dtype() == nb::dtype<float>()))
+    throw std::invalid_argument("smooth_landmarks: out must be [N, 2 or 3], float32 or float64");
   if (fits.shape(0) != 2 || int64_t(fits.shape(1)) != frames || at < 0 || at >= frames ||
-      int64_t(out.shape(0)) != points || int64_t(out.shape(1)) != axes || near < 1 || points < 1 ||
-      int64_t(groups.shape(1)) != points)
+      near < 1 || points < 1 || int64_t(groups.shape(1)) != points)
     throw std::invalid_argument("smooth_landmarks: sizes of at, fits, groups or out");
   for (int64_t i = 0; i < near * points; ++i)
     if (groups.data()[i] < 0 || groups.data()[i] >= points)
       throw std::invalid_argument("smooth_landmarks: groups must name points");
   const int64_t all = frames * points;
   std::vector<double> x(all), y(all), z(axes == 3 ? all : 0);
-  for (int64_t i = 0; i < all; ++i) {
-    x[i] = window.data()[i * axes], y[i] = window.data()[i * axes + 1];
-    if (axes == 3) z[i] = window.data()[i * axes + 2];
+  for (int64_t k = 0; k < frames; ++k) {
+    if (wide)
+      split(static_cast<const double*>(window[k].data()), points, axes, k * points, x, y, z);
+    else
+      split(static_cast<const float*>(window[k].data()), points, axes, k * points, x, y, z);
   }
   std::vector<Complex> centres(frames), turns(frames);
   for (int64_t k = 0; k < frames; ++k) {
@@ -127,9 +146,15 @@ bool smooth_landmarks(Doubles window, int64_t at, Doubles fits, Table groups,
     const Complex local(quick.x[i] + share * (slow.x[i] - quick.x[i]),
                         quick.y[i] + share * (slow.y[i] - quick.y[i]));
     const Complex flat = centre + turn * local;
-    double* to = out.data() + i * axes;
-    to[0] = flat.real(), to[1] = flat.imag();
-    if (axes == 3) to[2] = std::abs(turn) * (quick.z[i] + share * (slow.z[i] - quick.z[i]));
+    const double steady[] = {
+        flat.real(), flat.imag(),
+        axes == 3 ? std::abs(turn) * (quick.z[i] + share * (slow.z[i] - quick.z[i])) : 0};
+    for (int64_t axis = 0; axis < axes; ++axis) {
+      if (wide)
+        static_cast<double*>(out.data())[i * axes + axis] = steady[axis];
+      else
+        static_cast<float*>(out.data())[i * axes + axis] = float(steady[axis]);
+    }
   }
   return true;
 }

@@ -30,8 +30,10 @@ from accel.faces.follow import MAX_JUMP
 from accel.faces.landmark import MESH_PX, MeshNet, face_region
 from accel.faces.smooth import smooth
 from accel.faces.track import Analyser
+from accel.kernels import _native
 from accel.kernels.planes import Planes
 
+native: Any = _native.module
 T = TypeVar("T")
 Beside = Callable[[Iterator[Any]], Any]
 
@@ -182,8 +184,7 @@ class Sparse:
         for key in (a, b):
             if track not in key.patches:
                 key.patches[track] = patch(key.planes, key.faces[track].landmarks)
-        mix = a.patches[track] + share * (b.patches[track] - a.patches[track])
-        return unlike(patch(planes, points), mix)
+        return unlike(patch(planes, points), a.patches[track], b.patches[track], share)
 
     def _look(self, planes: Planes, face: Face, points: Floats) -> Face | None:
         """Let the mesh network look where a face should be."""
@@ -247,16 +248,16 @@ def _smooth(seen: _Seen) -> Face:
     run.reverse()
     while len(run) <= at + REACH and run[-1].after is not None:
         run.append(run[-1].after)
-    weights = np.array([PLACED_WEIGHT if isinstance(one.face, Placed) else 1.0 for one in run])
-    points = np.array([one.face.raw for one in run], np.float64)
-    return replace(seen.face, landmarks=smooth(points, at, weights).astype(np.float32))
+    weights = [PLACED_WEIGHT if isinstance(one.face, Placed) else 1.0 for one in run]
+    return replace(seen.face, landmarks=smooth([one.face.raw for one in run], at, weights))
 
 
 def _moved(one: Face, landmarks: AnyArray, score: float) -> Face:
     """A face with other landmarks; what follows from them is as in the frame beside."""
-    points = np.asarray(landmarks, np.float32)
-    shift = points.mean(0)[:2] - one.landmarks.mean(0)[:2]
-    return replace(one, landmarks=points, raw=points, iris=one.iris + shift, score=score)
+    points, iris = np.asarray(landmarks, np.float32), one.iris
+    if iris.any():
+        iris = iris + points.mean(0)[:2] - one.landmarks.mean(0)[:2]
+    return replace(one, landmarks=points, raw=points, iris=iris, score=score)
 
 
 def _cubic(one: Floats | None, two: Floats, three: Floats, four: Floats | None, s: float) -> Floats:
@@ -277,13 +278,18 @@ def patch(planes: Planes, landmarks: AnyArray) -> Floats:  # [48, 48] 0..1
     """The face's luma, small, upright and centred by its landmarks."""
     region = face_region(landmarks) * [1, 1, 0.75, 1]  # the face without what is around it
     matrix = region_matrix(region, PATCH_PX)
-    luma = warp_plane(planes.c0, matrix, PATCH_PX, planes.layout.max_code)
-    return np.divide(luma, 255, dtype=np.float32)
+    return warp_plane(planes.c0, matrix, PATCH_PX, planes.layout.max_code)
 
 
-def unlike(one: Floats, other: Floats) -> float:
-    """The largest mean difference in any cell of two patches, whatever the light does to all."""
-    apart = one - other
+def unlike(one: Floats, other: Floats, later: Floats | None = None, share: float = 0.0) -> float:
+    """The largest mean difference in any cell of two patches, whatever the light does to all.
+
+    later, share: the second is a mix, so much of it `later`.
+    """
+    later = other if later is None else later
+    if native:
+        return float(native.unlike(one, other, later, share, CELLS))
+    apart = one - (other + share * (later - other))
     # A vectorised sort: np.median's partition takes several times longer for so few.
     light = np.sort(apart, axis=None)[apart.size // 2 - 1 : apart.size // 2 + 1].mean()
     cells = cv2.resize(np.abs(apart - light), (CELLS, CELLS), interpolation=cv2.INTER_AREA)

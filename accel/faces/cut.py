@@ -17,11 +17,13 @@ import numpy.typing as npt
 import torch
 
 from accel.faces.align import AnyArray, Array
+from accel.kernels import _native
 from accel.kernels.crop import crop
-from accel.kernels.cut import can_cut_jpeg, cut, cut_jpeg
+from accel.kernels.cut import backward, can_cut_jpeg, cut, cut_jpeg
 from accel.kernels.planes import PlaneLayout, Planes
 from accel.kernels.shrink import MOST_SIDE, shrink
 
+native: Any = _native.module
 Bytes = npt.NDArray[np.uint8]
 Pixels = npt.NDArray[np.float32]
 MARGIN_PX = 4  # of a plane around what a crop shows
@@ -169,11 +171,16 @@ def warp_plane(
     plane: torch.Tensor,  # [H, W] uint8 or uint16
     matrix: Array,  # [2, 3] plane to crop
     size: int,
-    max_code: int = 255,  # becomes 255
-) -> Bytes:  # [size, size]
+    max_code: int = 255,  # becomes 1
+) -> Pixels:  # [size, size]
     """Warp one plane into a square, averaged over whole squares of samples where it shrinks."""
     part, own = _averaged(plane, matrix, size, max_code, blur=False)
-    return np.asarray(cv2.warpAffine(part.numpy(), own, (size, size), flags=cv2.INTER_LINEAR))
+    if native:
+        picture = np.empty((size, size), np.float32)
+        native.patch(part, backward("matrix", own), picture)
+        return picture
+    codes = cv2.warpAffine(part.numpy(), own, (size, size), flags=cv2.INTER_LINEAR)
+    return np.asarray(codes / np.float32(255))
 
 
 def _shrink(matrix: Array) -> float:

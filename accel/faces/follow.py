@@ -134,8 +134,8 @@ class Track:
         while high < index + reach and self._joined(high):
             high += 1
         sights = [self.sights[i] for i in range(low, high + 1)]
-        weights = np.array([FILLED_WEIGHT if s.filled else 1.0 for s in sights])
-        return smooth(np.stack([s.landmarks for s in sights]), index - low, weights)
+        weights = [FILLED_WEIGHT if s.filled else 1.0 for s in sights]
+        return smooth([s.landmarks for s in sights], index - low, weights)
 
     def iris(self, index: int, landmarks: Array, reach: int) -> Array:  # [2, 5, 2]
         """Return the irises, interpolated in time, placed in the eyes of `landmarks`."""

@@ -63,9 +63,13 @@ class NativeNetwork:
         given = torch.from_numpy(np.ascontiguousarray(array, np.float32))
         several = given if len(given) else given.new_zeros((1, *given.shape[1:]))
         with self._own_runner() as runner:
-            runs = [runner.run({self._input: item[None]}, self._threads) for item in several]
-        joined = [torch.cat(parts).numpy() for parts in zip(*runs)]
-        return [whole[: len(given)] for whole in joined]
+            runs = [
+                runner.run({self._input: several[i : i + 1]}, self._threads)
+                for i in range(len(several))
+            ]
+        # Few are given more than one item, and joining lets go of the interpreter's lock.
+        joined = [p[0] if len(p) == 1 else torch.cat(p) for p in zip(*runs)]
+        return [whole.numpy()[: len(given)] for whole in joined]
 
     @contextmanager
     def _own_runner(self) -> Iterator[Runner]:

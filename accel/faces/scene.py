@@ -8,15 +8,16 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable, Iterator
-from typing import TypeVar
+from typing import Any, TypeVar
 
-import cv2
 import numpy as np
 import numpy.typing as npt
 import torch
 
+from accel.kernels import _native
 from accel.kernels.planes import Planes
 
+native: Any = _native.module
 T = TypeVar("T")
 Thumb = npt.NDArray[np.float32]  # [h, w] luma in 0..1
 
@@ -78,6 +79,8 @@ def difference(a: Thumb, b: Thumb) -> float:
     """
     if a.shape != b.shape:
         return 1.0
+    if native:
+        return float(native.scene_difference(a, b, BINS))
     x, y = a - a.mean(), b - b.mean()
     # A floor on contrast: noise on a dark wall is no structure.
     spread = max(float(np.sqrt((x * x).mean() * (y * y).mean())), 1e-3)
@@ -93,20 +96,15 @@ def difference(a: Thumb, b: Thumb) -> float:
 def thumbnail(planes: Planes) -> Thumb:
     """Shrink the first plane to at most 48 x 27."""
     luma, top = planes.c0, planes.layout.max_code
-    rows = luma[::ROW_STEP] if luma.shape[0] >= 4 * HEIGHT * ROW_STEP else luma
+    step = ROW_STEP if luma.shape[0] >= 4 * HEIGHT * ROW_STEP else 1
+    rows = luma[::step]
     size = min(HEIGHT, rows.shape[0]), min(WIDTH, rows.shape[1])
-    if luma.device.type == "cpu":
-        small = rows.numpy()
-        while small.shape[0] >= 2 * size[0] and small.shape[1] >= 2 * size[1]:
-            # Exact halves are what OpenCV is fast at.
-            height, width = small.shape[0] // 2, small.shape[1] // 2
-            small = small[: 2 * height, : 2 * width]
-            small = cv2.resize(small, (width, height), interpolation=cv2.INTER_AREA)
-        small = cv2.resize(small, size[::-1], interpolation=cv2.INTER_AREA)
-        thumb: Thumb = np.divide(small, top, dtype=np.float32)
+    if native and luma.is_cpu and luma.stride(1) == 1:
+        thumb: Thumb = np.empty(size, np.float32)
+        native.thumbnail(luma, step, 1 / top, thumb)
         return thumb
-    small_t = torch.nn.functional.adaptive_avg_pool2d(rows[None, None].float(), size)
-    result: Thumb = (small_t[0, 0] / top).cpu().numpy()  # waits: a cut decides what runs next
+    small = torch.nn.functional.adaptive_avg_pool2d(rows[None, None].float(), size)
+    result: Thumb = (small[0, 0] / top).cpu().numpy()  # waits: a cut decides what runs next
     return result
 
 

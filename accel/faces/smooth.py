@@ -12,8 +12,9 @@ Nemirovski 1997 (the widest window that agrees with narrower ones).
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import lru_cache
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -23,15 +24,16 @@ from accel.faces.align import AnyArray, Array
 from accel.kernels import _native
 
 native: Any = _native.module
+Points = TypeVar("Points", npt.NDArray[np.float32], npt.NDArray[np.float64])
 WIDE, NARROW = 4.0, 1.1  # deviation of the weights over time, in frames
 TOLERANCE = 0.0025  # of the face's side: what wide and narrow may differ by and still agree
 
 
 def smooth(
-    window: Array,  # [K, 468, D] landmarks of consecutive frames of one track, D 2 or 3
+    window: Sequence[Points],  # K x [468, D] landmarks of consecutive frames of one track, D 2 or 3
     at: int,  # which of them is wanted
-    weights: Array | None = None,  # [K] how much each frame counts; all alike by default
-) -> Array:  # [468, D]
+    weights: Sequence[float] = (),  # K: how much each frame counts; all alike by default
+) -> Points:  # [468, D], of the type that the wanted ones have
     """Return the landmarks of frame `at`, made steady by its neighbours on both sides.
 
     A window of one or two frames is returned as it is. Raises ValueError if `at` is outside.
@@ -39,23 +41,25 @@ def smooth(
     if not 0 <= at < len(window):
         raise ValueError(f"smooth: at must lie in 0..{len(window) - 1}, got {at}")
     if len(window) < 3:
-        alone: Array = window[at]
-        return alone
-    counts = (1.0,) * len(window) if weights is None else tuple(weights.tolist())
-    fits = _fits(len(window), at, counts)
+        return window[at]
+    fits = _fits(len(window), at, tuple(weights) or (1.0,) * len(window))
     steady = _native_smooth(window, at, fits) if native else _smooth(window, at, fits)
     if steady is None:
         raise ValueError("smooth: the points of a face must not lie on each other")
-    return steady
+    return steady.astype(window[at].dtype, copy=False)
 
 
-def _native_smooth(window: Array, at: int, fits: Array) -> Array | None:
-    series, steady = np.ascontiguousarray(window, np.float64), np.empty(window.shape[1:])
+def _native_smooth(window: Sequence[Points], at: int, fits: Array) -> Points | None:
+    kind = window[at].dtype
+    # Array by array: numpy lets go of the interpreter's lock for every one that it joins.
+    series = [np.ascontiguousarray(points, kind) for points in window]
+    steady: Points = np.empty(window[at].shape, kind)
     moved = native.smooth_landmarks(series, at, fits, _groups(), TOLERANCE, steady)
     return steady if moved else None
 
 
-def _smooth(window: Array, at: int, fits: Array) -> Array | None:
+def _smooth(frames: Sequence[Points], at: int, fits: Array) -> Array | None:
+    window = np.array(frames, np.float64)
     points = window.shape[1]
     z = np.empty((len(window), points), np.complex128)
     z.real, z.imag = window[..., 0], window[..., 1]

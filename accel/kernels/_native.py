@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import importlib
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -71,6 +73,15 @@ def empty(*shape: int) -> Tensor:
         return torch.empty(shape)
     pooled: Tensor = module.pooled(count)
     return pooled.view(shape)
+
+
+def small(shape: Sequence[int], dtype: npt.DTypeLike) -> Tensor:
+    """Return an uninitialised tensor on the CPU, for results that are made many times a frame.
+
+    torch lets go of the interpreter's lock to make one; where other threads wait for it, getting it
+    back takes longer than a small kernel.
+    """
+    return torch.from_numpy(np.empty(shape, dtype))
 
 
 def empty_like(x: Tensor) -> Tensor:

@@ -38,7 +38,7 @@ def cut(
     Raises TypeError for other planes, ValueError for sizes and matrices that cannot be.
     """
     _check(c0, c1, c2, size, step)
-    back = [_back("luma", luma, 1), _back("chroma", chroma, step)]
+    back = [backward("luma", luma), backward("chroma", chroma, step)]
     return op(
         c0, c1, c2, *back, size, [float(v) for v in np.asarray(color).ravel()],
         [float(v) for v in outside], step, as_float,
@@ -73,7 +73,7 @@ def cut_jpeg(
         raise RuntimeError(f"cut_jpeg: {_native.reason}")
     rows = [p if p.stride(1) == 1 else p.contiguous() for p in (c0, c1, c2)]
     return _native.module.cut_jpeg(
-        *rows, _back("luma", luma, 1), _back("chroma", chroma, step),
+        *rows, backward("luma", luma), backward("chroma", chroma, step),
         [float(v) for v in np.asarray(color).ravel()], [float(v) for v in outside],
         size, step, quality,
     )  # fmt: skip
@@ -98,7 +98,7 @@ def _check(c0: Tensor, c1: Tensor, c2: Tensor, size: int, step: int) -> None:
         )
 
 
-def _back(name: str, matrix: np.ndarray, step: int) -> list[float]:
+def backward(name: str, matrix: np.ndarray, step: int = 1) -> list[float]:
     """The matrix from the picture's pixels (or squares of `step` of them) to the plane's."""
     a, b, x, c, d, y = np.asarray(matrix, np.float64).ravel().tolist()
     det = a * d - b * c
@@ -156,7 +156,7 @@ op = Op(
 
 
 def _native_run(c0, c1, c2, luma, chroma, size, color, outside, step, as_float):
-    out = _empty(c0, c1, c2, luma, chroma, size, color, outside, step, as_float)
+    out = _native.small((size, size, 3), np.float32 if as_float else np.uint8)
     _native.module.cut(c0, c1, c2, luma, chroma, color, outside, step, out)
     return out
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from accel import unfinished
 from accel.core import ConfigError, InputError
 from accel.faces.autoencoder import (
     QUICK96,
@@ -259,11 +260,11 @@ def test_a_failed_save_leaves_the_old_file(tmp_path, monkeypatch):
     dfl.write_weights(path, {"a": torch.ones(2)})
     before = path.read_bytes()
 
-    def full(self, content):
-        self.open("wb").write(content[:10])
+    def full(partial, content):
+        partial.write_bytes(content[:10])
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(type(path), "write_bytes", full)
+    monkeypatch.setattr(unfinished, "put", full)
     with pytest.raises(OSError, match="No space"):
         dfl.write_weights(path, {"a": torch.zeros(2)})
     assert path.read_bytes() == before

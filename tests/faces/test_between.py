@@ -7,11 +7,14 @@ import numpy as np
 import pytest
 
 from accel.core import ConfigError
+from accel.faces import between, cut
 from accel.faces.align import compose, invert, transform
 from accel.faces.between import Sparse, patch, quick, unlike
 from accel.faces.landmark import face_region
 from accel.faces.track import Analyser
 from tests.faces.film import film, move, picture, planes_of
+
+needs_native = pytest.mark.skipif(between.native is None, reason="needs the native module")
 
 
 def sparse(models, stride=2, **settings):
@@ -107,6 +110,33 @@ def test_patches_of_one_face_are_alike_wherever_it_lies(astronaut):
     away = compose(two, invert(compose(move(dx=10), invert(move()))))
     moved = np.c_[transform(away, astronaut[:, :2]), astronaut[:, 2]]
     assert unlike(patches[0], patch(planes_of(picture(two)), moved)) > 0.05
+
+
+@needs_native
+def test_native_code_gives_the_same_patches(astronaut, monkeypatch):
+    for turn, zoom in ((0, 0.3), (20, 1.0), (-70, 2.3)):
+        m = move(dx=120, turn=turn, zoom=zoom)  # the largest reaches over the border
+        points = np.c_[transform(m, astronaut[:, :2]), astronaut[:, 2]]
+        planes = planes_of(picture(m))
+        ours = patch(planes, points)
+        with monkeypatch.context() as without:
+            without.setattr(cut, "native", None)
+            expected = patch(planes, points)
+        # OpenCV places samples in 32nds of a pixel.
+        assert np.abs(ours - expected).mean() < 0.003
+        assert np.abs(ours - expected).max() < 0.08
+
+
+@needs_native
+def test_native_code_finds_the_same_difference(monkeypatch):
+    rng = np.random.default_rng(1)
+    one, other, later = rng.random((3, 48, 48), np.float32)
+    ours = [unlike(one, other), unlike(one, other, later, 0.3)]
+    assert ours[0] != ours[1]
+    monkeypatch.setattr(between, "native", None)
+    expected = [unlike(one, other), unlike(one, other + np.float32(0.3) * (later - other))]
+    np.testing.assert_allclose(ours, expected, atol=1e-6)
+    assert unlike(one, other, later, 0.3) == pytest.approx(expected[1], abs=1e-6)
 
 
 def test_light_that_changes_alike_everywhere_does_not_count():

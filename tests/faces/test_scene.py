@@ -2,8 +2,10 @@ from __future__ import annotations
 
 import cv2
 import numpy as np
+import pytest
 import torch
 
+from accel.faces import scene
 from accel.faces.scene import difference, mark_cuts, thumbnail
 from accel.kernels.planes import Planes, yuv_layout
 from tests.faces.film import grey, move, picture, planes_of, portrait
@@ -73,6 +75,23 @@ def test_thumbnails_average_and_know_their_bits():
         thumb = thumbnail(planes)
         assert thumb.shape == (27, 48)
         np.testing.assert_allclose(thumb, 0.5, atol=0.01)
+
+
+@pytest.mark.skipif(scene.native is None, reason="needs the native module")
+def test_native_code_gives_the_same(monkeypatch):
+    rng = np.random.default_rng(0)
+    pictures = [planes_of(p) for p in (HERE, THERE, picture(move(dx=30)), HERE // 3)]
+    pictures += [
+        planes_of(rng.integers(0, 256, size, np.uint8)) for size in ((97, 61, 3), (3, 2, 3))
+    ]
+    ours = [thumbnail(p) for p in pictures]
+    pairs = [(a, b) for a in ours for b in ours]
+    apart = [difference(a, b) for a, b in pairs]
+    monkeypatch.setattr(scene, "native", None)
+    for native, plain in zip(ours, map(thumbnail, pictures)):
+        np.testing.assert_allclose(native, plain, atol=1e-6)
+    # A value on the border of two tones may fall on either side of it.
+    np.testing.assert_allclose(apart, [difference(a, b) for a, b in pairs], atol=0.01)
 
 
 def test_tiny_frames():

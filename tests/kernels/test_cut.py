@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from accel.kernels import _native
-from accel.kernels.cut import _back, cut, cut_jpeg, op
+from accel.kernels.cut import backward, cut, cut_jpeg, op
 from tests.kernels.check import check_kernel
 
 COLOR = np.array([[0.004, 0.001, -0.002, 0.1], [0.003, -0.001, 0.001, 0.2], [0.005, 0, 0.001, 0]])
@@ -59,7 +59,7 @@ def test_agrees_with_reference(case, step):
 
 def op_args(case, size, step, as_float=False):
     """The arguments of the op as the public function hands them over."""
-    back = [_back("luma", case[0], 1), _back("chroma", case[1], step)]
+    back = [backward("luma", case[0], 1), backward("chroma", case[1], step)]
     return [*planes(), *back, size, COLOR.ravel().tolist(), [16.0, 128.0, 128.0], step, as_float]
 
 
@@ -74,7 +74,7 @@ def test_small_planes(height, width):
 
 def _raw(found, luma, chroma, size):
     return (
-        *found, _back("luma", luma, 1), _back("chroma", chroma, 1), size,
+        *found, backward("luma", luma, 1), backward("chroma", chroma, 1), size,
         COLOR.ravel().tolist(), [0.0, 0.0, 0.0], 1, False,
     )  # fmt: skip
 

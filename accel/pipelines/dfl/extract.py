@@ -12,9 +12,9 @@ import time
 from collections.abc import Generator, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from accel.core import Cancel, ConfigError, Progress, ProgressCallback, light_collector
 from accel.faces.between import Sparse, quick
@@ -25,7 +25,7 @@ from accel.kernels.planes import Planes
 from accel.pipelines.dfl.extract_config import ExtractConfig
 from accel.pipelines.dfl.extract_cut import Cut, Landmarker, choose, write_debug, write_faces
 from accel.pipelines.dfl.extract_journal import Journal, read_journal
-from accel.pipelines.dfl.frames import FrameSource, NamedFrame, open_frames
+from accel.pipelines.dfl.frames import FrameSource, open_frames
 from accel.pipelines.dfl.made import remember
 from accel.pipelines.dfl.save_frames import one_opencv_thread
 from accel.pipelines.dfl.workspace import Workspace, check_side, open_workspace
@@ -37,9 +37,11 @@ __all__ = ["ExtractConfig", "extract_faces", "read_journal"]
 LOOKAHEAD = 24  # frames
 LEAST_AHEAD, MOST_AHEAD = 6, 48  # frames decoded before they are asked for
 AHEAD_BYTES = 32 << 20  # of them in between
-STRIDE = 3  # every third frame is looked at, those between where they have to be
+STRIDE = 3  # every third frame is looked at, those between where they have to be; as many change
+# threads at a time: threads that wake each other for every frame wait for each other
 WARM_UP = 36  # frames looked at again when a run goes on, so that tracks are known
 
+T = TypeVar("T")
 Found = tuple[str, Planes, list[Face]]  # name of the frame's picture, planes, faces
 
 
@@ -134,8 +136,10 @@ class _Run:
             closing(self._found(source, sparse)) as found,
         ):
             try:
-                cuts = self._remembered(self._chosen(found, pool, 2 * workers, cancel))
-                for faces, dropped in in_order(pool, self._write, cuts, 2 * workers, cancel):
+                cuts = self._chosen(found, pool, 2 * workers, cancel)
+                groups = self._remembered(_groups(cuts, STRIDE))
+                written = in_order(pool, self._write, groups, workers, cancel)
+                for faces, dropped in chain.from_iterable(written):
                     journal.add(faces, dropped)
                     if progress:
                         done, seconds = journal.done, time.perf_counter() - started
@@ -155,7 +159,6 @@ class _Run:
         # Those frames are looked at which a run in one go looks at.
         begin = max(0, self.first - WARM_UP) // STRIDE * STRIDE
         earlier = set(source.names[begin : self.first])
-        # A few at a time: threads that wake each other for every frame wait for each other.
         groups = _groups(source.start(begin), STRIDE)
         with closing(buffered(groups, _frames_ahead(source) // STRIDE, "decode")) as decoded:
             tagged = ((named.name, named.frame.view()) for group in decoded for named in group)
@@ -174,20 +177,21 @@ class _Run:
             return map(chosen, found)
         return in_order(pool, chosen, found, ahead, cancel)  # a large network, on all cores
 
-    def _remembered(self, cuts: Iterable[Cut]) -> Iterator[Cut]:
-        for cut in cuts:
-            if cut.kept:
-                remember(self.folder, cut.files)
+    def _remembered(self, groups: Iterable[list[Cut]]) -> Iterator[list[Cut]]:
+        for cuts in groups:
+            if any(cut.kept for cut in cuts):
+                remember(self.folder, [name for cut in cuts for name in cut.files])
             if self.config.debug:
-                remember(self.debug_folder, [cut.debug_file])
-            yield cut
+                remember(self.debug_folder, [cut.debug_file for cut in cuts])
+            yield cuts
 
-    def _write(self, cut: Cut) -> tuple[int, list[str]]:
+    def _write(self, cuts: list[Cut]) -> list[tuple[int, list[str]]]:
         """Runs in a pool. What is returned waits in a queue, so it holds no planes."""
-        write_faces(cut, self.folder, self.config)
-        if self.config.debug:
-            write_debug(cut, self.debug_folder)
-        return len(cut.kept), [why for _, why in cut.dropped]
+        for cut in cuts:
+            write_faces(cut, self.folder, self.config)
+            if self.config.debug:
+                write_debug(cut, self.debug_folder)
+        return [(len(cut.kept), [why for _, why in cut.dropped]) for cut in cuts]
 
     def _report(self, source: FrameSource, stats: dict[str, Any], seconds: float) -> dict[str, Any]:
         journal, frames = self.journal, self.journal.done - self.first
@@ -224,8 +228,8 @@ def _frames_ahead(source: FrameSource) -> int:
     return int(min(max(AHEAD_BYTES / frame_bytes, LEAST_AHEAD), MOST_AHEAD))
 
 
-def _groups(frames: Iterator[NamedFrame], count: int) -> Iterator[list[NamedFrame]]:
-    while group := list(islice(frames, count)):
+def _groups(items: Iterator[T], count: int) -> Iterator[list[T]]:
+    while group := list(islice(items, count)):
         yield group
 
 

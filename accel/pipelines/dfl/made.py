@@ -20,8 +20,8 @@ def remember(folder: Path, names: Iterable[str]) -> None:
     """Add file names to a folder's list. A name may come twice."""
     if (folder / LIST_NAME).is_symlink():
         raise InputError(f"{folder / LIST_NAME}: must be a plain file, got a link; remove it")
-    with placed(folder / LIST_NAME), (folder / LIST_NAME).open("a", encoding="utf-8") as file:
-        file.writelines(f"{name}\n" for name in names)
+    with placed(folder / LIST_NAME), (folder / LIST_NAME).open("ab") as file:
+        file.write("".join(f"{name}\n" for name in names).encode())
 
 
 def made_in(folder: Path) -> list[Path]:

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from accel import unfinished
 from tests.pipelines.clips import write_clip
 
 FRAMES = 9
@@ -24,16 +25,16 @@ def workspace(folder: Path, *, sides: tuple[str, ...] = ("src", "dst"), **option
 
 def full_disk(monkeypatch: pytest.MonkeyPatch, after: int = 0) -> None:
     """From the `after`-th file on, writing fails as on a full disk, half way."""
-    real, count = Path.write_bytes, [0]
+    real, count = unfinished.put, [0]
 
-    def write(self: Path, data: bytes) -> int:
+    def put(path: Path, data: bytes) -> None:
         count[0] += 1
         if count[0] > after:
-            real(self, data[: len(data) // 2])
+            real(path, data[: len(data) // 2])
             raise OSError(errno.ENOSPC, "No space left on device")
-        return real(self, data)
+        real(path, data)
 
-    monkeypatch.setattr(Path, "write_bytes", write)
+    monkeypatch.setattr(unfinished, "put", put)
 
 
 def rgb(frame) -> np.ndarray:
