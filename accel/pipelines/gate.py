@@ -29,7 +29,8 @@ NETWORK, SIDE_PX = "nsfw_mobilenet_v2_224.u8w.onnx", 224
 CLASSES = ("drawing", "hentai", "neutral", "porn", "sexy")
 STOPS = ("hentai", "porn")  # nudity alone (`sexy`) is no reason: swimwear and dancers are that
 THRESHOLD = 0.85
-EVERY_S, SOONEST_S = 1.0, 0.2  # between two looks: at most, and at least where scenes change
+# Between two looks: at most, and at least where scenes change. Ten frames of 120 a second are seen.
+EVERY_S, SOONEST_S = 1.0, 0.08
 ANOTHER = 0.35  # how unlike the picture looked at last; two unrelated ones differ by about 1
 
 Pixels = npt.NDArray[np.float32]  # [N, 224, 224, 3] RGB in 0..1

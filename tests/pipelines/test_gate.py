@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
 import pytest
+import torch
 
 from accel.cli import main
 from accel.core import Refused
+from accel.kernels import Planes, yuv_layout
 from accel.pipelines import gate as gates
 from accel.pipelines.demo import PORTRAIT
 from accel.pipelines.gate import CLASSES, ContentGate
@@ -75,6 +78,29 @@ def test_a_film_is_looked_at_each_second_and_where_it_becomes_another(tmp_path):
             gate.check(list(reader))
         looks.append(gate.looks)
     assert looks == [3, 2]  # 2.5 seconds of one scene; one cut
+
+
+@pytest.mark.parametrize("rate", [24, 60, 120])
+def test_a_scene_of_ten_frames_is_seen_wherever_it_lies(rate):
+    rng = np.random.default_rng(1)
+    usual, other = (
+        Planes(
+            torch.from_numpy(cv2.resize(rng.integers(30, 220, (9, 16), np.uint8), (64, 36))),
+            *torch.full((2, 18, 32), 128, dtype=torch.uint8),
+            yuv_layout(),
+        )
+        for _ in range(2)
+    )
+    for start in range(rate, rate + rate // 2, 3):
+        seen = []
+        gate = ContentGate(classify=Judge(0.1))
+        for i in range(2 * rate):
+            looks = gate.looks
+            planes = other if start <= i < start + 10 else usual
+            gate.check([SimpleNamespace(index=i, time_s=i / rate, planes=planes)])
+            if gate.looks > looks and planes is other:
+                seen.append(i)
+        assert seen, start
 
 
 def test_a_turned_film_is_looked_at_upright(tmp_path):

@@ -142,7 +142,6 @@ def describe(report: dict[str, Any]) -> str:
         f" in {report['seconds']:.1f} s ({report['fps']:.1f} fps)",
         f"{report['faces']} faces in {report['frames_with_faces']} of {report['frames']} frames,"
         f" {report['model']} at iteration {report['iteration']}",
+        report["marked"]["line"],
     ]
-    if report.get("marked"):
-        lines.append(report["marked"]["line"])
     return "\n".join(lines + [f"note: {note}" for note in report["notes"]])

@@ -14,6 +14,7 @@ from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import asdict, dataclass, field
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from accel.core import (
     InputError,
     Progress,
     ProgressCallback,
+    Refused,
     choose_device,
     light_collector,
     read_json,
@@ -43,8 +45,9 @@ from accel.pipelines.dfl.merge_model import FaceModel, Predictor, open_model
 from accel.pipelines.dfl.merge_session import MergeSession, load_session
 from accel.pipelines.dfl.save_frames import encode_picture
 from accel.pipelines.dfl.workspace import Workspace, open_workspace
+from accel.pipelines.gate import ContentGate, Gate
 from accel.pipelines.provenance import Marker, ProvenanceConfig
-from accel.pipelines.run_report import device_name, peak_memory_mb, versions
+from accel.pipelines.run_report import end_of_report
 from accel.provenance.c2pa import sidecar_of
 from accel.unfinished import write_whole
 from accel.video.encode import EncodeConfig
@@ -52,6 +55,7 @@ from accel.video.frame import Frame
 from accel.video.stages import buffered, in_order
 
 JOURNAL = "merged.json"  # beside the pictures: what each was made with
+MARKED_LATER = "marked: NO; `accel dfl encode` marks the film that it makes of these pictures"
 SAVE_EVERY_S = 5.0  # how much work a killed run may do again
 
 
@@ -172,18 +176,26 @@ def merge_faces(
     *,
     progress: ProgressCallback | None = None,
     cancel: Cancel | None = None,
+    gate: Gate | None = None,
 ) -> dict[str, Any]:
     """Merge all frames of a workspace's target; return the report that `--json` writes.
 
-    Raises InputError for what the workspace lacks, ConfigError for a setting, Cancelled.
+    gate: your own content gate, in place of `accel.pipelines.gate.ContentGate`.
+
+    Raises InputError for what the workspace lacks, ConfigError for a setting, Cancelled, and
+    Refused when the gate says no: then nothing that this run wrote is left.
     """
     job = MergeJob(open_workspace(place), config or MergeConfig())
     with closing(job):
-        return run_merge(job, progress=progress, cancel=cancel)
+        return run_merge(job, progress=progress, cancel=cancel, gate=gate)
 
 
 def run_merge(
-    job: MergeJob, *, progress: ProgressCallback | None = None, cancel: Cancel | None = None
+    job: MergeJob,
+    *,
+    progress: ProgressCallback | None = None,
+    cancel: Cancel | None = None,
+    gate: Gate | None = None,
 ) -> dict[str, Any]:
     """Merge what a job's settings say, into pictures or a film."""
     started = time.perf_counter()
@@ -191,7 +203,7 @@ def run_merge(
     config = job.config
     write = _to_film if config.to else _to_pictures
     with light_collector():
-        report = write(job, progress, cancel or Cancel())
+        report = write(job, gate or ContentGate(), progress, cancel or Cancel())
     return {
         "command": "dfl merge",
         "workspace": str(job.workspace.root),
@@ -203,13 +215,10 @@ def run_merge(
         **report,
         "settings": asdict(job.session.default),
         "frames_with_own_settings": len(job.session.own),
-        "seconds": round(time.perf_counter() - started, 3),
-        "peak_memory_mb": peak_memory_mb(),
-        "device": device_name(torch.device(job.predictor.device)),
         "notes": list(
             dict.fromkeys([*report["notes"], *job.notes, *job.table.notes, *job.source.notes])
         ),
-        "versions": versions(),
+        **end_of_report(started, torch.device(job.predictor.device)),
     }
 
 
@@ -217,7 +226,7 @@ def run_merge(
 
 
 def _to_pictures(
-    job: MergeJob, progress: ProgressCallback | None, cancel: Cancel
+    job: MergeJob, gate: Gate, progress: ProgressCallback | None, cancel: Cancel
 ) -> dict[str, Any]:
     folders = job.workspace.merged, job.workspace.merged_mask
     for folder in folders:
@@ -234,11 +243,15 @@ def _to_pictures(
     started = time.perf_counter()
     done = len(recipes) - len(todo)
     try:
-        with closing(_merged(job, _Writing(job), todo, cancel)) as results:
+        with closing(_merged(job, _Writing(job), todo, gate, cancel)) as results:
             for number in results:
                 journal.add(Path(job.source.names[number]).stem, recipes[number])
                 done += 1
                 _tell(progress, done, len(recipes), len(recipes) - len(todo), started)
+    except Refused:
+        for name, folder in product((job.source.names[number] for number in todo), folders):
+            (folder / f"{Path(name).stem}.png").unlink(missing_ok=True)
+        raise
     finally:
         journal.save()
     return {
@@ -247,6 +260,7 @@ def _to_pictures(
         "merged": len(todo),
         "kept": len(recipes) - len(todo),
         "fps": round(len(todo) / max(time.perf_counter() - started, 1e-9), 2),
+        "marked": {"files": 0, "line": MARKED_LATER},
         "notes": [],
     }
 
@@ -323,13 +337,13 @@ def _pngs(frame: Frame, merged: MergedFrame) -> tuple[bytes, bytes]:
 
 
 def _merged(
-    job: MergeJob, work: Any, todo: Sequence[int], cancel: Cancel
+    job: MergeJob, work: Any, todo: Sequence[int], gate: Gate, cancel: Cancel
 ) -> Generator[Any, None, None]:
     """`work` on the frames that are to be done, several at a time, in order."""
     workers = max(1, os.cpu_count() or 1)
     # Closed by name, so that an error stops the thread that decodes.
     with (
-        closing(buffered(_chosen(job.source, todo), 2, "decode")) as frames,
+        closing(buffered(_passed(_chosen(job.source, todo), gate), 2, "decode")) as frames,
         ThreadPoolExecutor(workers) as pool,
     ):
         yield from in_order(pool, work, frames, workers + 1, cancel)
@@ -348,6 +362,15 @@ def _chosen(source: FrameSource, todo: Sequence[int]) -> Iterator[tuple[int, Nam
             return
 
 
+def _passed(
+    frames: Iterator[tuple[int, NamedFrame]], gate: Gate
+) -> Iterator[tuple[int, NamedFrame]]:
+    """Frames that the content gate has nothing against, before they are altered."""
+    for number, named in frames:
+        gate.check([named.frame])
+        yield number, named
+
+
 def _tell(
     progress: ProgressCallback | None, done: int, total: int, kept: int, started: float
 ) -> None:
@@ -359,7 +382,9 @@ def _tell(
 # --- film ---------------------------------------------------------------------------------------
 
 
-def _to_film(job: MergeJob, progress: ProgressCallback | None, cancel: Cancel) -> dict[str, Any]:
+def _to_film(
+    job: MergeJob, gate: Gate, progress: ProgressCallback | None, cancel: Cancel
+) -> dict[str, Any]:
     config, path = job.config, job.config.to
     assert path is not None
     if path.exists() and not config.overwrite:
@@ -381,7 +406,7 @@ def _to_film(job: MergeJob, progress: ProgressCallback | None, cancel: Cancel) -
     changed = 0
     with (
         open_result(path, job.source, config.encode, marker=marker) as writer,
-        closing(_merged(job, work, range(total), cancel)) as frames,
+        closing(_merged(job, work, range(total), gate, cancel)) as frames,
     ):
         for done, (frame, altered) in enumerate(frames, 1):
             writer.write(frame, altered)

@@ -16,7 +16,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from accel.core import Cancel, Cancelled, ConfigError, InputError, Progress
+from accel.core import Cancel, Cancelled, ConfigError, InputError, Progress, Refused
 from accel.faces.merge_settings import MODES, MergeSettings
 from accel.kernels import planes_to_rgb
 from accel.kernels._native import limit_threads
@@ -297,6 +297,8 @@ class _Merging:
             live.note = f"{live.finished['output']}: merged"
         except Cancelled:
             live.note = "stopped; what was merged is kept"
+        except Refused as error:
+            live.note = f"refused: {error}"
         except (ConfigError, OSError) as error:
             live.note = str(error)
 
