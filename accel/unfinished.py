@@ -115,16 +115,18 @@ def scratch_of(path: Path) -> Path:
 class Unfinished:
     """An empty file beside `path`, ours until `close`. path: its name, drawn by lot.
 
+    mode: who may read and write it, less what the user's mask takes away.
+
     What earlier runs for the same `path` left unfinished is removed: regular files of this user
     that have such a name and that no process holds.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, mode: int = 0o666) -> None:
         for left in leftovers(path):
             with contextlib.suppress(OSError):
                 left.unlink()
         self.path = passing_name(path)
-        self._handle = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
+        self._handle = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_EXCL, mode)
         _lock(self._handle)
 
     def close(self) -> None:

@@ -28,6 +28,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from accel.core import ConfigError, read_file
+from accel.unfinished import Unfinished
 
 MAX_PEM_BYTES = 1 << 20
 CLAIM_SIGNING = "1.3.6.1.4.1.62558.2.1"  # c2pa-kp-claimSigning
@@ -293,11 +294,13 @@ def _keep_private(place: Path) -> None:
 
 def _write_private(path: Path, content: bytes) -> None:
     """Write a file that was never readable by others, not even for a moment."""
-    scratch = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
-    handle = os.open(scratch, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(handle, "wb") as file:
-        file.write(content)
-    os.replace(scratch, path)
+    growing = Unfinished(path, 0o600)
+    try:
+        growing.path.write_bytes(content)
+        os.replace(growing.path, path)
+    finally:
+        growing.path.unlink(missing_ok=True)  # after an error
+        growing.close()
 
 
 def _now() -> datetime.datetime:

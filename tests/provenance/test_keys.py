@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from concurrent.futures import ThreadPoolExecutor
@@ -47,6 +48,28 @@ def test_two_at_once_get_the_same_key(tmp_path):
         made = list(pool.map(lambda _: local_identity(tmp_path), range(4)))
     assert len({one.fingerprint for one in made}) == 1
     assert [path.name for path in tmp_path.iterdir()] == ["identity"]
+
+
+def test_a_renewal_that_was_killed_leaves_no_key_behind(tmp_path, monkeypatch):
+    monkeypatch.setattr(keys, "LEAF_DAYS", 10)
+    local_identity(tmp_path)
+    place = tmp_path / "identity"
+    left = place / ".leaf.0123abcd.partial.pem"
+    left.write_text("half a key")
+    os.utime(left, (0, 0))
+    monkeypatch.setattr(keys, "LEAF_DAYS", 730)
+    local_identity(tmp_path)
+    assert sorted(path.name for path in place.iterdir()) == ["leaf.pem", "root.key", "root.pem"]
+
+
+def test_a_key_that_cannot_be_written_whole_leaves_nothing(tmp_path, monkeypatch):
+    def full(old, new):
+        raise OSError(errno.ENOSPC, "no space left")
+
+    monkeypatch.setattr(keys.os, "replace", full)
+    with pytest.raises(OSError, match="no space"):
+        local_identity(tmp_path)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_leaf_that_ends_soon_is_renewed_under_the_same_root(tmp_path, monkeypatch):

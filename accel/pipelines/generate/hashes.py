@@ -8,7 +8,7 @@ import os
 from contextlib import suppress
 from pathlib import Path
 
-from accel.core import InputError, read_json
+from accel.core import InputError, open_file, read_json
 from accel.unfinished import passing_name
 
 CACHE = "hashes.json"
@@ -26,7 +26,7 @@ def data_sha256(path: Path) -> str:
 
     It stays when somebody edits the metadata. Of other files, that of the whole.
     """
-    with path.open("rb") as file:
+    with open_file(path, "a model") as file:
         length = int.from_bytes(file.read(8), "little")
     is_safetensors = path.suffix == ".safetensors" and 8 + length < path.stat().st_size
     return _remembered(path, "data", 8 + length if is_safetensors else 0)
@@ -55,7 +55,7 @@ def _remembered(path: Path, kind: str, begin: int) -> str:
 def of_file(path: Path, begin: int = 0) -> str:
     """SHA-256 of what a file holds now, from `begin` on."""
     digest = hashlib.sha256()
-    with path.open("rb") as file:
+    with open_file(path, "a model") as file:
         file.seek(begin)
         while piece := file.read(PIECE):
             digest.update(piece)
