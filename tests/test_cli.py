@@ -114,7 +114,7 @@ def test_settings_that_cannot_be(tmp_path, capsys):
         (["--swapper", "missing.onnx"], "missing.onnx"),
         (["--codec", "h266"], "h266"),
         (["--device", "tpu"], "device must be"),
-        (["--max-distance", "9"], "max_distance must lie"),
+        (["--max-distance", "0"], "max_distance must lie above 0"),
     ]:
         status, _, err = swap(capsys, clip, out, *args)
         assert (status, err.count("\n")) == (2, 1), err

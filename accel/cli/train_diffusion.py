@@ -9,7 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from accel.cli.shared import command, deliver, with_progress
-from accel.core import Cancel
+from accel.core import Cancel, ConfigError
+
+# Options that not every part takes.
+OPTIONS_OF = {
+    "vae": ("images", "min_psnr"),
+    "unet": ("images", "start", "vae", "batch"),
+    "lora": ("model", "steps", "batch", "rank", "alpha", "rate", "seed"),
+}
 
 
 def add(commands: Any) -> None:
@@ -39,7 +46,7 @@ def add(commands: Any) -> None:
     parser.add_argument(
         "--min-psnr", type=float, metavar="DB", help="vae: what it must reach (default 26)"
     )
-    parser.add_argument("--model", default="nano", help="lora: model to train for (default nano)")
+    parser.add_argument("--model", help="lora: model to train for (default nano)")
     parser.add_argument("--steps", type=int, help="lora: batches (default 400)")
     parser.add_argument("--rank", type=int, help="lora: rank of the matrices (default 8)")
     parser.add_argument("--alpha", type=float, help="lora: their product counts alpha/rank")
@@ -55,15 +62,15 @@ def run(args: argparse.Namespace) -> None:
     def say(line: str) -> None:
         print(line, file=sys.stderr, flush=True)
 
-    names = ("steps", "rank", "alpha", "rate", "seed", "batch")
-    given = {n: v for n in names if (v := getattr(args, n)) is not None}
+    given = given_to(args)
 
     def work(progress: Any, cancel: Cancel) -> dict[str, Any]:
         signal.signal(signal.SIGINT, lambda *_: cancel.set())  # Ctrl-C ends the step and saves
         if args.part == "lora":
+            model = given.pop("model", "nano")
             return train_lora_on(
-                args.model, args.data, args.output, progress=progress, cancel=cancel, say=say,
-                **given,
+                model, args.data, args.output, threads=args.threads, progress=progress,
+                cancel=cancel, say=say, **given,
             )  # fmt: skip
         return train_diffusion(
             args.part, args.data, args.output, images=args.images, vae=args.vae, start=args.start,
@@ -79,3 +86,17 @@ def run(args: argparse.Namespace) -> None:
     state = "finished" if report["finished"] else "stopped; call it again to go on"
     text = f"{report['output']}: {state} after {report['seconds']:.0f} s"
     deliver(report, args.json, text)
+
+
+def given_to(args: argparse.Namespace) -> dict[str, Any]:
+    """Options that were given; ConfigError for one that the part does not take."""
+    every = dict.fromkeys(name for names in OPTIONS_OF.values() for name in names)
+    given = {name: value for name in every if (value := getattr(args, name)) is not None}
+    for name in given:
+        takers = [part for part, names in OPTIONS_OF.items() if name in names]
+        if args.part not in takers:
+            option = name.replace("_", "-")
+            raise ConfigError(
+                f"train-diffusion: --{option} must go with {' or '.join(takers)}, got {args.part}"
+            )
+    return given

@@ -1,10 +1,10 @@
-"""A contact sheet: frames before and after, side by side, with the faces enlarged."""
+"""A contact sheet: frames before and after, one above the other, with the faces enlarged."""
 
 from __future__ import annotations
 
 import numpy as np
 import torch
-from PIL import Image, ImageDraw
+from PIL import Image, ImageDraw, ImageFont
 
 from accel.faces.face import Face
 from accel.kernels import crop
@@ -14,6 +14,10 @@ COLUMNS = 6
 THUMB_HEIGHT = 270
 FACE_PX = 240
 GAP = 6
+FOOT = 0.14  # of the shorter side, below the pictures: room for the label of what is made
+NUMBER_PX = 22
+GROUND = (24, 24, 24)
+LEGEND = "frame before, after; face before, after"
 
 
 class ContactSheet:
@@ -44,8 +48,11 @@ class ContactSheet:
         draw = ImageDraw.Draw(picture)
         for face in faces:
             x, y = face.landmarks[:, :2].min(axis=0) * scale
-            number = str(numbers.get(face.track, "?"))
-            draw.text((float(x), max(0.0, float(y) - 14)), number, fill=(255, 230, 0))
+            draw.text(
+                (float(x), max(0.0, float(y) - NUMBER_PX)), str(numbers.get(face.track, "?")),
+                fill=(255, 230, 0), font=ImageFont.load_default(NUMBER_PX),
+                stroke_width=2, stroke_fill=GROUND,
+            )  # fmt: skip
         self._open[index] = self._upright([np.asarray(picture), views[1]])
 
     def after(self, index: int, planes: Planes, faces: list[Face]) -> None:
@@ -66,19 +73,19 @@ class ContactSheet:
             return None
         step = len(self._kept) / min(COLUMNS, len(self._kept))
         picked = [self._kept[int(i * step)][1] for i in range(min(COLUMNS, len(self._kept)))]
-        picked = [
-            [p[0], p[2], p[1], p[3]] for p in picked
-        ]  # whole before, after; face before, after
-        width = max(picked[0][0].shape[1], FACE_PX)
-        heights = [view.shape[0] for view in picked[0]]
-        sheet = Image.new(
-            "RGB", (len(picked) * (width + GAP) + GAP, sum(heights) + 5 * GAP), (24, 24, 24)
-        )
-        for column, views in enumerate(picked):
+        width = max(view.shape[1] for views in picked for view in views)  # pictures may differ
+        wide = len(picked) * (width + GAP) + GAP
+        high = max(sum(view.shape[0] + GAP for view in views) for views in picked) + GAP
+        foot = max(NUMBER_PX + 2 * GAP, round(FOOT * min(wide, high)))
+        sheet = Image.new("RGB", (wide, high + foot), GROUND)
+        for column, (before, face_before, after, face_after) in enumerate(picked):
             x, y = GAP + column * (width + GAP), GAP
-            for view, height in zip(views, heights):
+            for view in (before, after, face_before, face_after):
                 sheet.paste(Image.fromarray(view), (x + (width - view.shape[1]) // 2, y))
-                y += height + GAP
+                y += view.shape[0] + GAP
+        ImageDraw.Draw(sheet).text(
+            (GAP, high), LEGEND, fill=(160, 160, 160), font=ImageFont.load_default(NUMBER_PX)
+        )
         return np.array(sheet)
 
     def _upright(self, views: list[np.ndarray]) -> list[np.ndarray]:

@@ -168,9 +168,7 @@ class _Run:
         # What was not altered must not be called so: it is written again as it came.
         with (
             open_video(self.input) as again,
-            open_writer(
-                self.output, again, self.config.encode, finish=self.output_marks.finish
-            ) as writer,
+            open_writer(self.output, again, self.config.encode, finish=self._finish) as writer,
         ):
             for frame in again:
                 self.cancel.check()
@@ -178,8 +176,8 @@ class _Run:
         return writer
 
     def _write_swapped(self, reader: Any, analyser: Analyser, started: float) -> Any:
-        marks, few = self.output_marks, partial(frames_ahead, reader.info)
-        with open_writer(self.output, reader, self.config.encode, finish=marks.finish) as writer:
+        few = partial(frames_ahead, reader.info)
+        with open_writer(self.output, reader, self.config.encode, finish=self._finish) as writer:
             with closing(buffered(self._swapped(reader, analyser), few(4), "swap")) as swapped:
                 for done in swapped:
                     self.cancel.check()
@@ -188,9 +186,14 @@ class _Run:
                     self.seconds["encode"] += time.perf_counter() - start
                     self._count(done, reader.info.frames, started)
             self.cancel.check()
-            if marks.marks_for_nothing:
+            if self.output_marks.marks_for_nothing:
                 raise _NothingAltered
         return writer
+
+    def _finish(self, unfinished: Path) -> None:
+        start = time.perf_counter()
+        self.output_marks.finish(unfinished)
+        self.seconds["mark"] += time.perf_counter() - start
 
     def _save_preview(self, path: Path) -> bool:
         """Write the sheet of before and after, marked too; False when there is nothing to show."""
@@ -274,7 +277,9 @@ class _Run:
         few = partial(frames_ahead, reader.info)
         with closing(buffered(self._analysed(reader, analyser), few(4), "analyse")) as analysed:
             chunk = list(islice(analysed, BATCH))
+            start = time.perf_counter()
             self.output_marks.start(self.earlier.result() if self.earlier else None)
+            self.seconds["mark"] += time.perf_counter() - start
             while chunk:
                 yield from self._swap_chunk(chunk)
                 chunk = list(islice(analysed, BATCH))
@@ -401,6 +406,8 @@ class _Run:
     ) -> dict[str, Any]:
         if self.frames and not self.frames_with_faces:
             notes = [*notes, "no face was found in any frame; the output is the input, re-encoded"]
+        elif self.frames and not self.frames_swapped:
+            notes = [*notes, f"no face was swapped: select {self.config.select} chose none"]
         return {
             "input": str(self.input),
             "output": str(self.output),

@@ -55,7 +55,7 @@ class SwapConfig:
                 "sources must name at least one picture of the face to put in; a .dfm needs none"
             )
         if not 0 < self.max_distance <= 2:
-            raise ConfigError(f"max_distance must lie in 0..2, got {self.max_distance}")
+            raise ConfigError(f"max_distance must lie above 0 and up to 2, got {self.max_distance}")
         if not 0 <= self.min_score <= 1:
             raise ConfigError(f"min_score must lie in 0..1, got {self.min_score}")
         if self.select == "reference" and self.reference is None:

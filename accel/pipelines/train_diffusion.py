@@ -54,8 +54,8 @@ def train_diffusion(
     if part not in ("vae", "unet"):
         raise ConfigError(f"train-diffusion: part must be vae or unet, got {part!r}")
     started = time.perf_counter()
-    if threads:
-        torch.set_num_threads(threads)
+    _check_counts(images=images, batch=batch)
+    _use_threads(threads)
     pictures = open_pictures(Path(data), nano.SIDE_PX)
     name = "vae" if part == "vae" else "diffusion"
     folder = Run(Path(run), name, cancel=cancel, progress=progress, say=say)
@@ -82,6 +82,7 @@ def train_lora_on(
     *,
     run: Path | str | None = None,
     side: int | None = None,
+    threads: int = 0,
     progress: ProgressCallback | None = None,
     cancel: Cancel | None = None,
     say: Callable[[str], None] | None = None,
@@ -91,6 +92,7 @@ def train_lora_on(
 
     run: where saves and the curve go; default OUTPUT's name without its ending, beside it.
     side: pictures are cut square and sized to this; default the model's own.
+    threads: cores to use; 0 is as torch says.
     settings: fields of LoraConfig. Raises as `train_diffusion` does.
     """
     started, target = time.perf_counter(), Path(output)
@@ -100,6 +102,7 @@ def train_lora_on(
     if unknown:
         raise ConfigError(f"train-diffusion lora: has no {', '.join(unknown)}")
     config = LoraConfig(**settings)
+    _use_threads(threads)
     loaded = model if isinstance(model, Model) else load(model)
     entries = captioned(Path(data))
     edge = side or loaded.side_px
@@ -122,6 +125,19 @@ def train_lora_on(
         loaded.sizes(edge, edge) if loaded.loaded.model.config.size_numbers else None,
     )  # fmt: skip
     return _report("lora", target, folder, started) | {"pictures": len(entries)}
+
+
+def _check_counts(**counts: int | None) -> None:
+    for name, count in counts.items():
+        if count is not None and count < 1:
+            raise ConfigError(f"train-diffusion: {name} must be at least 1, got {count}")
+
+
+def _use_threads(threads: int) -> None:
+    if threads < 0:
+        raise ConfigError(f"train-diffusion: threads must be 0 or more, got {threads}")
+    if threads:
+        torch.set_num_threads(threads)
 
 
 def _encoder(loaded: Model) -> Callable[[Sequence[str]], Conditioning]:

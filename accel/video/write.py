@@ -148,6 +148,9 @@ class VideoWriter(KeptIfWell):
                 options["movflags"] = "".join(flags)
             if info.time_base.numerator == 1:
                 options["video_track_timescale"] = str(info.time_base.denominator)
+        if self._muxer == "avi":
+            # Sound that begins before 0, as AAC's does, would push every frame but the first back.
+            options["avoid_negative_ts"] = "disabled"
         if self._muxer == "gif":
             options["loop"] = str(gif_loops(self._like.path))
         return options

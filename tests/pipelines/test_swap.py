@@ -119,6 +119,14 @@ def test_the_result_wears_the_source_identity(tmp_path):
         swap_video(clip, tmp_path / "out.mp4", sources=SOURCE)
 
 
+def test_a_choice_that_takes_no_face_is_told(tmp_path):
+    clip = write_clip(tmp_path / "clip.mp4", 3, width=640, height=360)
+    report = swap_video(clip, tmp_path / "out.mp4", sources=SOURCE, select="2")
+    assert (report["frames_with_faces"], report["frames_swapped"]) == (3, 0)
+    assert report["notes"] == ["no face was swapped: select 2 chose none"]
+    assert "nothing was altered" in report["marked"]["line"]
+
+
 def test_a_still_picture_and_a_folder_go_the_same_way(tmp_path):
     for index, picture in enumerate(moving_portrait(3, 400, 300)):
         folder = tmp_path / "in"

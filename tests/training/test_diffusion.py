@@ -251,3 +251,16 @@ def test_loras_of_other_members(pictures, tmp_path, monkeypatch, kind):
     before = model.encode_text("a red square").context
     model.load_lora(output, 1.0)
     assert not torch.equal(model.encode_text("a red square").context, before)
+
+
+def test_an_option_of_another_part_is_refused_not_passed_over(tmp_path, capsys):
+    for words, told in (
+        ("vae --steps 3", "--steps must go with lora, got vae"),
+        ("lora --min-psnr 20", "--min-psnr must go with vae, got lora"),
+        ("unet --batch 0", "batch must be at least 1, got 0"),
+        ("vae --threads -2", "threads must be 0 or more, got -2"),
+        ("lora --rate nan", "rate must be above 0, got nan"),
+    ):
+        part, *options = words.split()
+        assert main(["train-diffusion", part, "pictures", "style.safetensors", *options]) == 2
+        assert told in capsys.readouterr().err

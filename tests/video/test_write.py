@@ -172,6 +172,14 @@ def test_a_stream_that_the_container_cannot_hold_is_told(tmp_path):
     assert packets(target, "audio") == packets(source, "audio")
 
 
+def test_sound_that_begins_before_0_delays_no_frame_of_an_avi(tmp_path):
+    source = make_clip(tmp_path / "a.mp4", audio=("eng",))  # AAC, whose first samples are primers
+    transcode(source, tmp_path / "b.avi", QUICK)
+    with av.open(str(tmp_path / "b.avi")) as film:
+        shown = [packet.dts for packet in film.demux(video=0) if packet.size]
+    assert shown == list(range(12))
+
+
 def test_pcm_in_avi_is_copied(tmp_path):
     source = make_clip(tmp_path / "a.avi", codec="mpeg4")
     with av.open(str(source)) as plain, av.open(str(tmp_path / "b.avi"), "w") as output:

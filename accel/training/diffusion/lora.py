@@ -50,7 +50,7 @@ class LoraConfig:
 
     def __post_init__(self) -> None:
         for name, value in vars(self).items():
-            if name not in ("text", "seed") and value <= 0:
+            if name not in ("text", "seed") and not value > 0:  # NaN is refused too
                 raise ConfigError(f"train-diffusion lora: {name} must be above 0, got {value}")
 
 
