@@ -48,8 +48,11 @@ def sort_faces(
     if by not in MODES:
         raise ConfigError(f"sort: must be by one of {', '.join(MODES)}, got {by!r:.40}")
     sheet = Path(sheet) if sheet else workspace.root / f"aligned_{side}_sheet.png"
-    if not sheet.parent.is_dir():  # said before a face is moved
+    # Said before a face is moved.
+    if not sheet.parent.is_dir():
         raise ConfigError(f"{sheet}: the folder must exist, {sheet.parent} does not")
+    if sheet.suffix.lower() != ".png" or sheet.is_dir():
+        raise ConfigError(f"{sheet}: the contact sheet must have a name that ends in .png")
     recovered = recover(workspace.aligned(side))
     folder = workspace.need_faces(side)
     paths = faces_in(folder)

@@ -122,6 +122,9 @@ def test_a_sheet_that_cannot_be_written_is_said_before_a_face_is_moved(faces):
     before = contents(faces)
     with pytest.raises(ConfigError, match="the folder must exist"):
         sort_faces(faces, "src", "hue", sheet=faces / "nowhere" / "sheet.png")
+    for no_picture in (faces, faces / "sheet.jpg"):
+        with pytest.raises(ConfigError, match=r"must have a name that ends in \.png"):
+            sort_faces(faces, "src", "hue", sheet=no_picture)
     assert contents(faces) == before
 
 
