@@ -1,6 +1,7 @@
 // Planes made smaller by whole squares of samples, then blurred; accel/kernels/shrink.py says how.
 #include <algorithm>
 #include <memory>
+#include <optional>
 #include <vector>
 
 #include "binding.h"
@@ -71,7 +72,9 @@ void shrink(ConstArray plane, Array out, int side, int beside, double share) {
   uint8_t* to = static_cast<uint8_t*>(out.data());
   const uint8_t* bytes = static_cast<const uint8_t*>(plane.data());
   const bool as_is = side == 1 && !wide && share == 1, blurs = beside > 0;
-  nb::gil_scoped_release unlocked;
+  // A small plane takes less time than to get the interpreter's lock back from other threads.
+  std::optional<nb::gil_scoped_release> unlocked;
+  if (int64_t(height) * width * side * side > kWorthThreads) unlocked.emplace();
   const std::unique_ptr<uint8_t[]> kept(blurs && !as_is ? new uint8_t[size_t(height) * width]
                                                         : nullptr);
   uint8_t* small = blurs ? kept.get() : to;
