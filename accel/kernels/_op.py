@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import numbers
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -31,6 +32,16 @@ def triton_kernels(name: str) -> Any:
 def in_triton(module: str, function: str) -> Callable:
     """A function of that module, which is loaded when the function is called."""
     return lambda *args: getattr(triton_kernels(module), function)(*args)
+
+
+# What torch's kinds of arguments may be in Python; sizes that are traced are of its own classes.
+KINDS: dict[str, Any] = {
+    "Tensor": torch.Tensor,
+    "Optional[Tensor]": (torch.Tensor, type(None)),
+    "bool": (bool, torch.SymBool),
+    "int": (numbers.Integral, torch.SymInt),
+    "float": (numbers.Real, torch.SymInt, torch.SymFloat),
+}
 
 
 @dataclass(frozen=True)
@@ -69,13 +80,25 @@ class Op:
         """Run the operator: by torch's dispatcher, or past it where that has nothing to do.
 
         Under torch.func's gradients and forward ones, which operators of libraries do not know, it
-        is its reference.
+        is its reference. Raises TypeError for an argument of the wrong kind.
         """
-        if may_run_at_once(args):
-            return self.run(*args)
-        if is_differentiated() and not self._writes:
-            return self.reference(*args)
-        return getattr(torch.ops.accel, self.name)(*args)
+        try:
+            if may_run_at_once(args):
+                return self.run(*args)
+            if is_differentiated() and not self._writes:
+                return self.reference(*args)
+            return getattr(torch.ops.accel, self.name)(*args)
+        except (AttributeError, TypeError, RuntimeError):
+            self._check_kinds(args)  # asked only now: every call would pay for it
+            raise
+
+    def _check_kinds(self, args) -> None:
+        for wanted, got in zip(getattr(torch.ops.accel, self.name).default._schema.arguments, args):
+            kind = KINDS.get(str(wanted.type), object)
+            if not isinstance(got, kind):
+                raise TypeError(
+                    f"{self.name}: {wanted.name} must be {wanted.type}, got {type(got).__name__}"
+                ) from None
 
     def implement(self, name: str, run: Callable, why_not: Callable[..., str]) -> None:
         """Add a faster implementation; later additions are tried first.

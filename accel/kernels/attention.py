@@ -39,8 +39,11 @@ def attention(
 
 
 def _reference(q, k, v, scale, causal):
-    if not q.is_floating_point():
-        raise TypeError(f"attention: q, k and v must be of floating point, got {q.dtype}")
+    if not q.is_floating_point() or not q.dtype == k.dtype == v.dtype:
+        raise TypeError(
+            "attention: q, k and v must be of one floating point type, "
+            f"got {q.dtype}, {k.dtype} and {v.dtype}"
+        )
     out = F.scaled_dot_product_attention(q, k, v, is_causal=causal, scale=scale)
     return out.transpose(1, 2).contiguous().transpose(1, 2)
 

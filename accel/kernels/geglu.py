@@ -29,6 +29,8 @@ def geglu(
 
 
 def _reference(x):
+    if not x.is_floating_point():
+        raise TypeError(f"geglu: x must be of floating point, got {x.dtype}")
     value, gates = x.chunk(2, dim=-1)
     return (value * F.gelu(gates)).contiguous()
 

@@ -21,8 +21,8 @@ from accel.kernels._why_not import not_on_gpu
 def group_norm_silu(
     x: Tensor,  # [N, C, ...] float
     groups: int,  # divides C
-    weight: Tensor,  # [C]
-    bias: Tensor,  # [C]
+    weight: Tensor | None,  # [C]; None: ones
+    bias: Tensor | None,  # [C]; None: zeros
     eps: float = 1e-5,
     silu: bool = True,  # False: normalise alone
 ) -> Tensor:  # as x; channels last where x is, else contiguous
@@ -35,6 +35,8 @@ def group_norm_silu(
             f"group_norm_silu: x must be [N, C, ...] with C a multiple of groups = {groups}, "
             f"got {tuple(x.shape)}"
         )
+    weight = x.new_ones(x.shape[1]) if weight is None else weight
+    bias = x.new_zeros(x.shape[1]) if bias is None else bias
     if weight.shape != x.shape[1:2] or bias.shape != x.shape[1:2]:
         raise ValueError(
             f"group_norm_silu: weight and bias must be [{x.shape[1]}], "
@@ -44,6 +46,8 @@ def group_norm_silu(
 
 
 def _reference(x, groups, weight, bias, eps, silu):
+    if not x.is_floating_point():
+        raise TypeError(f"group_norm_silu: x must be of floating point, got {x.dtype}")
     # F.group_norm is the same but for refusing a group of one number.
     y = torch.group_norm(x, groups, weight, bias, eps)
     return (F.silu(y) if silu else y).contiguous(memory_format=layout_of(x))

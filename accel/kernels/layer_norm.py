@@ -39,6 +39,8 @@ def layer_norm(
 
 
 def _reference(x, weight, bias, eps):
+    if not x.is_floating_point():
+        raise TypeError(f"layer_norm: x must be of floating point, got {x.dtype}")
     width = int(x.shape[-1])  # a plain number: the exporter to ONNX takes no traced one here
     return F.layer_norm(x, (width,), weight, bias, eps).contiguous()
 

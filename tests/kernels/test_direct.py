@@ -132,3 +132,47 @@ def test_a_compiled_program_holds_the_operator():
     assert any("accel.geglu" in name for name in names)
     traced = torch.jit.trace(kernels.geglu, x(3, 8))
     assert "accel::geglu" in str(traced.graph)
+
+
+@pytest.mark.parametrize("recorded", [False, True], ids=["at once", "by the dispatcher"])
+def test_an_argument_of_another_kind_is_named(recorded):
+    """The binding's own text lists types, the dispatcher's the values, over many lines."""
+    q = x(1, 2, 3, 8).requires_grad_(recorded)
+    weight = x(2)
+    wrong = {
+        "attention: k must be Tensor, got ndarray": lambda: kernels.attention(
+            q, q.detach().numpy(), q
+        ),
+        "attention: scale must be float, got str": lambda: kernels.attention(q, q, q, scale="2"),
+        "group_norm_silu: groups must be int, got float": lambda: kernels.group_norm_silu(
+            q, 2.0, weight, weight
+        ),
+        "layer_norm: eps must be float, got NoneType": lambda: kernels.layer_norm(
+            q, None, None, None
+        ),
+    }
+    for text, call in wrong.items():
+        with pytest.raises(TypeError, match=f"^{text}$"):
+            call()
+
+
+@pytest.mark.parametrize("dtype", [torch.int32, torch.bool, torch.complex64], ids=str)
+def test_numbers_of_another_kind_are_refused_in_one_line(dtype):
+    whole = torch.ones(1, 2, 3, 4, dtype=dtype)
+    for name, call in {
+        "attention": lambda: kernels.attention(whole, whole, whole),
+        "group_norm_silu": lambda: kernels.group_norm_silu(whole, 2, x(2), x(2)),
+        "layer_norm": lambda: kernels.layer_norm(whole),
+        "geglu": lambda: kernels.geglu(whole),
+    }.items():
+        with pytest.raises(TypeError, match=rf"^{name}: .* floating point.*, got {dtype}[^\n]*$"):
+            call()
+    with pytest.raises(TypeError, match=r"type, got torch\.float32, torch\.float16 and"):
+        kernels.attention(x(1, 1, 2, 4), x(1, 1, 2, 4).half(), x(1, 1, 2, 4))
+
+
+def test_group_norm_without_weights_is_torchs():
+    given = x(2, 6, 5, 4)
+    plain = torch.nn.functional.group_norm(given, 3)
+    got = kernels.group_norm_silu(given, 3, None, None)
+    torch.testing.assert_close(got, torch.nn.functional.silu(plain), rtol=1e-5, atol=1e-5)
