@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
+import time
+
 import numpy as np
 import pytest
 import torch
@@ -51,6 +54,40 @@ def block(c, k=3, stride=1, widen=0, activation="PRelu"):
     nodes.append(add("Add", ["e", skip], ["f"]))
     nodes.append(add(activation, ["f", "s"][: 2 if activation == "PRelu" else 1], ["y"]))
     return nodes, constants
+
+
+@pytest.mark.parametrize("size", [(12, 15), (13, 13), (3, 4), (6, 2)], ids=str)
+@pytest.mark.parametrize(
+    "more",
+    [
+        {},
+        {"pads": [1, 1, 1, 1]},
+        {"pads": [0, 1, 1, 0], "strides": [2, 3]},
+        {"kernel_shape": [2, 2], "strides": [3, 3]},
+        {"count_include_pad": 1},
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("kind", ["MaxPool", "AveragePool"])
+def test_pools_that_round_up_are_native(kind, more, size):
+    if kind == "MaxPool":
+        more = {k: v for k, v in more.items() if k != "count_include_pad"}
+    pool = {"kernel_shape": [3, 3], "strides": [2, 2], "ceil_mode": 1} | more
+    feeds = {"x": draw(2, 5, *size) - 3}  # zeros of a padding would be the largest
+    data = model([helper.make_node(kind, ["x"], ["y"], **pool)], feeds)
+    both(data, feeds)
+    assert "python" not in kinds(data, feeds)
+
+
+def test_opening_a_large_graph_takes_time_with_its_length_alone():
+    """Steps were compared one by one, and so was what they hold."""
+    names = [f"v{i}" for i in range(4000)]
+    nodes = [helper.make_node("Identity", ["x"], [names[0]])]
+    nodes += [helper.make_node("Relu", [a], [b]) for a, b in itertools.pairwise(names)]
+    data = model([*nodes, helper.make_node("Relu", [names[-1]], ["y"])], {"x": draw(1, 2, 3, 3)})
+    begin = time.process_time()
+    load_onnx(data)
+    assert time.process_time() - begin < 8  # about 1
 
 
 @pytest.mark.parametrize(

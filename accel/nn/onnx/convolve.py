@@ -112,7 +112,7 @@ def cut_off(
     return [*less, *more] if auto == "SAME_UPPER" else [*more, *less]
 
 
-def _window(a: Attributes, x: Tensor) -> tuple[list[int], list[int], list[int]]:
+def pool_window(a: Attributes, x: Tensor) -> tuple[list[int], list[int], list[int]]:
     """Pads of a pool, strides, and what ceil_mode adds at each end."""
     kernel, dims = a["kernel_shape"], x.ndim - 2
     if len(kernel) != dims or dims not in MEAN or not x.is_floating_point():
@@ -137,7 +137,7 @@ def _with(pads: Sequence[int], added: Sequence[int]) -> list[int]:
 
 @op("MaxPool")
 def max_pool(a: Attributes, x: Tensor) -> Tensor:
-    pads, strides, added = _window(a, x)
+    pads, strides, added = pool_window(a, x)
     x = padded(x, _with(pads, added), -math.inf)
     dims = len(strides)
     return LARGEST[dims](x, a["kernel_shape"], strides, 0, a.get("dilations", [1] * dims))
@@ -145,7 +145,7 @@ def max_pool(a: Attributes, x: Tensor) -> Tensor:
 
 @op("AveragePool")
 def average_pool(a: Attributes, x: Tensor) -> Tensor:
-    pads, strides, added = _window(a, x)
+    pads, strides, added = pool_window(a, x)
     kernel, pool = a["kernel_shape"], MEAN[len(strides)]
     if set(a.get("dilations", [1])) != {1}:
         raise Unsupported("AveragePool, dilated")

@@ -19,8 +19,13 @@ from accel.nn.onnx.wiring import Constants, Wiring, other
 def fuse(steps: Sequence[Step], constants: Constants, outputs: Sequence[str]) -> list[Step]:
     """Apply every rewrite, in the order that lets each see what the one before it made."""
     read = readers(steps, outputs)
-    done = [step for step in steps if not _does_nothing(step, read, outputs)]
-    renamed = {s.outputs[0]: s.inputs[0] for s in steps if s not in done}
+    done: list[Step] = []
+    renamed: dict[str, str] = {}
+    for step in steps:
+        if _does_nothing(step, read, outputs):
+            renamed[step.outputs[0]] = step.inputs[0]
+        else:
+            done.append(step)
     for step in done:
         step.inputs = [_follow(renamed, name) for name in step.inputs]
     for rewrite in (
@@ -57,6 +62,8 @@ def batch_norms(steps: Sequence[Step], constants: Constants, outputs: Sequence[s
         scale, shift, mean, variance = (constants[name].double() for name in norm.inputs[1:5])
         factor = scale / (variance + norm.attributes.get("epsilon", 1e-5)).sqrt()
         weight = constants[step.inputs[1]]
+        if factor.shape != weight.shape[turned : turned + 1]:  # else they would broadcast
+            continue
         has_bias = len(step.inputs) > 2 and step.inputs[2]
         bias = constants[step.inputs[2]].double() if has_bias else 0.0
         made = f"{norm.outputs[0]}/folded"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -98,7 +99,8 @@ def cut(
 
 @op("Expand")
 def expand(a: Attributes, x: Tensor, shape: Tensor) -> Tensor:
-    return x.expand(torch.broadcast_shapes(x.shape, tuple(integers(shape) or [])))
+    # torch's own function of that name loads sympy, which takes seconds.
+    return x.expand(np.broadcast_shapes(tuple(x.shape), tuple(integers(shape) or [])))
 
 
 @op("Tile")

@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -117,7 +118,7 @@ def attention(low: Lowering, step: Step) -> None:
     scale = q_factor * k_factor * (1 / factor if a["divided"] else factor)
     mask, scores = low.optional_constant(step, 3), (*some, length, k_shape[-2])
     causal = mask is not None and bool(_is_causal(mask, length, k_shape[-2]))
-    if mask is not None and torch.broadcast_shapes(mask.shape, scores) != torch.Size(scores):
+    if mask is not None and np.broadcast_shapes(tuple(mask.shape), scores) != scores:
         raise NotNative("with a mask that makes more of the scores")
     if mask is not None and (causal or not bool(mask.any())):
         mask = None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 
 from accel.nn.onnx.arena import Node, Place
@@ -268,7 +269,7 @@ def depth_to_space(low: Lowering, step: Step) -> None:
 def expand(low: Lowering, step: Step) -> None:
     shape = low.shape(low.value(step.inputs[0]))
     wanted = integers(low.constant(step.inputs[1])) or []
-    made = tuple(torch.broadcast_shapes(shape, tuple(wanted)))
+    made = tuple(np.broadcast_shapes(shape, tuple(wanted)))
     low.values[step.outputs[0]] = repeated(low, low.place(step.inputs[0]), made)
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from accel.nn.onnx.arena import Node, Place, touched
-from accel.nn.onnx.convolve import padding
+from accel.nn.onnx.convolve import pool_window
 from accel.nn.onnx.lower import Lowering, NotNative, Pending
 from accel.nn.onnx.ops import integers
 from accel.nn.onnx.plan import Step
@@ -23,15 +23,18 @@ from accel.nn.onnx.shapes import beyond
 def pool(low: Lowering, step: Step) -> None:
     a = step.attributes
     shape = low.shape(low.value(step.inputs[0]))
-    kernel, strides = a["kernel_shape"], a.get("strides", [1, 1])
-    if a.get("ceil_mode", 0) or a.get("storage_order", 0) or len(step.outputs) > 1:
-        raise NotNative("with ceil_mode or indices")
-    if len(shape) != 4 or len(kernel) != 2 or set(a.get("dilations", [1])) != {1}:
+    kernel, counted = a["kernel_shape"], bool(a.get("count_include_pad", 0))
+    if len(shape) != 4 or set(a.get("dilations", [1])) != {1}:
         raise NotNative("not of pictures, or dilated")
-    pads = padding(a, torch.empty(shape, device="meta"), kernel, 2)
+    pads, strides, added = pool_window(a, torch.empty(shape, device="meta"))
     if any(not 0 <= pads[i] < kernel[i % 2] for i in range(4)):
         raise NotNative("a padding wider than the window")
-    size = [(shape[2 + i] + pads[i] + pads[2 + i] - kernel[i]) // strides[i] + 1 for i in range(2)]
+    if any(added):  # those are counted by nobody
+        if counted and any(pads):
+            raise NotNative("of which some padding counts")
+        counted = False
+    whole = [shape[2 + i] + pads[i] + pads[2 + i] + added[i] for i in range(2)]
+    size = [(whole[i] - kernel[i]) // strides[i] + 1 for i in range(2)]
     if min(size) < 1:
         raise NotNative("a window larger than the picture")
     largest = step.kind == "MaxPool"
@@ -40,7 +43,6 @@ def pool(low: Lowering, step: Step) -> None:
         return _mean(low, step, x)
     y = low.new((*shape[:2], *size), True)
     window = window_of(kernel, strides, pads)
-    counted = bool(a.get("count_include_pad", 0))
     arguments = {"x": x, "y": y, "window": window, "largest": largest, "count_zeros": counted}
     low.add(Node("pool", [x], [y], arguments))
     low.values[step.outputs[0]] = y
