@@ -13,12 +13,13 @@ from numpy.typing import NDArray
 from onnx import ModelProto, TensorProto, helper
 from torch import Tensor
 
-from accel.core import ConfigError, choose_device, read_file
+from accel.core import ConfigError, InputError, choose_device, read_file
 from accel.nn.onnx.load import plan_of, samples
 from accel.nn.onnx.native import Runner
 from accel.nn.onnx.ops import MISFITS, TYPES, Unsupported, first_line
 from accel.weights import onnx_graph
 from accel.weights.onnx import Network, Port, open_onnx
+from accel.weights.onnx_sizes import Sizes
 
 Array = NDArray[Any]
 RUNTIMES = ("auto", "accel", "onnxruntime")
@@ -58,9 +59,9 @@ def load_onnx(
             model = onnx_graph.parse(data, name)
             onnx_graph.tidy(model)
             onnx_graph.fold_storage(model)
-            runner, ports = Runner(plan_of(model)), _ports(model)
-            if runtime == "accel" or runner.pays(samples(model)):
-                return OnnxModel(name, ports, plan=runner, types=_types(model))
+            runner, ports, sizes = Runner(plan_of(model)), _ports(model), Sizes(model, name)
+            if runtime == "accel" or runner.pays(_fitting(samples(model), sizes)):
+                return OnnxModel(name, ports, plan=runner, sizes=sizes, types=_types(model))
         except Unsupported as error:
             if runtime == "accel":
                 raise ConfigError(f"{name}: runtime accel cannot run it: {error}") from None
@@ -83,6 +84,7 @@ class OnnxModel:
         ports: Sequence[Port],
         *,
         plan: Runner | None = None,
+        sizes: Sizes | None = None,  # of what the plan makes
         network: Network | None = None,
         types: Mapping[str, Any] | None = None,  # of the plan's outputs
     ):
@@ -92,7 +94,7 @@ class OnnxModel:
         self.outputs = (
             plan.outputs if plan else [p.name for p in network.outputs] if network else []
         )
-        self._plan, self._network = plan, network
+        self._plan, self._sizes, self._network = plan, sizes, network
         self._types = dict(types or {})
         self._lock = threading.Lock()
 
@@ -124,6 +126,8 @@ class OnnxModel:
         if self._network is not None:
             return dict(zip(self.outputs, self._network.whole(**given)))
         assert self._plan is not None
+        assert self._sizes is not None
+        self._sizes.check_once({name: array.shape for name, array in given.items()})
         tensors = {name: _tensor(array) for name, array in given.items()}
         try:
             with self._lock:
@@ -158,6 +162,15 @@ def _tensor(array: Array) -> Tensor:
     if array.dtype == np.float16:
         return torch.from_numpy(array.astype(np.float32))
     return torch.from_numpy(array if array.flags.writeable else array.copy())  # else torch warns
+
+
+def _fitting(feeds: dict[str, Tensor] | None, sizes: Sizes) -> dict[str, Tensor] | None:
+    """Inputs to try a plan with, unless the graph makes too much of them."""
+    try:
+        sizes.check({name: tensor.shape for name, tensor in (feeds or {}).items()})
+    except InputError:
+        return None
+    return feeds
 
 
 def _read(path: Path) -> bytes:

@@ -23,6 +23,7 @@ from accel.weights.onnx_binding import (
     device_providers,
     device_stream,
 )
+from accel.weights.onnx_sizes import Sizes
 
 Array = np.ndarray[Any, Any]
 
@@ -104,15 +105,17 @@ def open_onnx(
     if fold:
         onnx_graph.fold_storage(model)
     fixed = model.SerializeToString()
-    where, sizes = _Place(device, tensorrt), _sizes(model)
+    where, sizes, made = _Place(device, tensorrt), _sizes(model), Sizes(model, name)
     if dynamic_batch and onnx_graph.free_batch(model):
         try:
             session = _session(model.SerializeToString(), where, threads, name, _sizes(model))
-            return Network(session, name, verified=False, binding=where.binding(session))
+            return Network(
+                session, name, Sizes(model, name), verified=False, binding=where.binding(session)
+            )
         except InputError:  # the rewrite did not fit this graph; one at a time always does
             pass
     session = _session(fixed, where, threads, name, sizes)
-    return Network(session, name, verified=True, binding=where.binding(session))
+    return Network(session, name, made, verified=True, binding=where.binding(session))
 
 
 def last_initializer(source: Path | str | bytes) -> Array | None:
@@ -207,6 +210,7 @@ class Network:
         self,
         session: onnxruntime.InferenceSession,
         name: str,
+        made: Sizes,  # of what its operators make
         *,
         verified: bool,
         binding: Binding | None = None,
@@ -223,6 +227,7 @@ class Network:
             isinstance(p.shape[0], str) for p in self.inputs if p.name in self._per_item
         )
         self._session = session
+        self._made = made
         self._verified = verified
 
     def __call__(self, *arrays: Array | torch.Tensor, **named: Array | torch.Tensor) -> list[Array]:
@@ -256,6 +261,7 @@ class Network:
         """
         if self.binding is None:
             raise ConfigError(f"{self.name}: must be opened on a CUDA device to run there")
+        self._made.check_once({name: tensor.shape for name, tensor in named.items()})
         count = max((named[n].shape[0] for n in self._per_item), default=1)
         if count == 1 or (self.batched and (self._verified or self._verify(self._host(named)))):
             return self.binding(named)
@@ -312,6 +318,7 @@ class Network:
             raise InputError(f"{self.name}: fails as it runs: {first_line(error)}") from None
 
     def _try_to_run(self, feed: dict[str, Array]) -> list[Array]:
+        self._made.check_once({name: array.shape for name, array in feed.items()})
         results: list[Array] = self._session.run(None, feed)
         return results
 
@@ -334,7 +341,7 @@ class Network:
             return False
         try:
             together = self._try_to_run(feed)
-        except ORT_ERRORS:  # a size that the graph fixes elsewhere
+        except (*ORT_ERRORS, InputError):  # a size that the graph fixes elsewhere
             self.batched = False
             return False
         pairs = [(i, self._run(end)) for i, end in ((0, first), (count - 1, last))]

@@ -28,8 +28,8 @@ from accel.core import InputError
 from accel.weights.onnx_sizes import (
     MAX_ELEMENTS,
     MAX_ELEMENTS_OF_FOLDERS,
+    Sizes,
     check_made,
-    check_values,
     value_shapes,
 )
 from accel.weights.onnx_wire import check_growth, count_fields
@@ -79,7 +79,7 @@ def parse(data: bytes, name: str, beside: Path | None = None) -> ModelProto:
                     f"{name}: {message.op_type!r:.60} reads another file and is refused"
                 )
     check_growth(model, name)
-    check_values(model, name, MAX_ELEMENTS_OF_FOLDERS if beside else MAX_ELEMENTS)
+    Sizes(model, name, MAX_ELEMENTS_OF_FOLDERS if beside else MAX_ELEMENTS).check()
     return model
 
 

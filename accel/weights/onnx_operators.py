@@ -41,7 +41,7 @@ def nodes_of(nodes: Iterable[NodeProto]) -> Iterator[NodeProto]:
 
 
 def _check(node: NodeProto, version: int, name: str) -> None:
-    schema = _definition(node.op_type, version)
+    schema = definition(node.op_type, version)
     if schema is None:
         return
     given = len(node.input)
@@ -72,7 +72,7 @@ def _check_attribute(node: NodeProto, attribute: AttributeProto, name: str) -> N
 
 
 @cache
-def _definition(operator: str, version: int) -> defs.OpSchema | None:
+def definition(operator: str, version: int) -> defs.OpSchema | None:
     try:
         return defs.get_schema(operator, version)
     except (defs.SchemaError, TypeError):  # TypeError: a version beyond 32 bits

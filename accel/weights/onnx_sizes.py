@@ -1,25 +1,30 @@
-"""How large the values of an ONNX graph are, as far as constants, shapes and what it computes of
-them say.
+"""How large the values of an ONNX graph are, worked out operator by operator before any is run.
 
-Published graphs work out sizes as they run: the shape of one value, times two, is the size of the
-next. Such chains of small numbers are followed here by ONNX's own definitions of its operators, so
-that a graph which grows is refused before any runtime works the same chain out.
+Published graphs compute sizes as they run: the shape of one value, times two, is the size of the
+next. Here each operator is asked, by ONNX's own definition of it, what it makes of inputs of known
+types and of the small constants among them; small numbers on which sizes hang are computed. So a
+graph that grows is refused before a runtime works the same out.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections import ChainMap, Counter
+from collections.abc import Iterable, Iterator, Mapping, MutableMapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 import onnx
 import onnx.inliner
 from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto, numpy_helper
+from onnx.onnx_pb import TypeProto
 
 from accel.core import InputError
-from accel.weights.onnx_operators import STANDARD, check_operators, nodes_of
-from accel.weights.onnx_wire import DRAWS, SIZED_BY, graphs_of
+from accel.weights.onnx_operators import STANDARD, check_operators, definition, nodes_of
+from accel.weights.onnx_room import check_room
+from accel.weights.onnx_wire import SIZED_BY, graphs_of
 
 Array = np.ndarray[Any, Any]
 
@@ -27,42 +32,46 @@ Array = np.ndarray[Any, Any]
 # its inputs, its result and some room beside them.
 MAX_ELEMENTS = 1 << 25
 MAX_ELEMENTS_OF_FOLDERS = 1 << 27  # of models above 2 GB, whose pictures are as large
+# As often as a picture that is put in, however large it is, a value may be. 64 channels of four
+# times its sides are 341 times it.
+MAX_GROWTH = 512
+MAX_AT_ONCE = 4  # times the bytes of the largest value, of all that are needed at a time
+MAX_FOLDED = 4  # times the bytes of the constants, of what is made of constants alone ...
+ROOM_TO_FOLD = 1 << 28  # ... and this many more
 MAX_ROUNDS = 100_000  # of a loop
 SMALL = 1000  # elements; what says the shape of other things is smaller
-LOOKS = 5  # as often sizes are followed that hang on shapes which hang on sizes
+FLOAT = 4  # bytes
 # Inputs, beside those of SIZED_BY, that say what shape a result has.
 SHAPED_BY = {
     "Reshape": (1,), "Slice": (1, 2, 3, 4), "Squeeze": (1,), "Unsqueeze": (1,), "Split": (1,),
-    "TopK": (1,), "Loop": (0,),
+    "TopK": (1,), "Loop": (0,), "Col2Im": (1, 2), "AffineGrid": (1,), "ReduceSum": (1,),
+    "ReduceMean": (1,), "ReduceMax": (1,), "ReduceMin": (1,), "ReduceProd": (1,), "ReduceL1": (1,),
+    "ReduceL2": (1,), "ReduceSumSquare": (1,), "ReduceLogSum": (1,), "ReduceLogSumExp": (1,),
 }  # fmt: skip
-
-
-def check_values(model: ModelProto, name: str, most: int = MAX_ELEMENTS) -> None:
-    """Refuse a graph that is small and makes itself large: a value of more than `most` elements.
-
-    A free size of an input counts as 1. Raises InputError.
-    """
-    if model.functions:
-        try:
-            model = onnx.inliner.inline_local_functions(model)
-        except RuntimeError:  # its text names places of the library's makers
-            raise InputError(f"{name}: functions must fit the calls of them") from None
-    check_operators(model, name)
-    light = _light(model)
-    for value in light.graph.input:
-        for size in value.type.tensor_type.shape.dim:
-            if not size.dim_value:
-                size.dim_value = 1
-    known, wanted = _constants(light.graph), _wanted(light.graph.node)
-    for _ in range(LOOKS):
-        shapes = _inferred(light, name)
-        for value, shape in shapes.items():
-            check_made(math.prod(shape), value, name, most)
-        before = len(known)
-        _Walk(model, shapes, wanted, name, most).follow(light.graph.node, known)
-        if len(known) == before:
-            return
-        _settle(light.graph, known)
+# What sizes are computed with; each needs no more memory than its inputs and its result.
+COMPUTED = frozenset((
+    "Abs", "Add", "And", "Cast", "CastLike", "Ceil", "Concat", "Constant", "ConstantOfShape",
+    "CumSum", "Div", "Equal", "Exp", "Expand", "Flatten", "Floor", "Gather", "GatherElements",
+    "GatherND", "Greater", "GreaterOrEqual", "Identity", "Less", "LessOrEqual", "Log", "Max", "Min",
+    "Mod", "Mul", "Neg", "NonZero", "Not", "Or", "Pow", "Range", "ReduceMax", "ReduceMin",
+    "ReduceProd", "ReduceSum", "Reshape", "Round", "ScatterElements", "ScatterND", "Sign", "Size",
+    "Slice", "Split", "Sqrt", "Squeeze", "Sub", "Sum", "Tile", "Transpose", "Unsqueeze", "Where",
+))  # fmt: skip
+# ONNX Runtime's own operators whose results have the sizes of a standard one's, and of which of
+# their inputs. What others of its operators make is not known.
+LIKE: dict[str, tuple[str, tuple[int, ...]]] = {
+    **dict.fromkeys(
+        ("BiasGelu", "BiasSoftmax", "DequantizeLinear", "FastGelu", "Gelu", "GroupNorm",
+         "QLinearLeakyRelu", "QLinearSigmoid", "QLinearSoftmax", "QuantizeLinear", "QuickGelu",
+         "RotaryEmbedding", "SimplifiedLayerNormalization", "SkipLayerNormalization",
+         "SkipSimplifiedLayerNormalization"), ("Identity", (0,))),
+    **dict.fromkeys(("QLinearAdd", "QLinearMul"), ("Add", (0, 3))),
+    **dict.fromkeys(("DynamicQuantizeMatMul", "MatMulIntegerToFloat"), ("MatMul", (0, 1))),
+    "FusedConv": ("Conv", (0, 1, 2)),
+}  # fmt: skip
+ITEM_BYTES = dict.fromkeys(
+    (TensorProto.INT64, TensorProto.UINT64, TensorProto.DOUBLE, TensorProto.COMPLEX64,
+     TensorProto.COMPLEX128), 8)  # fmt: skip
 
 
 def check_made(elements: int, value: str, name: str, most: int = MAX_ELEMENTS) -> None:
@@ -74,60 +83,145 @@ def check_made(elements: int, value: str, name: str, most: int = MAX_ELEMENTS) -
 
 def value_shapes(model: ModelProto) -> dict[str, list[int]]:
     """The shapes of inputs and values as far as they follow from the graph; 0 is a free size."""
-    return _inferred(_light(model), "graph")
-
-
-def _light(model: ModelProto) -> ModelProto:
-    """The graph without the content of its large constants, which takes time to copy."""
-    light = ModelProto(ir_version=model.ir_version)
-    light.opset_import.extend(model.opset_import)
-    light.functions.extend(model.functions)
-    graph = light.graph
-    graph.name = "shapes"
-    graph.node.extend(model.graph.node)
-    graph.input.extend(model.graph.input)
-    graph.output.extend(model.graph.output)
-    listed = {i.name for i in graph.input}
-    for tensor in model.graph.initializer:
-        if math.prod(tensor.dims) <= SMALL:
-            graph.initializer.append(tensor)
-        elif tensor.name not in listed:
-            graph.input.append(
-                onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims)
-            )
-    return light
-
-
-def _inferred(light: ModelProto, name: str) -> dict[str, list[int]]:
-    light = _without_old_expands(light)
-    try:
-        graph = onnx.shape_inference.infer_shapes(light).graph
-    except (onnx.shape_inference.InferenceError, ValueError):  # ValueError: above 2 GiB
-        graph = light.graph
-    except (IndexError, MemoryError, RuntimeError):
-        raise InputError(f"{name}: its operators must have sizes, ONNX finds none") from None
+    sizes = Sizes(model, "graph")
+    found = sizes.given({}, free=None)
+    _Walk(sizes, None, is_strict=False).follow(sizes.nodes, found, sizes.outputs)
     return {
-        v.name: [d.dim_value for d in v.type.tensor_type.shape.dim]
-        for v in [*graph.value_info, *graph.input, *graph.output]
-        if v.type.tensor_type.HasField("shape")
+        name: [max(size, 0) for size in value.shape]
+        for name, value in found.items()
+        if value.shape is not None
     }
 
 
-def _without_old_expands(light: ModelProto) -> ModelProto:
-    """The graph with those Expands named otherwise whose shape is no constant.
+@dataclass(frozen=True)
+class Value:
+    """What is known of a value: its type, and what is in it where it is small and certain.
 
-    Below version 13 ONNX makes a dimension for each element of it, of which there may be millions.
+    is_constant: whether it hangs on no input, so that a runtime may work it out once and keep it.
     """
-    if all(o.version >= 13 for o in light.opset_import if o.domain in STANDARD):
-        return light
-    held = ModelProto()
-    held.CopyFrom(light)
-    known = {tensor.name for tensor in held.graph.initializer}
-    known |= {v for n in held.graph.node if n.op_type == "Constant" for v in n.output}
-    for node in nodes_of(held.graph.node):
-        if node.op_type == "Expand" and node.input[1] not in known:
-            node.op_type = "ExpandByUnknown"
-    return held
+
+    type: TypeProto
+    data: Array | None = None
+    is_constant: bool = False
+
+    @cached_property
+    def shape(self) -> tuple[int, ...] | None:  # -1 for a size that is not known
+        tensor = self.type.tensor_type
+        if not tensor.HasField("shape"):
+            return None
+        return tuple(d.dim_value if d.HasField("dim_value") else -1 for d in tensor.shape.dim)
+
+    @property
+    def has_type(self) -> bool:
+        return self.type.WhichOneof("value") is not None
+
+    @property
+    def is_known(self) -> bool:
+        return self.shape is not None and min(self.shape, default=0) >= 0
+
+    @property
+    def elements(self) -> int:
+        """At least; sides count where others are 0 too: indices of each side are made."""
+        return math.prod(max(size, 1) for size in self.shape or ())
+
+    @property
+    def in_bytes(self) -> int:
+        return self.elements * ITEM_BYTES.get(self.type.tensor_type.elem_type, FLOAT)
+
+    @cached_property
+    def type_bytes(self) -> bytes:
+        found: bytes = self.type.SerializeToString()
+        return found
+
+    @cached_property
+    def data_bytes(self) -> bytes:
+        assert self.data is not None
+        found: bytes = numpy_helper.from_array(self.data).SerializeToString()
+        return found
+
+
+Known = MutableMapping[str, Value]
+
+
+class Sizes:
+    """The sizes of one graph, without its large constants, for any sizes of its inputs."""
+
+    def __init__(self, model: ModelProto, name: str, most: int = MAX_ELEMENTS):
+        """Raises InputError where operators are not as defined."""
+        if model.functions:
+            try:
+                model = onnx.inliner.inline_local_functions(model)
+            except RuntimeError:  # its text names places of the library's makers
+                raise InputError(f"{name}: functions must fit the calls of them") from None
+        check_operators(model, name)
+        self.name, self.most = name, most
+        self.opsets = {o.domain: o.version for o in model.opset_import}
+        self.version = max((self.opsets.get(domain, 1) for domain in STANDARD), default=1)
+        self.ir_version = model.ir_version
+        self.nodes = _light(model.graph.node)
+        self.outputs = [o.name for o in model.graph.output]
+        self.wanted = _wanted(self.nodes)
+        self._constants = dict(_constants(model.graph))
+        self._inputs = {i.name: i.type for i in model.graph.input if i.name not in self._constants}
+        written = [
+            a.t for n in nodes_of(self.nodes) if n.op_type == "Constant" for a in n.attribute
+        ]
+        self._seen: set[tuple[tuple[str, tuple[int, ...]], ...]] = set()
+        self.weights = sum(value.in_bytes for value in self._constants.values())
+        self.weights += sum(FLOAT * math.prod(tensor.dims) for tensor in written)
+
+    def check(self, given: Mapping[str, Sequence[int]] | None = None) -> None:
+        """Refuse what the graph makes of inputs of these sizes, where it is too large.
+
+        given: sizes by the names of inputs; without them those that the file declares, a free one
+        counting as 1: what is not known then, is when the graph is run, and is checked then.
+
+        Raises InputError.
+        """
+        known = self.given(given or {}, free=1)
+        declared = [Value(kind) for kind in self._inputs.values()]
+        is_strict = given is not None or all(value.is_known for value in declared)
+        put_in = sum(known[name].elements for name in given or ())
+        most = max(self.most, MAX_GROWTH * put_in)
+        for name in self._inputs:
+            check_made(known[name].elements, name, self.name, most)
+        _Walk(self, most, is_strict).follow(self.nodes, known, self.outputs)
+
+    def check_once(self, given: Mapping[str, Sequence[int]]) -> None:
+        """As `check`, where inputs of such sizes were not checked before."""
+        key = tuple((name, tuple(shape)) for name, shape in given.items())
+        if key in self._seen:
+            return
+        self.check(given)
+        self._seen.add(key)
+
+    def given(self, sizes: Mapping[str, Sequence[int]], free: int | None) -> dict[str, Value]:
+        """Inputs and constants to begin with. free: what counts for a size left open, if any."""
+        found = dict(self._constants)
+        for name, kind in self._inputs.items():
+            made = TypeProto()
+            made.CopyFrom(kind)
+            if name in sizes:
+                made = tensor_type(kind.tensor_type.elem_type, sizes[name])
+            elif made.tensor_type.HasField("shape") and free is not None:
+                for size in made.tensor_type.shape.dim:
+                    if not size.dim_value:
+                        size.dim_value = free
+            found[name] = Value(made)
+        return found
+
+
+def _light(nodes: Iterable[NodeProto]) -> list[NodeProto]:
+    """Copies without what is in large constants, which nobody reads here."""
+    made = GraphProto()
+    made.node.extend(nodes)
+    for node in nodes_of(made.node):
+        for attribute in node.attribute:
+            for tensor in (attribute.t, *attribute.tensors, *attribute.g.initializer):
+                if math.prod(tensor.dims) > SMALL:
+                    tensor.ClearField("raw_data")
+                    tensor.ClearField("float_data")
+    return list(made.node)
 
 
 def _wanted(nodes: Sequence[NodeProto]) -> set[str]:
@@ -136,97 +230,263 @@ def _wanted(nodes: Sequence[NodeProto]) -> set[str]:
     for node in reversed(nodes):
         for graph in graphs_of(node):
             found |= _wanted(graph.node)
-        says = SIZED_BY.get(node.op_type, ()) + SHAPED_BY.get(node.op_type, ())
+        says = _says_sizes(node)
         found.update(node.input[i] for i in says if i < len(node.input))
         if node.op_type not in ("Shape", "Size") and not found.isdisjoint(node.output):
             found.update(node.input)
     return found - {""}
 
 
-def _settle(graph: GraphProto, known: Mapping[str, Array]) -> None:
-    """Put what was worked out in the place of the operators that would."""
-    for node in graph.node:
-        if len(node.output) == 1 and node.output[0] in known and node.op_type != "Constant":
-            value = numpy_helper.from_array(known[node.output[0]])
-            node.CopyFrom(onnx.helper.make_node("Constant", [], node.output, value=value))
+def _says_sizes(node: NodeProto) -> tuple[int, ...]:
+    return SIZED_BY.get(node.op_type, ()) + SHAPED_BY.get(node.op_type, ())
 
 
 class _Walk:
-    """Goes over a graph's operators in order and works out what small numbers say."""
+    """Goes over a graph's operators in order, for one set of input sizes."""
 
-    def __init__(
-        self,
-        model: ModelProto,
-        shapes: Mapping[str, list[int]],
-        wanted: set[str],
-        name: str,
-        most: int,
-    ) -> None:
-        self._opsets = {o.domain: o.version for o in model.opset_import}
-        self._shapes, self._wanted, self._name, self._most = shapes, wanted, name, most
+    def __init__(self, sizes: Sizes, most: int | None, is_strict: bool):
+        """most: elements of a value; None: nothing is refused.
 
-    def follow(self, nodes: Iterable[NodeProto], known: dict[str, Array]) -> None:
-        """Check each operator; add to `known` what it gives, where that is small and certain."""
+        is_strict: whether what has no size that can be known is refused too.
+        """
+        self._sizes, self._name = sizes, sizes.name
+        self._most, self._is_strict = most, is_strict
+        self._now = self._folded = 0  # bytes
+
+    def follow(self, nodes: Sequence[NodeProto], known: Known, outputs: Iterable[str]) -> None:
+        """Add to `known` what each operator makes."""
+        left = Counter(name for node in nodes for name in _reads(node))
+        left.update(outputs)
+        mine: dict[str, int] = {}
         for node in nodes:
-            for graph in graphs_of(node):
-                self.follow(graph.node, known | _constants(graph))
-            self._check(node, known)
-            if any(o in self._wanted and o not in known for o in node.output):
-                results = zip(node.output, self._results(node, known))
-                known |= {output: value for output, value in results if output}
+            for name, value in zip(node.output, self._made(node, known)):
+                if name:
+                    known[name] = value
+                    mine[name] = self._counted(node, name, value)
+            for name in _reads(node):
+                left[name] -= 1
+                if not left[name]:
+                    self._now -= mine.pop(name, 0)
+        self._now -= sum(mine.values())
 
-    def _check(self, node: NodeProto, known: Mapping[str, Array]) -> None:
-        if node.op_type == "Loop":
-            rounds = _numbers(node, 0, known)
-            if rounds is None or not 0 <= rounds.sum() <= MAX_ROUNDS:
+    def _counted(self, node: NodeProto, name: str, value: Value) -> int:
+        """The bytes that a value takes until its last reader is done."""
+        if self._most is None or node.op_type == "Constant":
+            return 0
+        check_made(value.elements, name, self._name, self._most)
+        if self._is_strict and not value.is_known:
+            self._refuse(node, "make what has a size that follows from constants and inputs' sizes")
+        if value.is_constant:
+            self._folded += value.in_bytes
+            most = MAX_FOLDED * self._sizes.weights + ROOM_TO_FOLD
+            if self._folded > most:
                 raise InputError(
-                    f"{self._name}: a Loop must state its rounds, {MAX_ROUNDS} at most, as a"
-                    " constant"
+                    f"{self._name}: what is made of constants must take {most} bytes at most, got"
+                    f" {self._folded}"
                 )
-        made = _made(node, known)
-        if made > self._most:
+            return 0
+        self._now += value.in_bytes
+        most = MAX_AT_ONCE * FLOAT * self._most
+        if self._now > most:
             raise InputError(
-                f"{self._name}: {node.op_type!r:.40} must make {self._most} numbers at most, makes"
-                f" {made}"
+                f"{self._name}: values needed at a time must take {most} bytes at most, got"
+                f" {self._now}"
             )
+        return value.in_bytes
 
-    def _results(self, node: NodeProto, known: Mapping[str, Array]) -> list[Array]:
-        if node.op_type in ("Shape", "Size") and node.input:
-            shape = self._shapes.get(node.input[0])
-            if shape is None or min(shape, default=1) < 1:
-                return []
-            given = [np.broadcast_to(np.float32(0), shape)]
+    def _refuse(self, node: NodeProto, must: str) -> None:
+        raise InputError(f"{self._name}: operator {node.op_type!r:.60} must {must}")
+
+    def _made(self, node: NodeProto, known: Known) -> list[Value]:
+        if node.op_type == "If":
+            return self._branches(node, known)
+        if node.op_type == "Loop":
+            return self._loop(node, known)
+        if graphs_of(node):
+            self._refuse(node, "hold no graph; If and Loop may")
+        given = [known.get(name) if name else None for name in node.input]
+        for index in _says_sizes(node):
+            value = given[index] if index < len(given) else None
+            if value is not None and value.elements > SMALL:
+                if self._most is None:
+                    return [Value(TypeProto()) for _ in node.output]
+                self._refuse(node, f"be told {SMALL} sizes at most")
+        made = [Value(kind) for kind in self._types(node, given)]
+        if self._most is not None:
+            check_room(node, given, made, self._name, self._most)
+        if node.op_type in ("Shape", "Size") and given[0] is not None:
+            is_constant = given[0].is_known
         else:
-            given = [known[i] for i in node.input if i in known]
-            if len(given) < sum(map(bool, node.input)):
-                return []
-        if graphs_of(node) or node.op_type in DRAWS or node.domain not in ("", "ai.onnx"):
-            return []
-        if (not given and node.op_type != "Constant") or _made(node, known) > SMALL:
-            return []
-        return self._run(node, given)
+            is_constant = all(
+                v is not None and v.is_constant for n, v in zip(node.input, given) if n
+            )
+        if not is_constant:
+            return made
+        data: list[Array | None] = [None] * len(made)
+        if any(name in self._sizes.wanted for name in node.output):
+            data = self._data(node, given, made)
+        return [Value(value.type, one, True) for value, one in zip(made, data)]
 
-    def _run(self, node: NodeProto, given: list[Array]) -> list[Array]:
+    def _types(self, node: NodeProto, given: Sequence[Value | None]) -> list[TypeProto]:
+        """What kinds of values an operator makes, their sizes as far as they are known."""
+        unknown = [TypeProto() for _ in node.output]
+        if node.domain not in STANDARD:
+            if node.op_type not in LIKE:
+                return unknown
+            kind, indices = LIKE[node.op_type]
+            given = [given[i] for i in indices if i < len(given)]
+            node = _like(node, kind, indices)
+        schema = definition(node.op_type, self._sizes.version)
+        pairs = {name: value for name, value in zip(node.input, given) if name}
+        if schema is None or any(v is None or not v.has_type for v in pairs.values()):
+            return unknown
+        types = {name: v.type_bytes for name, v in pairs.items() if v is not None}
+        data = {n: v.data_bytes for n, v in pairs.items() if v is not None and v.data is not None}
+        try:
+            found = schema._infer_node_outputs(
+                node.SerializeToString(), types, data, {}, self._sizes.opsets,
+                self._sizes.ir_version,
+            )  # fmt: skip
+        except (onnx.shape_inference.InferenceError, ValueError):
+            if self._is_strict:
+                raise InputError(
+                    f"{self._name}: inputs must fit the graph, those of {node.op_type!r:.60} do not"
+                ) from None
+            return unknown
+        except (IndexError, MemoryError, RuntimeError):
+            raise InputError(
+                f"{self._name}: its operators must have sizes, ONNX finds none"
+            ) from None
+        made = [TypeProto.FromString(found.get(name, b"")) for name in node.output]
+        for one in made:
+            is_tensor = one.WhichOneof("value") in (None, "tensor_type")
+            if not is_tensor or one.tensor_type.elem_type == TensorProto.STRING:
+                self._refuse(node, "make tensors of numbers")
+        return made + unknown[len(made) :]
+
+    def _branches(self, node: NodeProto, known: Known) -> list[Value]:
+        ends = []
+        for graph in graphs_of(node):
+            inner: Known = ChainMap(dict(_constants(graph)), known)  # type: ignore[arg-type]
+            names = [o.name for o in graph.output]
+            self.follow(graph.node, inner, names)
+            ends.append([inner.get(name, Value(TypeProto())) for name in names])
+        pairs = zip(*ends)
+        return [
+            Value(one.type if one.shape == other.shape else TypeProto()) for one, other in pairs
+        ]
+
+    def _loop(self, node: NodeProto, known: Known) -> list[Value]:
+        """What is handed from round to round must keep its size; what each adds is piled up."""
+        told = known.get(node.input[0])
+        rounds = None if told is None or told.data is None else int(told.data.sum())
+        if self._most is not None and (rounds is None or not 0 <= rounds <= MAX_ROUNDS):
+            self._refuse(node, f"state its rounds, {MAX_ROUNDS} at most, as a constant")
+        (body,) = graphs_of(node)
+        handed = [known.get(name, Value(TypeProto())) for name in node.input[2:]]
+        begin = [
+            Value(tensor_type(TensorProto.INT64, ())),
+            Value(tensor_type(TensorProto.BOOL, ())),
+        ]
+        names = [i.name for i in body.input]
+        inner: Known = ChainMap(
+            dict(_constants(body)) | dict(zip(names, [*begin, *(Value(v.type) for v in handed)])),
+            known,  # type: ignore[arg-type]
+        )
+        ends = [o.name for o in body.output]
+        self.follow(body.node, inner, ends)
+        made = [inner.get(name, Value(TypeProto())) for name in ends[1:]]
+        kept, piled = made[: len(handed)], made[len(handed) :]
+        if self._most is not None and any(k.shape != h.shape for k, h in zip(kept, handed)):
+            self._refuse(node, "keep the sizes of what it hands from round to round")
+        return [Value(k.type) for k in kept] + [
+            Value(tensor_type(p.type.tensor_type.elem_type, (rounds or 0, *(p.shape or (-1,)))))
+            for p in piled
+        ]
+
+    def _data(
+        self, node: NodeProto, given: Sequence[Value | None], made: Sequence[Value]
+    ) -> list[Array | None]:
+        """What is in the results, where that is small and certain."""
+        nothing: list[Array | None] = [None] * len(made)
+        if node.op_type == "Shape" and given[0] is not None:
+            told = {a.name: a.i for a in node.attribute}
+            shape = (given[0].shape or ())[told.get("start", 0) : told.get("end")]
+            return [np.array(shape, np.int64)]
+        if node.op_type == "Size" and given[0] is not None:
+            return [np.array(math.prod(given[0].shape or ()), np.int64)]
+        if node.op_type == "Constant":
+            return [_written(node), *nothing[1:]]
+        if node.op_type not in COMPUTED or node.domain not in STANDARD:
+            return nothing
+        # NonZero's result is as large as its input at most.
+        sizes = [m.elements for m in made] + [v.elements for v in given if v is not None]
+        certain = all(v is None or v.data is not None for v in given)
+        if not certain or max(sizes, default=0) > SMALL:
+            return nothing
         from onnx.reference import ReferenceEvaluator  # half a second, which most graphs spare
 
-        feeds = dict(zip((i for i in node.input if i), given))
+        feeds = {n: v.data for n, v in zip(node.input, given) if v is not None}
         try:
-            results = ReferenceEvaluator(node, opsets=self._opsets).run(None, feeds)
+            results = ReferenceEvaluator(node, opsets=self._sizes.opsets).run(None, feeds)
         except Exception:  # attributes may be of any kind; the runtime says what is wrong
-            return []
-        fits = all(isinstance(r, np.ndarray | np.generic) and r.size <= SMALL for r in results)
-        return [np.asarray(r) for r in results] if fits else []
+            return nothing
+        arrays = [
+            np.asarray(r) if isinstance(r, np.ndarray | np.generic) else None for r in results
+        ]
+        return [*arrays, *nothing[len(arrays) :]]
 
 
-def _constants(graph: GraphProto) -> dict[str, Array]:
-    """The small constants of a graph."""
-    tensors = {tensor.name: tensor for tensor in graph.initializer}
-    for node in graph.node:
-        if node.op_type == "Constant":
-            values = [a.t for a in node.attribute if a.type == AttributeProto.TENSOR]
-            tensors |= dict(zip(node.output, values))
-    found = {name: _array(tensor) for name, tensor in tensors.items()}
-    return {name: array for name, array in found.items() if array is not None}
+def _reads(node: NodeProto) -> set[str]:
+    """The values that an operator reads, in its graphs too."""
+    found = set(node.input)
+    for graph in graphs_of(node):
+        for inner in graph.node:
+            found |= _reads(inner)
+        found.update(o.name for o in graph.output)
+    return found - {""}
+
+
+def _like(node: NodeProto, kind: str, indices: Sequence[int]) -> NodeProto:
+    """A standard operator whose result has the sizes of another's first one."""
+    inputs = [node.input[i] for i in indices if i < len(node.input)]
+    made: NodeProto = onnx.helper.make_node(kind, inputs, node.output[:1])
+    schema = definition(kind, 1 << 30)
+    known = schema.attributes if schema else ()
+    made.attribute.extend(a for a in node.attribute if a.name in known)
+    return made
+
+
+def tensor_type(kind: int, shape: Sequence[int]) -> TypeProto:
+    """-1 in a shape is a size that is not known."""
+    sizes = [size if size >= 0 else None for size in shape]
+    made: TypeProto = onnx.helper.make_tensor_type_proto(kind, sizes)
+    return made
+
+
+def _constants(graph: GraphProto) -> Iterator[tuple[str, Value]]:
+    for tensor in graph.initializer:
+        yield tensor.name, Value(tensor_type(tensor.data_type, tensor.dims), _array(tensor), True)
+    for sparse in graph.sparse_initializer:
+        kind = tensor_type(sparse.values.data_type, sparse.dims)
+        yield sparse.values.name, Value(kind, None, True)
+
+
+def _written(node: NodeProto) -> Array | None:
+    """What a Constant holds."""
+    for a in node.attribute:
+        if a.type == AttributeProto.TENSOR:
+            return _array(a.t)
+        value = {
+            "value_int": a.i,
+            "value_float": a.f,
+            "value_ints": a.ints,
+            "value_floats": a.floats,
+        }
+        if a.name in value:
+            found = np.array(value[a.name], np.int64 if "int" in a.name else np.float32)
+            return found if found.size <= SMALL else None
+    return None
 
 
 def _array(tensor: TensorProto) -> Array | None:
@@ -237,42 +497,3 @@ def _array(tensor: TensorProto) -> Array | None:
     except (ValueError, TypeError, KeyError, NotImplementedError):
         return None  # ONNX Runtime will say what is wrong with it
     return found if found.dtype.kind in "iufb" else None
-
-
-# --- what an operator makes -----------------------------------------------------------------------
-
-
-def _made(node: NodeProto, known: Mapping[str, Array]) -> int:
-    """Elements that an operator makes, as far as constants say; 0 where they do not."""
-    if node.op_type == "ConstantOfShape":
-        return _product(_numbers(node, 0, known))
-    if node.op_type in ("RandomNormal", "RandomUniform"):
-        shape = next((a.ints for a in node.attribute if a.name == "shape"), ())
-        return math.prod(max(int(n), 0) for n in shape)
-    if node.op_type in ("Expand", "Tile"):
-        return _product(_numbers(node, 1, known))
-    if node.op_type == "OneHot":
-        return _product(_numbers(node, 1, known))
-    if node.op_type == "Range":
-        ends = [_numbers(node, i, known) for i in range(3)]
-        if any(n is None or n.size != 1 for n in ends):
-            return 0
-        start, limit, step = (float(n.flat[0]) for n in ends if n is not None)
-        many = abs((limit - start) / step) if step else math.inf
-        return 0 if math.isnan(many) else int(min(many, 2**62))
-    if node.op_type == "Resize":
-        sizes = _numbers(node, 3, known)
-        return _product(sizes) if sizes is not None else 0
-    if node.op_type == "Pad":
-        pads = _numbers(node, 1, known)
-        return 0 if pads is None or not pads.size else int(max(0, pads.max()))
-    return 0
-
-
-def _product(shape: Array | None) -> int:
-    return 0 if shape is None else math.prod(max(int(n), 0) for n in shape.flat)
-
-
-def _numbers(node: NodeProto, index: int, known: Mapping[str, Array]) -> Array | None:
-    found = known.get(node.input[index]) if len(node.input) > index else None
-    return found if found is not None and found.size <= 64 else None

@@ -19,6 +19,7 @@ from torch import Tensor
 from accel.nn.onnx.ops import Attributes, Unsupported, integers, op
 
 Floats = NDArray[Any]
+MOST_WEIGHTS = 1 << 24  # of one dimension
 
 
 @dataclass(frozen=True)
@@ -77,6 +78,8 @@ class Axis:
 
     def weights(self, a: Attributes, mode: str) -> Tensor:  # [target, size]
         """What each source counts for each target, for the modes that mix."""
+        if self.target * self.size > MOST_WEIGHTS:
+            raise Unsupported(f"Resize from {self.size} to {self.target}")
         made = torch.zeros(self.target, self.size)
         if mode == "linear":
             first, second, part = self.between()
@@ -135,7 +138,9 @@ def rounding_of(a: Attributes) -> str:
 @op("Resize", "Upsample")
 def resize(a: Attributes, x: Tensor, *rest: Tensor | None) -> Tensor:
     axes, mode = axes_of(a, x.shape, rest), a.get("mode", "nearest")
+    # What shrinks goes first: nothing in between is larger than the input or the result.
     mixed = [d for d, axis in enumerate(axes) if not axis.is_same]
+    mixed.sort(key=lambda d: axes[d].target / max(axes[d].size, 1))
     if mode == "nearest":
         for d in mixed:
             x = x.index_select(d, axes[d].nearest(rounding_of(a)))
@@ -143,7 +148,7 @@ def resize(a: Attributes, x: Tensor, *rest: Tensor | None) -> Tensor:
     if mode not in ("linear", "bilinear", "cubic") or not x.is_floating_point():
         raise Unsupported(f"Resize {mode} of {x.dtype}")
     mode = "linear" if mode == "bilinear" else mode
-    if mixed in ([2, 3], [2], [3]) and x.ndim == 4 and _is_torchs(a, axes):
+    if set(mixed) <= {2, 3} and x.ndim == 4 and _is_torchs(a, axes):
         return F.interpolate(
             x, [axis.target for axis in axes[2:]], align_corners=axes[2].how == "align_corners",
             mode="bilinear" if mode == "linear" else "bicubic",
