@@ -18,7 +18,7 @@ SETTINGS: dict[str, tuple[tuple[str, Any, str], ...]] = {
         ("schedule", str, "noise levels: karras (default), automatic, exponential, ..."),
         ("steps", int, "steps of the sampler (default 20)"),
         ("cfg", float, "guidance scale (default 7); 1 follows the prompt alone, at half the cost"),
-        ("seed", int, "of the first picture, the next has the next (default: drawn at random)"),
+        ("seed", int, "of the first picture, the next has the next (default, or -1: drawn by lot)"),
         ("width", int, "pixels (default: what the model was trained on, or init's)"),
         ("height", int, "pixels"),
         ("count", int, "how many pictures (default 1)"),
@@ -79,8 +79,8 @@ def add(commands: Any) -> None:
         "generate",
         "make pictures from a prompt",
         '  accel generate "a red apple" -o apple.png\n'
-        '  accel generate "tree, flat style" -o tree.png --seed 3 --count 4\n'
-        '  accel generate "(red:1.2) apple <lora:style:0.8>" --negative green -o a.png\n'
+        '  accel generate "rocket, 3d style" -o rocket.png --seed 3 --count 4\n'
+        '  accel generate "(red:1.2) apple <lora:ink:0.8>" --negative green -o a.png\n'
         '  accel generate "a castle" --model model.safetensors --sampler "DPM++ 2M" -o c.png\n'
         '  accel generate "green apple" --init apple.png --mask mask.png -o half.png\n'
         '  accel generate "a cat" --x steps=8,16 --y sampler=euler,dpmpp_2m -o grid.png\n'
@@ -256,8 +256,10 @@ def list_models(args: argparse.Namespace) -> None:
 def describe(report: dict[str, Any]) -> str:
     stages = ", ".join(f"{k} {v:.1f}" for k, v in report["stage_seconds"].items() if v >= 0.05)
     first = report["pictures"][0]
+    *others, last = report["files"]
+    files = f"{others[0]} ... {last}" if len(others) > 3 else ", ".join([*others, last])
     lines = [
-        f"{report['output']}: {len(report['pictures'])} x {first['width']}x{first['height']}"
+        f"{files}: {len(report['pictures'])} x {first['width']}x{first['height']}"
         f" in {report['seconds']:.1f} s ({stages})",
         f"seed {first['seed']}, model {report['model']}, {report['device']},"
         f" peak memory {report['peak_memory_mb'] or 0:.0f} MB",

@@ -207,5 +207,6 @@ def plain(name: str) -> str:
 
 def unknown(what: str, name: str, known: Iterable[str]) -> ConfigError:
     known = list(known)
-    near = difflib.get_close_matches(plain(name), known, n=3, cutoff=0.4) or sorted(known)
-    return ConfigError(f"no {what} is called {name!r}; near: {', '.join(near)}")
+    near = difflib.get_close_matches(plain(name), known, n=3, cutoff=0.4)
+    there = f"near: {', '.join(near)}" if near else f"there are {', '.join(sorted(known))}"
+    return ConfigError(f"no {what} is called {name!r}; {there}")

@@ -16,7 +16,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from accel.core import ConfigError
 from accel.pipelines.generate.options import Options
-from accel.pipelines.generate.sampler import Picture, Sampler
+from accel.pipelines.generate.sampler import Picture, Sampler, drawn_seed
 from accel.sampling.names import unknown
 from accel.text.prompt import TAG
 
@@ -40,7 +40,8 @@ class Axis:
     values: tuple[Any, ...]
 
     def label(self, value: Any) -> str:
-        return str(value) if self.name == REPLACE else f"{self.name}: {value}"
+        told = f"{value:g}" if isinstance(value, float) else value
+        return str(value) if self.name == REPLACE else f"{self.name}: {told}"
 
 
 def axis_of(text: str) -> Axis:
@@ -124,8 +125,7 @@ def grid(
     if total > MAX_CELLS:
         raise ConfigError(f"a grid must have at most {MAX_CELLS} pictures, got {total}")
     base = dict(settings or {}) | {"count": 1}
-    if base.get("seed") is None:  # all cells must share what is not varied
-        base["seed"] = 0
+    base["seed"] = drawn_seed(base.get("seed", 0))  # all cells share what is not varied
     jobs = list(combined(prompt, negative, base, axes))
     for _, other, options in jobs:  # a value that cannot be is found before any work is done
         Options.of({"negative": other, **options})

@@ -21,7 +21,7 @@ from accel.pipelines.generate.pictures import check_picture
 from accel.pipelines.generate.preview import Preview
 from accel.pipelines.generate.prompts import check_length
 from accel.pipelines.generate.repeat import equals, settings_from
-from accel.pipelines.generate.sampler import Picture, Sampler
+from accel.pipelines.generate.sampler import Picture, Sampler, drawn_seed
 from accel.pipelines.provenance import ProvenanceConfig
 from accel.pipelines.run_report import device_name, peak_memory_mb, versions
 
@@ -62,7 +62,7 @@ def generate(
     x, y, z: settings to be varied on one sheet, such as "cfg=1,3,7": see `axis_of`.
     gate: your own content gate, in place of `accel.pipelines.gate.ContentGate`.
     options: those of `accel.load` (`models`, `dtype`, `device`, ...) and of `Model.sample` (with
-        `init` and `mask`), named as on the command line; a seed of None is drawn.
+        `init` and `mask`), named as on the command line; a seed of None or -1 is drawn.
     Raises ConfigError for what cannot be, Refused where the gate says no, Cancelled; nothing
     half-written is left then.
     """
@@ -77,12 +77,15 @@ def generate(
     if from_picture is not None:
         ask.take_over(Path(from_picture))
     words = ask.check()
+    axes = axes_of(x, y, z)
+    if axes and ask.options.get("count", 1) != 1:
+        raise ConfigError("count must be left out with x: a sheet has one picture in a place")
     config.check_free(int(ask.options.get("count", 1)))
     sampler = ask.sampler()
     clock.lap("load")
     watch = callback if preview is None else shown(sampler, Path(preview), callback, tiny_vae)
     asked: dict[str, Any] = {"progress": progress, "cancel": cancel, "callback": watch}
-    table = None if x is None else grid_of(sampler, words, ask.options, (x, y, z), asked)
+    table = grid_of(sampler, words, ask.options, axes, asked) if axes else None
     pictures = list(table.cells if table else sampler.pictures(words, **asked, **ask.options))
     clock.lap("sample")
     files, marked = write(
@@ -128,7 +131,7 @@ class Ask:
         """Refuse what cannot be before any network is opened; the prompt."""
         if self.prompt is None:
             raise ConfigError("generate: a prompt must be given, or a picture to repeat")
-        self.options.setdefault("seed", None)
+        self.options["seed"] = drawn_seed(self.options.get("seed"))
         check_length(self.prompt)
         check_given(self.options)
         return self.prompt
@@ -200,24 +203,32 @@ def report(
 def check_given(options: Mapping[str, Any]) -> None:
     """Refuse settings and files that cannot be used before any network is opened."""
     settings = {k: v for k, v in options.items() if k not in ("init", "mask", "noise", "controls")}
-    Options.of(settings | {"seed": settings.get("seed") or 0})
+    Options.of(settings)
     for name in ("init", "mask"):
         if isinstance(options.get(name), (str, Path)):
             check_picture(Path(options[name]))
+
+
+def axes_of(*given: str | Axis | None) -> list[Axis | None]:
+    """x, y and z as axes; empty where nothing is to be varied."""
+    axes = [axis_of(axis) if isinstance(axis, str) else axis for axis in given]
+    if axes[0] is None and any(axes):
+        raise ConfigError("x must be given where y or z are")
+    return axes if axes[0] else []
 
 
 def grid_of(
     sampler: Sampler,
     prompt: str,
     options: Mapping[str, Any],
-    axes: Sequence[str | Axis | None],
+    axes: Sequence[Axis | None],
     asked: Mapping[str, Any],
 ) -> Grid:
     """Sample a sheet; the pictures among the options go on as inputs."""
     settings = dict(options)
     inputs = {name: settings.pop(name) for name in ("init", "mask") if name in settings}
     negative = settings.pop("negative", "")
-    x, y, z = (axis_of(axis) if isinstance(axis, str) else axis for axis in axes)
+    x, y, z = axes
     assert x is not None
     return grid(sampler, prompt, negative, x=x, y=y, z=z, settings=settings, **inputs, **asked)
 

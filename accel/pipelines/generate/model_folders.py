@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from accel.core import ConfigError
+from accel.models import nano
 from accel.pipelines.generate import hashes
 from accel.weights.assets import asset
 from accel.weights.files import open_tensors
@@ -115,10 +116,13 @@ class ModelFolders:
         return is_bare and (is_embedded or any(path.name in _names(one) for one in self.of(kind)))
 
     def _unknown(self, kind: str, wanted: str) -> ConfigError:
-        known = sorted({one.stem for one in self.of(kind)})
-        near = difflib.get_close_matches(wanted, known, n=3, cutoff=0.4) or known[:3]
-        there = f"; near: {', '.join(near)}" if near else f"; {self.root} holds none"
-        return ConfigError(f"no {kind} is called {wanted!r}, and no such file exists{there}")
+        embedded = {"lora": EMBEDDED_LORAS, "checkpoint": (nano.NAME,)}.get(kind, ())
+        known = sorted({*embedded, *(one.stem for one in self.of(kind))})
+        near = difflib.get_close_matches(wanted, known, n=3, cutoff=0.4)
+        there = f"near: {', '.join(near)}" if near else f"{self.root} holds none"
+        if known and not near:
+            there = f"there is {', '.join(known[:3])}{', ...' if len(known) > 3 else ''}"
+        return ConfigError(f"no {kind} is called {wanted!r}, and no such file exists; {there}")
 
     def listing(self, *, with_hashes: bool = True) -> list[dict[str, Any]]:
         """Everything that was found, for people and JSON."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import math
 import numbers
 from collections.abc import Mapping, Sequence
@@ -16,7 +15,7 @@ from accel.models.lora import Strength
 from accel.pipelines.generate.controls import Control, control_of
 from accel.pipelines.generate.pictures import RESIZES
 from accel.pipelines.generate.upscale import find_upscaler
-from accel.sampling.names import find_names
+from accel.sampling.names import find_names, unknown
 from accel.text.emphasis import MODES as EMPHASIS
 
 CONVENTIONS = ("a1111", "diffusers")
@@ -199,8 +198,7 @@ class Options:
         known = [f.name for f in dataclasses.fields(cls)]
         for name in settings:
             if name not in known:
-                near = difflib.get_close_matches(name, known, n=3, cutoff=0.4) or known
-                raise ConfigError(f"no option is called {name!r}; near: {', '.join(near)}")
+                raise unknown("option", name, known)
         return cls(**settings)
 
 

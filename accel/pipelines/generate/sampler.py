@@ -91,11 +91,10 @@ class Sampler:
     ) -> Iterator[Picture]:
         """Yield pictures as they are done; arguments are those of `Model.sample`.
 
-        seed None draws one. White space at the ends of lines of a prompt is taken off, so that the
-        picture's text says exactly what was used.
+        seed None or -1 draws one. White space at the ends of lines of a prompt is taken off, so
+        that the picture's text says exactly what was used.
         """
-        if settings.get("seed", 0) is None:
-            settings["seed"] = secrets.randbelow(RANDOM_SEEDS)
+        settings["seed"] = drawn_seed(settings.get("seed", 0))
         prompt, negative = normalised(prompt), normalised(negative)
         options = Options.of({"negative": negative, **settings})
         model = self.model
@@ -120,6 +119,11 @@ class Sampler:
                     has_mask=mask is not None,
                 )
                 yield Picture(to_rgb(one.image), one.seed, one.variation_seed, text)
+
+
+def drawn_seed(seed: int | None) -> int:
+    """The seed itself, or one drawn by lot for None, and for -1, as A1111 has it."""
+    return secrets.randbelow(RANDOM_SEEDS) if seed is None or seed == -1 else seed
 
 
 def facts_of(model: Model, prompt: str, options: Options, loras: Sequence[Lora]) -> Facts:

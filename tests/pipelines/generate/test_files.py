@@ -154,8 +154,13 @@ def test_bad_input_is_one_line_and_leaves_nothing(tmp_path, capsys):
     out = tmp_path / "out.png"
     cases = [
         (["a", "-o", out, "--model", tmp_path / "cut.safetensors"], "not a safetensors file"),
-        (["a", "-o", out, "--model", "nothere"], "no checkpoint is called 'nothere'"),
+        (["a", "-o", out, "--model", "zzz"], "no such file exists; there is nano"),
         (["a", "-o", out, "--lora", "nothere"], "no lora is called 'nothere'"),
+        (["a", "-o", out, "--lora", "zzz"], "no such file exists; there is ink"),
+        (["a", "-o", out, "--y", "steps=1,2"], "x must be given where y or z are"),
+        (["a", "-o", out, "--x", "steps=1,2", "--count", "2"], "count must be left out with x"),
+        (["a", "-o", out, "--x", "steps=few"], "axis steps: 'few' is no value of it"),
+        (["a", "-o", out, "--sampler", "zzz"], "no sampler is called 'zzz'; there are ddim, "),
         (["a <lora:nothere:1>", "-o", out], "no lora is called 'nothere'"),
         (["a", "-o", out, "--lora", "x=much"], "lora must be NAME or NAME=WEIGHT"),
         (["a", "-o", out, "--sampler", "dpmpp2m"], "near: dpmpp_2m"),
@@ -212,3 +217,13 @@ def test_sd_parsers_reads_it(tmp_path, sampler):
     assert info.negative_prompts[0].value == negative
     assert info.samplers[0].parameters["seed"] in (5, "5")
     assert {one.name for one in info.models} == {"nano"}
+
+
+def test_a_seed_of_minus_one_is_drawn_and_all_files_are_named(tmp_path, capsys):
+    out = tmp_path / "out.png"
+    quick = ("--steps", "1", "--count", "2", "--no-sheet", "--seed", "-1", "--watermark", "off")
+    status, told, err = run(capsys, "a", "-o", out, *quick)
+    assert status == 0, err
+    assert told.startswith(f"{tmp_path / 'out-1.png'}, {tmp_path / 'out-2.png'}: 2 x 64x64 in")
+    assert not out.exists()
+    assert accel.Sampler("nano")("a", seed=-1, steps=1)[0].seed >= 0
