@@ -30,9 +30,9 @@ from accel.faces import merge_effects
 from accel.faces.autoencoder import Autoencoder, AutoencoderConfig, to_dfl_order
 from accel.faces.face_types import FITTED, MEAN_FACE, FaceType, crop_matrix
 from accel.faces.faceset import FaceRecord, with_face
-from accel.faces.merge_settings import COLORS
-from accel.pipelines.dfl.merge import MergeConfig, MergeJob, MergeSettings
+from accel.faces.merge_settings import COLORS, MergeSettings
 from accel.pipelines.dfl.merge_draft import DRAFT
+from accel.pipelines.dfl.merge_job import MergeConfig, MergeJob
 from accel.pipelines.dfl.merge_live import LiveMerger, at_level, encoded
 from accel.pipelines.dfl.merge_page import MergePage
 from accel.pipelines.dfl.workspace import Workspace

@@ -21,7 +21,7 @@ from accel.faces.merge_settings import MODES, MergeSettings
 from accel.kernels import planes_to_rgb
 from accel.kernels._native import limit_threads
 from accel.pipelines.dfl.made import remember
-from accel.pipelines.dfl.merge import MergeJob, run_merge
+from accel.pipelines.dfl.merge import run_merge
 from accel.pipelines.dfl.merge_draft import (
     DRAFT,
     EXACT,
@@ -31,6 +31,7 @@ from accel.pipelines.dfl.merge_draft import (
     kind_of,
     shrunk_settings,
 )
+from accel.pipelines.dfl.merge_job import MergeJob
 from accel.pipelines.dfl.merge_keys import changed, rows
 from accel.pipelines.dfl.merge_looked import Looked, LookedFrames, Rgb
 from accel.pipelines.dfl.merge_session import MergeSession, load_session

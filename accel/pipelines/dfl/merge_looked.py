@@ -21,7 +21,6 @@ from accel.faces.merge_settings import MASKS, MergeSettings
 from accel.kernels import planes_to_rgb
 from accel.kernels._native import limit_threads
 from accel.kernels.planes import Planes
-from accel.pipelines.dfl.merge import MergeJob
 from accel.pipelines.dfl.merge_draft import (
     complete_shrunk,
     draft_scale,
@@ -37,6 +36,7 @@ from accel.pipelines.dfl.merge_frame import (
     predict_faces,
     raw_picture,
 )
+from accel.pipelines.dfl.merge_job import MergeJob
 from accel.pipelines.dfl.merge_model import Predictor
 
 XSEG_MASK = MASKS[6]

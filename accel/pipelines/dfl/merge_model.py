@@ -75,6 +75,11 @@ class Predictor:
     def px(self) -> int:
         return self.model.config.resolution
 
+    def check(self, settings: MergeSettings) -> None:
+        """Raise ConfigError for settings that need a network which was not given."""
+        if settings.needs_xseg and self.xseg is None:
+            raise ConfigError(f"mask {settings.mask} needs xseg, an ONNX file of an XSeg network")
+
     def predict(
         self, pictures: Sequence[Pixels], places: Sequence[Place], settings: MergeSettings
     ) -> list[Prediction]:
@@ -82,8 +87,7 @@ class Predictor:
 
         pictures: [H, W, 3] each face's part of its frame; places: where it is in it.
         """
-        if settings.needs_xseg and self.xseg is None:
-            raise ConfigError(f"mask {settings.mask} needs xseg, an ONNX file of an XSeg network")
+        self.check(settings)
         made = [self._blank() for _ in places]
         if settings.needs_prediction and places:
             made = self._swap([input_crop(p, q, self.px) for p, q in zip(pictures, places)])

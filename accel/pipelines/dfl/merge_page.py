@@ -20,7 +20,7 @@ import torch
 
 from accel.core import Cancelled, parse_json
 from accel.pipelines.dfl.local_server import HOST, LocalHandler, LocalServer
-from accel.pipelines.dfl.merge import MergeConfig, MergeJob
+from accel.pipelines.dfl.merge_job import MergeConfig, MergeJob
 from accel.pipelines.dfl.merge_keys import HELP
 from accel.pipelines.dfl.merge_live import LiveMerger, open_live
 from accel.pipelines.dfl.workspace import Workspace, open_workspace

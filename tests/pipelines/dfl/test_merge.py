@@ -17,10 +17,9 @@ from accel.cli import main
 from accel.core import Cancel, Cancelled, ConfigError, InputError
 from accel.faces.faceset_pak import pack_folder
 from accel.faces.merge_settings import MASKS, MODES, MergeSettings
-from accel.pipelines.dfl import merge as merge_module
 from accel.pipelines.dfl.clear import clear_workspace
 from accel.pipelines.dfl.merge import MergeConfig, merge_faces
-from accel.pipelines.dfl.merge_session import load_session
+from accel.pipelines.dfl.merge_session import MergeSession, load_session
 from tests.pipelines.dfl.merge_clip import (
     FRAMES,
     HEIGHT,
@@ -125,7 +124,7 @@ def test_a_config_of_differences_gives_the_bytes_of_whole_settings(workspace, tm
     merge_faces(workspace, MergeConfig(settings=settings, seed=3))
     expected = pictures(workspace / "data_dst" / "merged")
     job_names = [f"{n:05d}" for n in range(1, FRAMES + 1)]
-    session = merge_module.MergeSession(job_names, settings, seed=3)
+    session = MergeSession(job_names, settings, seed=3)
     session.save(tmp_path / "merge.json")
     assert load_session(tmp_path / "merge.json", job_names).every() == session.every()
     report = merge_faces(workspace, MergeConfig(config=tmp_path / "merge.json", overwrite=True))
@@ -195,7 +194,7 @@ def test_the_command_merges_and_reports(workspace, tmp_path, capsys):
 
 def test_settings_of_a_long_films_frames_are_found_at_once():
     names = [f"{i:06d}" for i in range(100_000)]
-    session = merge_module.MergeSession(names)
+    session = MergeSession(names)
     early, late = MergeSettings(erode=1), MergeSettings(erode=2)
     session.change(90_000, late)
     session.change(10, early)

@@ -19,7 +19,8 @@ from accel.core import Cancelled, ConfigError
 from accel.faces.merge import Stages
 from accel.faces.merge_settings import COLORS, MASKS, MODES, SHARPENS, MergeSettings
 from accel.pipelines.dfl import merge_live
-from accel.pipelines.dfl.merge import MergeConfig, MergeJob, merge_faces
+from accel.pipelines.dfl.merge import merge_faces
+from accel.pipelines.dfl.merge_job import MergeConfig, MergeJob
 from accel.pipelines.dfl.merge_keys import HELP, STEPS, changed, rows
 from accel.pipelines.dfl.merge_live import LiveMerger, open_live, session_path
 from accel.pipelines.dfl.merge_page import MergePage, merge_interactively

@@ -215,7 +215,7 @@ def test_a_preview_that_cannot_be_written_stops_no_training(faces, tmp_path, mon
     def full(path, data):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("accel.pipelines.dfl.train.write_whole", full)
+    monkeypatch.setattr("accel.pipelines.dfl.train_run.write_whole", full)
     report = train(root, config(2))
     assert report["iterations"] == 2
     assert model_bytes(root)
