@@ -14,6 +14,7 @@ import numpy as np
 
 from tests.hostile.attacks import Words, attack
 from tests.weights.growing import COMPUTED, swapper
+from tests.weights.swelling import SWELLING
 
 
 def _add(name: str, graph) -> None:
@@ -30,6 +31,9 @@ def _add(name: str, graph) -> None:
 
 for _name, _graph in COMPUTED.items():
     _add(f"swapper_of_a_size_computed_by_{_name}", _graph)
+
+for _name, _graph in SWELLING.items():
+    _add(f"swapper_that_swells_by_{_name}", _graph)
 
 
 # What cannot be: too few inputs, attributes of other kinds, sizes of zero, values that are missing.

@@ -13,6 +13,7 @@ from accel.core import InputError
 from accel.weights import onnx_graph, onnx_sizes
 from accel.weights.onnx import open_onnx
 from tests.weights.growing import COMPUTED, swapper
+from tests.weights.swelling import FLAT, SWELLING
 from tests.weights.test_onnx import model, node
 
 F, I64 = TensorProto.FLOAT, TensorProto.INT64
@@ -256,6 +257,23 @@ def test_refuses_sizes_that_a_graph_computes(name):
     nodes, tensors = COMPUTED[name]
     with pytest.raises(InputError, match="at most"):
         open_onnx(swapper(nodes, tensors))
+
+
+@pytest.mark.parametrize("name", SWELLING)
+def test_refuses_what_swells_as_it_is_run(name):
+    nodes, tensors = SWELLING[name]
+    with pytest.raises(InputError, match="must|Runtime refuses it"):
+        open_onnx(swapper(nodes, tensors))
+
+
+def test_a_free_size_is_checked_once_it_is_known():
+    nodes = [node("Reshape", "x column", "a"), node("Reshape", "x row", "b"), node("Add", "a b")]
+    network = open_onnx(
+        model(nodes, [("x", F, ["n", "m"])], [("y", F, None)], FLAT).SerializeToString()
+    )
+    assert network(np.ones((1, 50), np.float32))[0].shape == (50, 50)
+    with pytest.raises(InputError, match="elements at most, got 2500000000"):
+        network(np.ones((1, 50_000), np.float32))
 
 
 def test_a_computed_size_that_is_modest_is_taken():
