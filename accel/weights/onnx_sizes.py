@@ -427,14 +427,23 @@ class _Walk:
         from onnx.reference import ReferenceEvaluator  # half a second, which most graphs spare
 
         feeds = {n: v.data for n, v in zip(node.input, given) if v is not None}
+        named = [name for name in node.output if name]
         try:
-            results = ReferenceEvaluator(node, opsets=self._sizes.opsets).run(None, feeds)
+            # A node by itself would be taken for one of the newest operator set.
+            graph = onnx.helper.make_graph(
+                [node],
+                "one",
+                *([onnx.ValueInfoProto(name=n) for n in names] for names in (feeds, named)),
+            )
+            results = ReferenceEvaluator(graph, opsets=self._sizes.opsets).run(None, feeds)
         except Exception:  # attributes may be of any kind; the runtime says what is wrong
             return nothing
-        arrays = [
-            np.asarray(r) if isinstance(r, np.ndarray | np.generic) else None for r in results
-        ]
-        return [*arrays, *nothing[len(arrays) :]]
+        found = {
+            name: np.asarray(r)
+            for name, r in zip(named, results)
+            if isinstance(r, np.ndarray | np.generic)
+        }
+        return [found.get(name) for name in node.output]
 
 
 def _reads(node: NodeProto) -> set[str]:

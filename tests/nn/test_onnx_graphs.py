@@ -310,6 +310,23 @@ def test_transposed_convolutions_that_say_how_large_they_want_to_be():
     agree(*graph(nodes, {"x": draw(1, 3, 6, 7)}, {"w": draw(3, 2, 3, 3)}, "abc"))
 
 
+def test_sizes_that_an_old_graph_works_out():
+    """As written before operator set 13, when axes and parts were attributes."""
+    nodes = [
+        ("Shape", ["x"], ["s"], {}), ("Slice", ["s", "one", "three"], ["part"], {}),
+        ("Split", ["s"], ["n", "rest"], {"split": [1, 3]}),
+        ("ReduceSum", ["part"], ["sum"], {"axes": [0], "keepdims": 0}),
+        ("Unsqueeze", ["sum"], ["u"], {"axes": [0]}), ("Squeeze", ["n"], ["number"], {"axes": [0]}),
+        ("Unsqueeze", ["number"], ["first"], {"axes": [0]}),
+        ("Sub", ["u", "u"], ["zero"], {}),
+        ("Concat", ["zero", "zero", "zero", "first", "zero", "zero", "zero", "u"], ["pads"],
+         {"axis": 0}),
+        ("Pad", ["x", "pads"], ["y"], {}),
+    ]  # fmt: skip
+    constants = {"one": np.array([1]), "three": np.array([3])}
+    agree(*graph(nodes, {"x": draw(2, 3, 4, 5)}, constants, ["y"], 11))
+
+
 def test_sizes_that_the_graph_works_out():
     nodes = [
         ("Shape", ["x"], ["s"], {}), ("Gather", ["s", "i2"], ["h"], {}),
