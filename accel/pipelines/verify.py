@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Generator, Iterable, Iterator
 from contextlib import closing, suppress
 from dataclasses import replace
@@ -14,7 +15,7 @@ import av
 from numpy.typing import NDArray
 
 from accel.core import files_below
-from accel.provenance import keys
+from accel.provenance import c2pa, keys
 from accel.provenance.detector import weight_of
 from accel.provenance.label import local_language as local_language
 from accel.provenance.ledger import Ledger as Ledger
@@ -55,10 +56,10 @@ def verify_files(paths: Iterable[Path], **options: Any) -> Iterator[Report]:
     """Verify files, and every file below a folder; hidden files and `.c2pa` are passed over.
 
     Links inside a folder are not followed; one without files is unreadable. Files of a folder are
-    named by their way from it.
+    named by their way from it. A `.c2pa` that is named stands for the file that it lies beside.
     """
-    for path in paths:
-        if not path.is_dir():
+    for path in dict.fromkeys(map(_meant, paths)):
+        if not os.path.isdir(path):  # of a name that is too long `Path` raises an error
             yield verify_file(path, **options)
             continue
         found = [one for one in files_below(path) if _is_looked_at(one)]
@@ -66,6 +67,14 @@ def verify_files(paths: Iterable[Path], **options: Any) -> Iterator[Report]:
             yield nothing_readable(path)
         for inside in found:
             yield replace(verify_file(inside, **options), name=str(inside.relative_to(path)))
+
+
+def _meant(path: Path) -> Path:
+    """The file to look at where a user names the credential beside it."""
+    if path.suffix == ".c2pa":
+        with suppress(OSError, ValueError):
+            return c2pa.beside(path) or path
+    return path
 
 
 def _is_looked_at(path: Path) -> bool:

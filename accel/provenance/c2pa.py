@@ -55,6 +55,15 @@ def sidecar_of(path: Path) -> Path:
     return path.with_name(f"{path.name}.c2pa")
 
 
+def beside(sidecar: Path) -> Path | None:
+    """The file that a credential lies beside; None when there is none, or it is uncertain which."""
+    own = sidecar.with_suffix("")
+    if own.is_file():
+        return own
+    twins = [one for one in sidecar.parent.iterdir() if _is_twin(one, sidecar) and one.is_file()]
+    return twins[0] if len(twins) == 1 else None
+
+
 def sign(
     path: Path,
     statement: Statement,
@@ -382,7 +391,8 @@ def _store(side: Path) -> bytes:
 
 def _has_twin(path: Path) -> bool:
     """Whether another file beside `path` differs from it in the suffix alone."""
-    return any(
-        one.stem == path.stem and one.name != path.name and one.suffix != ".c2pa"
-        for one in path.parent.iterdir()
-    )
+    return any(_is_twin(one, path) for one in path.parent.iterdir())
+
+
+def _is_twin(one: Path, other: Path) -> bool:
+    return one.stem == other.stem and one.name != other.name and one.suffix != ".c2pa"

@@ -13,6 +13,7 @@ from accel.provenance.statement import RUN
 from accel.provenance.tile import SCHEME
 
 _MOST_STATEMENTS = 100  # of a history that are told of
+UNLISTED = "signingCredential.untrusted"  # the signer is on no list of the reader's
 # The last word of a code that says that something was found in order.
 _IN_ORDER = {"match", "validated", "trusted", "insideValidity", "skipped", "notRevoked"}
 
@@ -119,7 +120,7 @@ def _names_ai(chapter: Mapping[str, Any]) -> bool:
 def _state(said: str, failures: set[str]) -> str:
     if said == "Trusted":
         return "trusted"
-    failures = failures - {"signingCredential.untrusted"}
+    failures = failures - {UNLISTED}
     if said == "Valid" and not failures:
         return "valid"
     return "expired" if failures == {"signingCredential.expired"} else "broken"
@@ -215,7 +216,7 @@ def _faults(ingredient: Mapping[str, Any]) -> tuple[str, ...]:
     for delta in results.get("ingredientDeltas") or []:
         told += delta["validationDeltas"].get("failure") or []
     told += ingredient.get("validation_status") or []  # of older statements: all codes in one list
-    codes = {str(one["code"]) for one in told} - {"signingCredential.untrusted"}
+    codes = {str(one["code"]) for one in told} - {UNLISTED}
     return tuple(sorted(code for code in codes if _last_word(code, ".") not in _IN_ORDER))
 
 

@@ -7,6 +7,7 @@ rest. Finding nothing says nothing.
 
 from __future__ import annotations
 
+import os
 import re
 import unicodedata
 from collections.abc import Iterable, Mapping
@@ -19,6 +20,7 @@ from numpy.typing import NDArray
 
 from accel.core import InputError
 from accel.provenance import c2pa, xmp
+from accel.provenance.credential import UNLISTED
 from accel.provenance.detector import PRESENT, Detector, Found
 from accel.provenance.ledger import Entry, Ledger, look
 from accel.provenance.words import CLAIM, CONCLUSIONS, EXPLANATION, LEVELS, PLACES, TIMES, WORDS
@@ -128,7 +130,13 @@ def examine(
 
 
 def nothing_readable(path: Path) -> Report:
-    return Report(name=path.name, status=UNREADABLE, conclusion="unreadable", findings=())
+    """What is said of a file that could not be opened, and of a folder without one."""
+    if os.path.isdir(path):
+        why = "empty folder"
+    else:
+        why = "not to be read" if os.path.exists(path) else "no such file"
+    found = (Finding(level="UNKNOWN", what=why),)
+    return Report(name=path.name, status=UNREADABLE, conclusion="unreadable", findings=found)
 
 
 def clean(text: object, most: int = 80) -> str:
@@ -214,6 +222,9 @@ def _of_ledger(
 
 
 def _of_credential(credential: c2pa.Credential) -> list[Finding]:
+    wrong = [
+        one for one in credential.reasons if one != UNLISTED
+    ]  # an unknown signer breaks nothing
     facts = {
         "signer": clean(credential.signer) or "?",
         "serial": clean(credential.serial),
@@ -222,7 +233,7 @@ def _of_credential(credential: c2pa.Credential) -> list[Finding]:
         "types": ", ".join(clean(one, 60) for one in credential.source_types[:8]) or "-",
         "inputs": len(credential.inputs),
         "consent": clean(_consent(credential), 40),
-        "reasons": ", ".join(clean(one, 60) for one in credential.reasons[:4]),
+        "reasons": ", ".join(clean(one, 60) for one in wrong[:4]),
         "mark": clean(credential.mark or "-", 40),
         "time": clean(credential.time, 40),
         "stamp": "trusted" if credential.time_proven else "unlisted" if credential.time else "none",
@@ -258,7 +269,7 @@ def _of_mark(
     facts: dict[str, Any] = {
         "score": round(found.score, 1), "ident": found.ident or "", "corrected": found.corrected,
         "turned": found.turned, "shown": round(found.shown, 3), "frames": found.frames,
-        "stated": clean(suspected or "", 40), "usual": PRESENT,
+        "widened": round(found.widened, 3), "stated": clean(suspected or "", 40), "usual": PRESENT,
     }  # fmt: skip
     if found.ident:
         other = suspected is not None and suspected != found.ident

@@ -154,6 +154,18 @@ WORDS = {
         "en": "no picture could be decoded, so no invisible mark was looked for.",
         "ko": "화면을 해독할 수 없어 보이지 않는 표시를 찾지 못했습니다.",
     },
+    "no such file": {
+        "en": "there is no such file, or it may not be looked for.",
+        "ko": "그런 파일이 없거나 찾아볼 권한이 없습니다.",
+    },
+    "empty folder": {
+        "en": "a folder in which no file can be looked at.",
+        "ko": "확인할 수 있는 파일이 없는 폴더입니다.",
+    },
+    "not to be read": {
+        "en": "it may not be read, or is no ordinary file.",
+        "ko": "읽을 권한이 없거나 일반 파일이 아닙니다.",
+    },
 }
 
 CONCLUSIONS = {

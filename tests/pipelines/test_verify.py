@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from pathlib import Path
 
@@ -121,6 +122,27 @@ def test_files_of_a_folder_are_told_apart(tmp_path, home):
         (tmp_path / name).mkdir()
         shutil.copy(asset("astronaut.png"), tmp_path / name / "a.png")
     assert [one.name for one in verify_files([tmp_path])] == ["one/a.png", "two/a.png"]
+
+
+def test_a_named_sidecar_stands_for_its_file_which_is_told_of_once(tmp_path, home):
+    for name in ("film.mkv", "film.mkv.c2pa", "photo.c2pa", "photo.jpg", "alone.c2pa", "twin.c2pa"):
+        (tmp_path / name).write_bytes(b"?")
+    for name in ("twin.mp4", "twin.webm"):
+        (tmp_path / name).write_bytes(b"?")
+    told = [one.name for one in verify_files(sorted(tmp_path.iterdir()))]
+    assert told == ["alone.c2pa", "film.mkv", "photo.jpg", "twin.c2pa", "twin.mp4", "twin.webm"]
+
+
+def test_why_a_file_was_not_read_is_said(tmp_path, home):
+    (tmp_path / "empty").mkdir()
+    os.mkfifo(tmp_path / "pipe.mp4")
+    names = ("absent.mp4", "empty", "pipe.mp4", "x" * 300, "a\0b")
+    reports = list(verify_files([tmp_path / name for name in names]))
+    assert [one.findings[0].what for one in reports] == [
+        "no such file", "empty folder", "not to be read", "no such file", "no such file",
+    ]  # fmt: skip
+    assert {one.status for one in reports} == {4}
+    assert "there is no such file" in reports[0].text("en")
 
 
 def test_a_damaged_root_of_our_own_is_said(tmp_path, monkeypatch):

@@ -129,6 +129,8 @@ def test_a_changed_picture_is_broken(whole, tmp_path, identity):
     report = look_at(tmp_path / "b.png", identity)
     assert (report.status, report.conclusion) == (BROKEN, "broken")
     assert levels(report)[0] == "UNKNOWN"
+    # That a signer is unknown is no reason why a credential does not fit.
+    assert "(assertion.dataHash.mismatch)" in look_at(tmp_path / "b.png").text()
 
 
 def test_a_mark_that_is_not_the_one_signed_contradicts(tmp_path, identity):
