@@ -50,10 +50,11 @@ WORDS = {
     "optimiser": "adabelief (default of saehd) or rmsprop",
 }
 # With --interactive, in this order.
-ASKED_OF_NEW = ("resolution", "face_type", "archi", "ae_dims", "e_dims", "d_dims")
+ASKED_OF_NEW = ("resolution", "face_type", "archi", "ae_dims", "e_dims", "d_dims", "d_mask_dims")
 ASKED = (
-    "batch", "flip_src", "flip_dst", "uniform_yaw", "lr_dropout", "warp", "eyes_mouth", "masked",
-    "color", "gan",
+    "batch", "flip_src", "flip_dst", "uniform_yaw", "masked", "eyes_mouth", "blur_out_mask",
+    "optimiser", "lr_dropout", "warp", "hsv", "gan", "gan_patch", "gan_dims", "true_face",
+    "face_style", "background_style", "color", "clip",
 )  # fmt: skip
 
 
@@ -174,16 +175,23 @@ def _ask(args: argparse.Namespace) -> None:
     names = [name for name in ASKED if name in now]
     if is_new and args.model == "saehd":
         names = [*ASKED_OF_NEW, *names]
+        now["d_mask_dims"] = None  # follows from what is answered before it
     kinds = {name: kind for name, (kind, _) in NUMBERS.items()} | dict.fromkeys(SWITCHES, yes)
     for name in names:
-        given = getattr(args, name)
-        setattr(args, name, now[name] if given is None else given)
-        ask(args, name, _question(name), kinds.get(name, str))
+        if name.startswith("gan_") and not args.gan:
+            continue
+        if name == "true_face" and not (args.archi or now["archi"]).startswith("df"):
+            continue
+        if getattr(args, name) is None:
+            setattr(args, name, now[name])
+        ask(args, name, _question(name, getattr(args, name) is None), kinds.get(name, str))
 
 
-def _question(name: str) -> str:
+def _question(name: str, is_open: bool) -> str:
+    """What an option means; for one without a value, what it is then too."""
     texts = WORDS | SWITCHES | {number: text for number, (_, text) in NUMBERS.items()}
-    return f"{_flag(name)[2:]}: {texts[name].partition(' (')[0]}".replace("%%", "%")
+    text = texts[name] if is_open else texts[name].partition(" (")[0]
+    return f"{_flag(name)[2:]}: {text}".replace("%%", "%")
 
 
 def describe(report: dict[str, Any]) -> str:

@@ -431,15 +431,22 @@ def test_a_pak_counts_and_not_the_pictures_beside_it(faces, tmp_path):
 
 def test_the_command_asks_for_what_is_open(faces, tmp_path, capsys, monkeypatch):
     root = another(faces, tmp_path)
-    answers = ["saehd", "1", "64", "", "df-ud", "8", "4", "4", "2", "y", "n", "", "y", *[""] * 5]
+    shape = ["64", "", "df-ud", "8", "4", "4", ""]
+    answers = ["saehd", "1", *shape, "2", "y", "n", "", "", "y", "y", "rmsprop", "y", "", "0.1"]
+    answers += ["0.5", "8", "4", "0.01", "1", "2", "lct", "y"]
     monkeypatch.setattr(sys, "stdin", io.StringIO("\n".join(answers)))
     command = ["dfl", "train", str(root), "--threads", "1", "--device", "cpu", "--interactive"]
     assert main([*command, "--json", "-"]) == 0
     out, err = capsys.readouterr()
-    options = json.loads(out)["options"] | {"gan_patch": 8}  # what None means
+    options = json.loads(out)["options"]
     assert (options["network"]["archi"], options["network"]["d_mask_dims"]) == ("df-ud", 2)
-    assert (options["batch"], options["lr_dropout"]) == (2, True)
-    assert (options["flip_src"], options["flip_dst"]) == (True, False)
+    wanted = {
+        "batch": 2, "flip_src": True, "flip_dst": False, "uniform_yaw": False, "masked": True,
+        "eyes_mouth": True, "blur_out_mask": True, "optimiser": "rmsprop", "lr_dropout": True,
+        "warp": True, "hsv": 0.1, "gan": 0.5, "gan_patch": 8, "gan_dims": 4, "true_face": 0.01,
+        "face_style": 1.0, "background_style": 2.0, "color": "lct", "clip": True,
+    }  # fmt: skip
+    assert {name: options[name] for name in wanted} == wanted
     assert "resolution: 64..640, of a new saehd model [128]: " in err
     # What is saved is offered, the shape of a saved model is not asked for.
     monkeypatch.setattr(sys, "stdin", io.StringIO("saehd\n2\n"))
@@ -448,6 +455,12 @@ def test_the_command_asks_for_what_is_open(faces, tmp_path, capsys, monkeypatch)
     assert json.loads(out)["options"] == options
     assert "resolution" not in err
     assert "batch: pictures of each person a step [2]: " in err
+    # Nor is what the answers before leave without a meaning.
+    monkeypatch.setattr(sys, "stdin", io.StringIO("saehd\n1\n64\n\nliae\n8\n4\n4\n"))
+    assert main([*command, "--name", "other", "--json", "-"]) == 0
+    err = capsys.readouterr().err
+    assert "gan: let an adversary ask for detail" in err
+    assert not any(f"{name}: " in err for name in ("gan-patch", "gan-dims", "true-face"))
     monkeypatch.setattr(sys, "stdin", io.StringIO(""))
     assert main(command[:-1]) == 2
     assert "--iterations must say" in capsys.readouterr().err
