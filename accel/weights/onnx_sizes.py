@@ -68,7 +68,19 @@ LIKE: dict[str, tuple[str, tuple[int, ...]]] = {
     **dict.fromkeys(("QLinearAdd", "QLinearMul"), ("Add", (0, 3))),
     **dict.fromkeys(("DynamicQuantizeMatMul", "MatMulIntegerToFloat"), ("MatMul", (0, 1))),
     "FusedConv": ("Conv", (0, 1, 2)),
+    "QGemm": ("Gemm", (0, 3)),  # scales and zero points lie between
+    "QLinearAveragePool": ("AveragePool", (0,)),
+    "QLinearConcat": ("Concat", tuple(range(2, SMALL, 3))),
+    "QLinearGlobalAveragePool": ("GlobalAveragePool", (0,)),
 }  # fmt: skip
+# Of which input their results have the kind of numbers, where it is not the first that has sizes,
+# and the kind where that input is left out.
+KIND_OF: dict[str, tuple[int, int]] = {
+    "DequantizeLinear": (1, TensorProto.FLOAT),
+    "MatMulIntegerToFloat": (2, TensorProto.FLOAT),
+    "QGemm": (8, TensorProto.FLOAT),
+    "QuantizeLinear": (2, TensorProto.UINT8),
+}
 ITEM_BYTES = dict.fromkeys(
     (TensorProto.INT64, TensorProto.UINT64, TensorProto.DOUBLE, TensorProto.COMPLEX64,
      TensorProto.COMPLEX128), 8)  # fmt: skip
@@ -330,11 +342,13 @@ class _Walk:
     def _types(self, node: NodeProto, given: Sequence[Value | None]) -> list[TypeProto]:
         """What kinds of values an operator makes, their sizes as far as they are known."""
         unknown = [TypeProto() for _ in node.output]
+        numbers = 0  # the kind of the results, where the operator stands in for another
         if node.domain not in STANDARD:
             if node.op_type not in LIKE:
                 return unknown
             kind, indices = LIKE[node.op_type]
-            given = [given[i] for i in indices if i < len(given)]
+            numbers = _kind_of(node, given, indices[0])
+            given = [_as_floats(given[i]) for i in indices if i < len(given)]
             node = _like(node, kind, indices)
         schema = definition(node.op_type, self._sizes.version)
         pairs = {name: value for name, value in zip(node.input, given) if name}
@@ -347,7 +361,7 @@ class _Walk:
                 node.SerializeToString(), types, data, {}, self._sizes.opsets,
                 self._sizes.ir_version,
             )  # fmt: skip
-        except (onnx.shape_inference.InferenceError, ValueError):
+        except (onnx.shape_inference.InferenceError, onnx.checker.ValidationError, ValueError):
             if self._is_strict:
                 raise InputError(
                     f"{self._name}: inputs must fit the graph, those of {node.op_type!r:.60} do not"
@@ -359,6 +373,8 @@ class _Walk:
             ) from None
         made = [TypeProto.FromString(found.get(name, b"")) for name in node.output]
         for one in made:
+            if numbers and one.HasField("tensor_type"):
+                one.tensor_type.elem_type = numbers
             is_tensor = one.WhichOneof("value") in (None, "tensor_type")
             if not is_tensor or one.tensor_type.elem_type == TensorProto.STRING:
                 self._refuse(node, "make tensors of numbers")
@@ -464,6 +480,20 @@ def _like(node: NodeProto, kind: str, indices: Sequence[int]) -> NodeProto:
     known = schema.attributes if schema else ()
     made.attribute.extend(a for a in node.attribute if a.name in known)
     return made
+
+
+def _kind_of(node: NodeProto, given: Sequence[Value | None], first: int) -> int:
+    index, otherwise = KIND_OF.get(node.op_type, (first, 0))
+    value = given[index] if index < len(given) else None
+    found: int = otherwise if value is None else value.type.tensor_type.elem_type
+    return found
+
+
+def _as_floats(value: Value | None) -> Value | None:
+    """The same sizes, of numbers that every standard operator takes."""
+    if value is None or value.shape is None:
+        return value
+    return Value(tensor_type(TensorProto.FLOAT, value.shape))
 
 
 def tensor_type(kind: int, shape: Sequence[int]) -> TypeProto:

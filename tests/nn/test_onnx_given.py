@@ -8,7 +8,7 @@ import warnings
 import numpy as np
 import pytest
 import torch
-from onnx import TensorProto, helper
+from onnx import TensorProto, helper, numpy_helper
 
 from accel.core import ConfigError
 from accel.kernels import _native
@@ -258,3 +258,45 @@ def test_what_is_kept_of_an_input_is_forgotten_when_a_run_fails(monkeypatch):
         ours.run(feeds | {"s": draw(1, 4, seed=5)})
     monkeypatch.undo()
     assert np.array_equal(ours.run(feeds)["y"], want)
+
+
+def test_graphs_whose_numbers_are_whole_run_on_onnx_runtime():
+    """As ONNX Runtime's quantizer writes them: operators of its own on eight bits."""
+    own = {"domain": "com.microsoft"}
+    nodes = [
+        helper.make_node("QuantizeLinear", ["x", "s", "z"], ["q"]),
+        helper.make_node("QLinearConv", ["q", "s", "z", "w", "s", "z", "s", "z"], ["c"]),
+        helper.make_node("QLinearAdd", ["c", "s", "z", "c", "s", "z", "s", "z"], ["a"], **own),
+        helper.make_node(
+            "QLinearConcat", ["s", "z", "a", "s", "z", "c", "s", "z"], ["j"], axis=1, **own
+        ),
+        helper.make_node(
+            "QLinearAveragePool", ["j", "s", "z", "s", "z"], ["p"], kernel_shape=[2, 2], **own
+        ),
+        helper.make_node("QLinearGlobalAveragePool", ["p", "s", "z", "s", "z"], ["g"], **own),
+        helper.make_node("Flatten", ["g"], ["f"]),
+        helper.make_node("QGemm", ["f", "s", "z", "m", "s", "z", "", "s", "z"], ["o"], **own),
+        helper.make_node("DequantizeLinear", ["o", "s", "z"], ["y"]),
+    ]
+    whole_numbers = np.random.default_rng(0).integers
+    constants = {
+        "s": np.float32(0.1),
+        "z": np.int8(0),
+        "w": whole_numbers(-9, 9, (4, 3, 1, 1), np.int8),
+        "m": whole_numbers(-9, 9, (8, 5), np.int8),
+    }
+    graph = helper.make_graph(
+        nodes, "g",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ("n", 3, 6, 6))],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ("n", 5))],
+        [numpy_helper.from_array(np.asarray(v), k) for k, v in constants.items()],
+    )  # fmt: skip
+    sets = [helper.make_opsetid("", 17), helper.make_opsetid("com.microsoft", 1)]
+    whole = helper.make_model(graph, opset_imports=sets)
+    whole.ir_version = 8
+    network = load_onnx(whole.SerializeToString())
+    assert network.runtime == "onnxruntime"
+    for count in (1, 3):
+        made = network.run({"x": draw(count, 3, 6, 6)})
+        assert made["y"].shape == (count, 5)
+        assert made["y"].any()
