@@ -111,6 +111,9 @@ def test_settings_that_cannot_be(tmp_path, capsys):
     for args, text in [
         (["--select", "few"], "select must be"),
         (["--select", "reference"], "reference picture"),
+        (["--reference", SOURCE], "must go together, got select all"),
+        (["--preview", "sheet.mp4"], "preview must end in .png"),
+        (["--preview", tmp_path / "sheet.txt"], "preview must end in .png"),
         (["--swapper", "missing.onnx"], "missing.onnx"),
         (["--codec", "h266"], "h266"),
         (["--device", "tpu"], "device must be"),

@@ -233,6 +233,8 @@ class _Run:
                 continue
             if path.resolve() == self.input.resolve():
                 raise ConfigError(f"{path}: output must not be the input")
+            if path is self.config.preview and path.resolve() == self.output.resolve():
+                raise ConfigError(f"{path}: the preview must not be the output")
             if path.exists() and not self.config.overwrite:
                 raise ConfigError(f"{path} exists; choose another name, remove it, or overwrite")
             if path.exists() and not (path.is_file() or path.is_dir()):

@@ -10,6 +10,7 @@ from accel.core import ConfigError
 from accel.pipelines.provenance import ProvenanceConfig
 from accel.pipelines.select import Selection
 from accel.video.encode import EncodeConfig
+from accel.video.sniff import PICTURE_SUFFIXES
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,7 +29,7 @@ class SwapConfig:
     max_distance: how far apart two embeddings of one person may lie (0 to 2).
     min_score: faces that the detector is less sure of are left as they are (0 to 1).
     device: `auto`, `cpu`, `cuda` or `cuda:N`.
-    preview: PNG to write a contact sheet to.
+    preview: picture to write a contact sheet to.
     overwrite: replace an output that exists.
     encode: codec and quality of the output; the default matches the input.
     provenance: what marks the output gets; all are on by default.
@@ -58,8 +59,15 @@ class SwapConfig:
             raise ConfigError(f"max_distance must lie above 0 and up to 2, got {self.max_distance}")
         if not 0 <= self.min_score <= 1:
             raise ConfigError(f"min_score must lie in 0..1, got {self.min_score}")
-        if self.select == "reference" and self.reference is None:
-            raise ConfigError("select reference needs a reference picture")
+        if (self.select == "reference") != (self.reference is not None):
+            raise ConfigError(
+                "a reference picture and select reference must go together, got select"
+                f" {self.select} and {self.reference or 'no picture'}"
+            )
+        if self.preview is not None and self.preview.suffix.lower() not in PICTURE_SUFFIXES:
+            raise ConfigError(
+                f"preview must end in {', '.join(PICTURE_SUFFIXES)}, got {self.preview}"
+            )
         Selection("all" if self.select == "reference" else self.select)  # checks the rule
 
 

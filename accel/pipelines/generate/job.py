@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from accel.pipelines.generate.preview import Preview
 from accel.pipelines.generate.prompts import check_length
 from accel.pipelines.generate.repeat import equals, settings_from
 from accel.pipelines.generate.sampler import Picture, Sampler, drawn_seed
-from accel.pipelines.provenance import ProvenanceConfig
+from accel.pipelines.provenance import Marker, ProvenanceConfig
 from accel.pipelines.run_report import device_name, peak_memory_mb, versions
 
 # What `accel.load` takes beside the model.
@@ -83,14 +84,15 @@ def generate(
     config.check_free(int(ask.options.get("count", 1)))
     sampler = ask.sampler()
     clock.lap("load")
-    watch = callback if preview is None else shown(sampler, Path(preview), callback, tiny_vae)
-    asked: dict[str, Any] = {"progress": progress, "cancel": cancel, "callback": watch}
-    table = grid_of(sampler, words, ask.options, axes, asked) if axes else None
-    pictures = list(table.cells if table else sampler.pictures(words, **asked, **ask.options))
-    clock.lap("sample")
-    files, marked = write(
-        pictures, config, sampler.model, gate or ContentGate(), ask.made_from, table
-    )
+    look = None if preview is None else shown(sampler, Path(preview), callback, tiny_vae)
+    asked: dict[str, Any] = {"progress": progress, "cancel": cancel, "callback": look or callback}
+    with settled(look, config.provenance):
+        table = grid_of(sampler, words, ask.options, axes, asked) if axes else None
+        pictures = list(table.cells if table else sampler.pictures(words, **asked, **ask.options))
+        clock.lap("sample")
+        files, marked = write(
+            pictures, config, sampler.model, gate or ContentGate(), ask.made_from, table
+        )
     clock.lap("write")
     notes = []
     if from_picture is not None and equals(Path(from_picture), files[0]):
@@ -172,6 +174,19 @@ def shown(
     if tiny_vae is not None:
         tiny = tiny_decoder(model, model.folders.find("decoder", tiny_vae))
     return Preview(model, target, callback, tiny)
+
+
+@contextmanager
+def settled(look: Preview | None, provenance: ProvenanceConfig) -> Iterator[None]:
+    """A preview bears the mark of what was made, and goes with what was refused or broken off."""
+    try:
+        yield
+    except BaseException:
+        if look:
+            look.give_up()
+        raise
+    if look:  # its PNG may have any name, so no credential; the run itself is in the ledger
+        look.settle(Marker(replace(provenance, credentials=False, ledger=False), task="generate"))
 
 
 def report(

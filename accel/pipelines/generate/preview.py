@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,13 +15,18 @@ from torch import Tensor
 from accel.models.tiny import TinyVae
 from accel.pipelines.generate.model import Model
 from accel.pipelines.generate.pictures import to_rgb
-from accel.unfinished import passing_name
+from accel.pipelines.provenance import Marker
+from accel.unfinished import whole
 
 FEW_PIXELS = 32 * 32  # of a latent: decoding one of this size is as quick as a step
 
 
 class Preview:
-    """A callback that keeps a PNG up to date with the picture that is being made."""
+    """A callback that keeps a PNG up to date with the picture that is being made.
+
+    What it shows while that goes on is neither gated nor marked: call `settle` when the picture has
+    been let through, else `give_up`.
+    """
 
     def __init__(
         self,
@@ -32,13 +36,24 @@ class Preview:
         tiny: TinyVae | None = None,
     ):
         self.view, self.path, self.then = Viewer(model, tiny), path, then
+        self._shown: NDArray[np.uint8] | None = None
 
     def __call__(self, step: int, clean: Tensor) -> None:
-        part = passing_name(self.path)
-        Image.fromarray(self.view(clean)).save(part, "PNG")
-        os.replace(part, self.path)  # a viewer never sees half a file
+        shown = self.view(clean)
+        with whole(self.path) as part:  # a viewer never sees half a file
+            Image.fromarray(shown).save(part, "PNG")
+        self._shown = shown
         if self.then:
             self.then(step, clean)
+
+    def settle(self, marker: Marker) -> None:
+        """Mark what was shown last."""
+        if self._shown is not None:
+            marker.save(self._shown, self.path, format="PNG")
+
+    def give_up(self) -> None:
+        if self._shown is not None:
+            self.path.unlink(missing_ok=True)
 
 
 class Viewer:

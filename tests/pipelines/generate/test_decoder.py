@@ -45,7 +45,7 @@ def test_command_line(files, tmp_path, capsys):
     plain = tmp_path / "b.png"
     assert main(["generate", "a", "-o", *map(str, [plain, *options])]) == 0
     difference = [np.abs(preview - np.asarray(Image.open(p))).mean() for p in (out, plain)]
-    assert difference[0] < 8 < difference[1]  # the file is watermarked, the preview is not
+    assert difference[0] < 8 < difference[1]  # both are watermarked
 
 
 def test_refuses_one_for_other_latents(files):

@@ -146,6 +146,22 @@ def test_preview_is_a_picture(tmp_path, sampler):
     assert Image.open(preview).size == (64, 64)
 
 
+def test_preview_bears_a_mark_and_goes_with_what_is_refused(tmp_path, sampler):
+    preview = tmp_path / "now.png"
+    accel.generate("a tree", tmp_path / "t.png", model=sampler, preview=preview, **FAST)
+    assert [f.what for f in verify_file(preview).findings if f.level == "INDICATED"] == [
+        "mark read"
+    ]
+
+    class No:
+        def check_picture(self, rgb, what="picture"):
+            raise Refused(what)
+
+    with pytest.raises(Refused):
+        accel.generate("a", tmp_path / "u.png", model=sampler, preview=preview, gate=No(), **FAST)
+    assert not preview.exists()
+
+
 def test_bad_input_is_one_line_and_leaves_nothing(tmp_path, capsys):
     (tmp_path / "cut.safetensors").write_bytes((1 << 63).to_bytes(8, "little") + b"{}")
     (tmp_path / "plain.png").write_bytes(b"")
