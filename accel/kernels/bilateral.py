@@ -25,7 +25,7 @@ def bilateral(
     The weight is a Gaussian of distance times a Gaussian of the sum of differences over channels;
     borders are reflected about the end samples.
     """
-    return op(pictures, masks, color, space, step)
+    return op(pictures.contiguous(), masks, color, space, step)
 
 
 def _reference(pictures, masks, color, space, step=1):  # looks at all neighbours, whatever `step`

@@ -70,10 +70,9 @@ def color_transfer(
             f"color_transfer: masks must be [N, H, W] like {list(crops.shape)}, "
             f"got {list(masks.shape)}"
         )
-    result = crops.clone()
-    for i, (crop, target, inside) in enumerate(
-        zip(crops.float(), targets.float(), masks >= INSIDE)
-    ):
+    result = crops.clone(memory_format=torch.contiguous_format)
+    ours, theirs = crops.float().contiguous(), targets.float().contiguous()
+    for i, (crop, target, inside) in enumerate(zip(ours, theirs, masks >= INSIDE)):
         if not inside.any():
             continue
         if mode.endswith("-m") and variant == "dfl":
@@ -120,7 +119,7 @@ def _put(crop: Tensor, inside: Tensor, values: Tensor) -> Tensor:
 
 
 def _reinhard(crop, target, inside, counts_all):
-    return reinhard_op(crop.contiguous(), target.contiguous(), inside, counts_all)
+    return reinhard_op(crop, target, inside, counts_all)
 
 
 def _reinhard_reference(crop, target, inside, counts_all):
@@ -204,7 +203,7 @@ def _distribution(source: Tensor, wanted: Tensor, make: torch.Generator) -> Tens
     """idt: match the three marginals, a twentieth of the way, after each of twenty rotations."""
     turns = torch.stack([random_rotation(make) for _ in range(IDT_ROTATIONS)])
     turns = turns.float().to(source.device)
-    return match_axes(source.contiguous(), wanted.contiguous(), turns, IDT_BINS)
+    return match_axes(source, wanted, turns, IDT_BINS)
 
 
 def random_rotation(make: torch.Generator) -> Tensor:  # [3, 3] float64

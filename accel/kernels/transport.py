@@ -28,7 +28,7 @@ def sliced_transport(
     ranked: equal values take ranks in their order. Otherwise they may all go where their ranks'
         mean is, and some of very many points may tell how all are distributed.
     """
-    return sliced_op(source, target, directions, ranked)
+    return sliced_op(source.contiguous(), target.contiguous(), directions, ranked)
 
 
 def match_axes(
@@ -38,7 +38,7 @@ def match_axes(
     bins: int,  # of each histogram, 2 or more
 ) -> Tensor:  # [C, n] the points of `source`, moved; float32
     """Match the points' marginals after each rotation, one share of the way each time."""
-    return axes_op(source, target, rotations, bins)
+    return axes_op(source.contiguous(), target.contiguous(), rotations, bins)
 
 
 def _sliced_reference(source, target, directions, ranked=True):

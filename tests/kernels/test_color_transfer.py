@@ -51,6 +51,20 @@ def psnr(a, b):
     return float(-10 * torch.log10((a - b).square().mean().clamp(min=1e-12)))
 
 
+@NATIVE
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("variant", ["exact", "dfl"])
+def test_pictures_whose_channels_lie_last_are_no_slower(mode, variant, monkeypatch):
+    lie_last = [p.contiguous(memory_format=torch.channels_last) for p in (CROP, TARGET)]
+    wanted = color_transfer(CROP, TARGET, disc(), mode, variant=variant)
+    for op in (bilateral_op, sliced_op, axes_op, reinhard_op):
+        native = [one for one in op.implementations if one.name == "native"]
+        monkeypatch.setattr(op, "implementations", native)
+    found = color_transfer(*lie_last, disc(), mode, variant=variant)
+    assert torch.equal(found, wanted)
+    assert found.is_contiguous()
+
+
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("variant", ["exact", "dfl"])
 def test_colours_come_closer_and_stay_in_range(mode, variant):
