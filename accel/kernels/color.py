@@ -38,7 +38,7 @@ def color_stats(
     Where a mask is empty the result is zero. Pixels of weight 0 do not count, whatever they hold.
     """
     _check("color_stats", crops, masks)
-    return color_stats_op(crops, masks)
+    return color_stats_op(crops.contiguous(), masks)
 
 
 def illumination(
@@ -56,7 +56,7 @@ def illumination(
     _check("illumination", crops, masks)
     if not 1 <= grid <= 64:
         raise ValueError(f"illumination: grid must lie in 1..64, got {grid}")
-    return illumination_op(crops, masks, grid)
+    return illumination_op(crops.contiguous(), masks, grid)
 
 
 def relight(
@@ -94,9 +94,8 @@ def relight(
         )
     if not max_gain >= 1:
         raise ValueError(f"relight: max_gain must be at least 1, got {max_gain}")
-    return relight_op(
-        crops, source_stats, target_stats, source_light, target_light, strength, max_gain
-    )
+    grids = source_light, target_light
+    return relight_op(crops.contiguous(), source_stats, target_stats, *grids, strength, max_gain)
 
 
 def _check(who: str, crops: Tensor, masks: Tensor) -> None:

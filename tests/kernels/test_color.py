@@ -253,3 +253,15 @@ def test_registration():
             args,
             test_utils=("test_schema", "test_faketensor", "test_autograd_registration"),
         )
+
+
+@pytest.mark.skipif(bool(why_not()), reason=why_not())
+def test_crops_whose_channels_lie_last_are_no_slower(monkeypatch):
+    crops, masks = inputs(2, 33, 47)
+    lie_last = crops.contiguous(memory_format=torch.channels_last)
+    for op in (color_stats_op, illumination_op, relight_op):
+        native = [one for one in op.implementations if one.name == "native"]
+        monkeypatch.setattr(op, "implementations", native)
+    calls = (color_stats, illumination, lambda crops, masks: relight(crops, *lights(2)))
+    for call in calls:
+        assert torch.equal(call(lie_last, masks), call(crops, masks))
