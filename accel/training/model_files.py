@@ -42,6 +42,11 @@ def save(trainer: AutoencoderTrainer, folder: Path, name: str) -> None:
     Raises ConfigError if that cannot be done; the last save is intact then.
     """
     stem = stem_of(name, trainer.options.model)
+    for part, module in trainer.parts.items():
+        if not all(bool(weight.isfinite().all()) for weight in module.parameters()):
+            raise ConfigError(
+                f"{folder}: weights of {part} must be finite to be saved; what was saved is intact"
+            )
     files = {
         f"{stem}_{part}.npy": dfl.weights_file(to_dfl_order(module))
         for part, module in trainer.parts.items()

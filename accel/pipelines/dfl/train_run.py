@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from contextlib import ExitStack, closing
 from pathlib import Path
 
-from accel.core import Cancel, ProgressCallback
+from accel.core import Cancel, ConfigError, ProgressCallback
 from accel.pipelines.dfl.live import LivePage
 from accel.pipelines.dfl.made import remember
 from accel.pipelines.dfl.train_config import TrainConfig, TrainProgress
@@ -66,12 +67,22 @@ class TrainRun:
             rate = _Rate()
             while trainer.iteration < config.iterations and not cancel.is_set:
                 losses = trainer.step(*next(batches))
+                self._check(losses)
                 self._tell(progress, losses, rate())
                 for task in tasks:
                     task()
             # The save comes first: it is what must not be lost.
             self.save()
             self.preview()
+
+    def _check(self, losses: tuple[float, float]) -> None:
+        """Stop a training that came apart. In fp16 it may: such a step moves no weight."""
+        if self.trainer.loss_scale is None and not all(map(math.isfinite, losses)):
+            raise ConfigError(
+                f"{self.folder}: losses of model {self.config.name} must be finite, got"
+                f" {losses[0]} and {losses[1]} at iteration {self.trainer.iteration};"
+                " what was saved is intact, go on from it with a lower lr or with clip"
+            )
 
     def _tell(
         self, progress: ProgressCallback | None, losses: tuple[float, float], rate: float

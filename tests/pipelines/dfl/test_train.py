@@ -26,6 +26,7 @@ from accel.faces.faceset_pak import pack_folder
 from accel.pipelines.dfl.clear import clear_workspace
 from accel.pipelines.dfl.train import TrainConfig, train
 from accel.training import state
+from accel.training.autoencoder import AutoencoderTrainer
 from accel.weights import dfl
 from accel.weights.pickles import load_pickle
 from tests.training.facesets import face_file, workspace
@@ -203,6 +204,28 @@ def test_a_full_disk_leaves_the_last_save(faces, tmp_path, monkeypatch):
     before = model_bytes(root)
     monkeypatch.setattr(state.os, "fsync", full)
     with pytest.raises(ConfigError, match=r"No space left on device.*the last save is intact"):
+        train(root, config(3))
+    assert model_bytes(root) == before
+    monkeypatch.undo()
+    assert train(root, config(3))["iterations"] == 3
+
+
+def test_a_training_that_comes_apart_leaves_the_last_save(faces, tmp_path, monkeypatch):
+    root = another(faces, tmp_path)
+    train(root, config(2))
+    before, step = model_bytes(root), AutoencoderTrainer.step
+
+    def apart(trainer, *sides):
+        with torch.no_grad():
+            next(trainer.model.parameters()).fill_(float("nan"))
+        return step(trainer, *sides)
+
+    monkeypatch.setattr(AutoencoderTrainer, "step", apart)
+    with pytest.raises(ConfigError, match="must be finite, got nan and nan at iteration 3"):
+        train(root, config(5))
+    # A save that is due just then is none.
+    monkeypatch.setattr("accel.pipelines.dfl.train_run.math.isfinite", lambda loss: True)
+    with pytest.raises(ConfigError, match=r"weights of encoder must be finite to be saved"):
         train(root, config(3))
     assert model_bytes(root) == before
     monkeypatch.undo()
