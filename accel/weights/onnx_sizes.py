@@ -174,7 +174,12 @@ class Sizes:
         self.outputs = [o.name for o in model.graph.output]
         self.wanted = _wanted(self.nodes)
         self._constants = dict(_constants(model.graph))
-        self._inputs = {i.name: i.type for i in model.graph.input if i.name not in self._constants}
+        # Copies: a part of a message keeps all of it in memory, the weights too.
+        self._inputs = {
+            i.name: TypeProto.FromString(i.type.SerializeToString())
+            for i in model.graph.input
+            if i.name not in self._constants
+        }
         written = [
             a.t for n in nodes_of(self.nodes) if n.op_type == "Constant" for a in n.attribute
         ]
@@ -233,7 +238,8 @@ def _light(nodes: Iterable[NodeProto]) -> list[NodeProto]:
                 if math.prod(tensor.dims) > SMALL:
                     tensor.ClearField("raw_data")
                     tensor.ClearField("float_data")
-    return list(made.node)
+    # What is cleared is given back with the whole message alone.
+    return list(GraphProto.FromString(made.SerializeToString()).node)
 
 
 def _wanted(nodes: Sequence[NodeProto]) -> set[str]:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import gc
+import resource
 import threading
 import warnings
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -258,6 +261,23 @@ def test_what_is_kept_of_an_input_is_forgotten_when_a_run_fails(monkeypatch):
         ours.run(feeds | {"s": draw(1, 4, seed=5)})
     monkeypatch.undo()
     assert np.array_equal(ours.run(feeds)["y"], want)
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="asks Linux for memory")
+def test_the_file_itself_is_not_kept_in_memory():
+    """A part of the parsed file, kept for its sizes, kept all of it."""
+    weights = 48 << 20
+    data = model([helper.make_node("MatMul", ["x", "w"], ["y"])], {"x": draw(1, 3072)},
+                 {"w": np.ones((3072, weights // 4 // 3072), np.float32)})  # fmt: skip
+    before = pages_in_bytes()
+    opened = load_onnx(data, runtime="accel")
+    opened.run({"x": draw(1, 3072)})
+    assert pages_in_bytes() - before < 2.9 * weights  # as they were and packed
+
+
+def pages_in_bytes() -> int:
+    gc.collect()
+    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
 
 
 def test_graphs_whose_numbers_are_whole_run_on_onnx_runtime():
