@@ -39,6 +39,7 @@ from accel.provenance.detector import Detector
 from accel.provenance.keys import Identity, local_identity, own_identity
 from accel.provenance.label import Label
 from accel.provenance.ledger import Ledger, look
+from accel.provenance.media import sha256_of
 from accel.provenance.verify import Frames
 from accel.provenance.watermark import Mark, is_rgb, luma_of
 from accel.unfinished import passing_name
@@ -148,8 +149,8 @@ class Marker:
         except BaseException as error:
             partial.unlink(missing_ok=True)
             marking.unseal()
-            if isinstance(error, OSError):  # a full disk does not say where
-                error.filename = error.filename or str(path)
+            if isinstance(error, OSError) and error.filename in (None, str(partial), partial):
+                error.filename = str(path)  # a full disk does not say where, or by a passing name
             raise
         return told
 
@@ -282,7 +283,7 @@ class Marking:
         entry = None
         if config.ledger:
             entry = Ledger().add(
-                task=self.marker.task, sha256=c2pa.sha256_of(path), mark=self.ident,
+                task=self.marker.task, sha256=sha256_of(path), mark=self.ident,
                 consent=config.consent, looks=tuple(self._looks), credential=serial,
             )  # fmt: skip
         told = {
@@ -368,10 +369,10 @@ def earlier_mark(frames: Frames, *, thorough: bool = True) -> str | None:
 def content_hash(path: Path) -> str:
     """SHA-256 of a file, or over the names and contents of all files of a folder."""
     if not path.is_dir():
-        return c2pa.sha256_of(path)
+        return sha256_of(path)
     digest = hashlib.sha256()
     for inside in files_below(path):
-        digest.update(f"{inside.relative_to(path)}\0{c2pa.sha256_of(inside)}\n".encode())
+        digest.update(f"{inside.relative_to(path)}\0{sha256_of(inside)}\n".encode())
     return digest.hexdigest()
 
 

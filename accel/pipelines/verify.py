@@ -15,7 +15,8 @@ import av
 from numpy.typing import NDArray
 
 from accel.core import files_below
-from accel.provenance import c2pa, keys
+from accel.provenance import keys
+from accel.provenance.c2pa_read import media_of
 from accel.provenance.detector import weight_of
 from accel.provenance.label import local_language as local_language
 from accel.provenance.ledger import Ledger as Ledger
@@ -73,7 +74,7 @@ def _meant(path: Path) -> Path:
     """The file to look at where a user names the credential beside it."""
     if path.suffix == ".c2pa":
         with suppress(OSError, ValueError):
-            return c2pa.beside(path) or path
+            return media_of(path) or path
     return path
 
 

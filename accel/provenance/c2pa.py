@@ -1,28 +1,28 @@
 """Content Credentials: a signed statement of what was made, in the file or beside it.
 
-The one module that knows the c2pa library. Its defaults fetch from the network and refuse C2PA's
-own certificate use; both are set otherwise here. What is stated is in `statement`, what was read in
-`credential`.
+What is stated is in `statement`; reading, which signing ends with, is in `c2pa_read`.
 
 Source: C2PA technical specification 2.4.
 """
 
 from __future__ import annotations
 
-import hashlib
 import io
 import json
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from accel.core import ConfigError, InputError, open_file, read_file
+from accel.core import ConfigError, InputError
+from accel.provenance.c2pa_read import context, find, read_one, store_of
+from accel.provenance.c2pa_read import read as read
+from accel.provenance.c2pa_read import sidecar_of as sidecar_of
 from accel.provenance.credential import Credential as Credential
-from accel.provenance.credential import credential_of
-from accel.provenance.keys import USES, Identity
+from accel.provenance.keys import Identity
+from accel.provenance.media import UNKNOWN, media_type, sha256_of
 from accel.provenance.statement import CONSENT as CONSENT
 from accel.provenance.statement import ROLES, manifest
 from accel.provenance.statement import SOURCE_TYPES as SOURCE_TYPES
@@ -31,37 +31,13 @@ from accel.provenance.statement import Input as Input
 from accel.provenance.statement import Statement as Statement
 from accel.unfinished import fresh, scratch_of
 
-# c2pa-python takes e-mail protection alone unless told of document and claim signing.
-_USES = "".join(f"{use}\n" for use in USES)
 _LARGEST_HISTORY = 1 << 20  # bytes of an input's own credential that are carried along
 _MOST_PICTURES = 200  # that are redacted in it
-_PIECE = 1 << 20
-_UNKNOWN = "application/octet-stream"
-# Kinds of file that other tools put credentials into, by their first bytes.
-_OF_OTHERS = {
-    b"II*\0": "image/tiff", b"MM\0*": "image/tiff", b"GIF8": "image/gif",
-    b"\0\0\0\x0cJXL ": "image/jxl", b"fLaC": "audio/flac", b"ID3": "audio/mpeg",
-}  # fmt: skip
-_IN_RIFF = {b"AVI ": "video/avi", b"WAVE": "audio/wav"}
 _PICTURES = ("c2pa.thumbnail", "c2pa.embedded-data")  # assertions that show what a file shows
 
 
 class CredentialError(ConfigError):
     """A credential could not be made, or does not read back as it was meant."""
-
-
-def sidecar_of(path: Path) -> Path:
-    """`film.mkv` -> `film.mkv.c2pa`, so that `film.webm` beside it keeps its own."""
-    return path.with_name(f"{path.name}.c2pa")
-
-
-def beside(sidecar: Path) -> Path | None:
-    """The file that a credential lies beside; None when there is none, or it is uncertain which."""
-    own = sidecar.with_suffix("")
-    if own.is_file():
-        return own
-    twins = [one for one in sidecar.parent.iterdir() if _is_twin(one, sidecar) and one.is_file()]
-    return twins[0] if len(twins) == 1 else None
 
 
 def sign(
@@ -95,73 +71,6 @@ def sign(
     finally:
         scratch.unlink(missing_ok=True)
     return made
-
-
-def read(path: Path, *, anchors: Iterable[str] = ()) -> Credential | None:
-    """Read a file's credential, embedded or in the `.c2pa` beside it; None when it has none.
-
-    Beside `film.mkv`, `film.mkv.c2pa` comes first, then `film.c2pa` as other tools name it.
-
-    anchors: PEM certificates of the roots to trust. Nothing is fetched.
-    Raises InputError when the file cannot be read; damage of the credential is a `state`.
-    """
-    found = _find(path, anchors)
-    return found[0] if found else None
-
-
-def media_type(path: Path) -> tuple[str, bool]:
-    """Tell by a file's first bytes its MIME type, and whether we put a credential inside it.
-
-    `application/octet-stream` is what the library cannot look into.
-    """
-    with open_file(path, "a picture or a film") as file:
-        head = file.read(16)
-    if head.startswith(b"\x89PNG\r\n\x1a\n"):
-        return "image/png", True
-    if head.startswith(b"\xff\xd8\xff"):
-        return "image/jpeg", True
-    if head[:4] == b"RIFF" and head[8:12] == b"WEBP":
-        return "image/webp", True
-    if head[4:8] == b"ftyp":
-        return ("video/quicktime" if head[8:12] == b"qt  " else "video/mp4"), True
-    if head[4:8] in (b"moov", b"mdat", b"wide", b"free", b"skip"):
-        return "video/quicktime", True
-    if head[:4] == b"RIFF" and head[8:12] in _IN_RIFF:
-        return _IN_RIFF[head[8:12]], False
-    others = (kind for begins, kind in _OF_OTHERS.items() if head.startswith(begins))
-    return next(others, _UNKNOWN), False
-
-
-def sha256_of(path: Path) -> str:
-    digest = hashlib.sha256()
-    with open_file(path) as file:
-        while piece := file.read(_PIECE):
-            digest.update(piece)
-    return digest.hexdigest()
-
-
-# --- writing ----------------------------------------------------------------------------------
-
-
-def _context(anchors: Iterable[str] = (), version: str = "") -> Any:
-    import c2pa
-
-    settings: dict[str, Any] = {
-        "verify": {
-            "remote_manifest_fetch": False,
-            "ocsp_fetch": False,
-            "verify_after_sign": False,  # `sign` reads back itself, with our root
-        },
-        "core": {"allowed_network_hosts": []},
-        "builder": {
-            "thumbnail": {"enabled": False},  # or a third person's face rides in every output
-            "claim_generator_info": {"name": "accel", "version": version or "0"},
-        },
-        "trust": {"trust_config": _USES},
-    }
-    if trusted := "".join(anchors):
-        settings["trust"]["user_anchors"] = trusted
-    return c2pa.Context.from_dict(settings)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -210,7 +119,7 @@ def _sign(
     try:
         with (
             c2pa.Signer.from_info(info) as signer,
-            c2pa.Builder(told, context=_context((), version)) as builder,
+            c2pa.Builder(told, context=context(version=version)) as builder,
             open(path, "rb") as media,
         ):
             for index, one in enumerate(inputs):
@@ -220,19 +129,19 @@ def _sign(
                     builder.sign(signer, kind, media, out)
             else:
                 builder.set_no_embed()
-                target.write_bytes(builder.sign(signer, _UNKNOWN, media, io.BytesIO()))
+                target.write_bytes(builder.sign(signer, UNKNOWN, media, io.BytesIO()))
     except c2pa.C2paError as error:
         raise CredentialError(f"the credential could not be made: {error}") from error
     if embedded:
-        return _check(_read(target, kind, None, [identity.root]), statement, identity)
+        return _check(read_one(target, kind, None, [identity.root]), statement, identity)
     store = target.read_bytes()
-    return _check(_read(path, _UNKNOWN, store, [identity.root]), statement, identity)
+    return _check(read_one(path, UNKNOWN, store, [identity.root]), statement, identity)
 
 
 def _describe(one: Input) -> _Described:
     """Hash an input, sum up the credential that it carries, and get hold of that itself."""
     told: dict[str, Any] = {"role": one.role, "sha256": one.sha256 or sha256_of(one.path)}
-    found = None if one.path.is_dir() else _find(one.path, ())
+    found = None if one.path.is_dir() else find(one.path, ())
     if found is None:
         return _Described(path=one.path, told=told, history=None)
     earlier, beside = found
@@ -251,7 +160,7 @@ def _history(path: Path, beside: Path | None) -> _History | None:
 
     kind, _ = media_type(path)
     try:
-        store = _store(beside) if beside else None
+        store = store_of(beside) if beside else None
     except InputError:
         return None
     with (
@@ -259,7 +168,7 @@ def _history(path: Path, beside: Path | None) -> _History | None:
             c2pa.C2paError, TypeError, AttributeError, LookupError, ValueError, RecursionError
         ),
         open(path, "rb") as file,
-        c2pa.Reader(kind, file, store, context=_context()) as reader,
+        c2pa.Reader(kind, file, store, context=context()) as reader,
     ):
         text = reader.json()  # its length is a measure of the history's
         if len(text) > _LARGEST_HISTORY:
@@ -301,7 +210,7 @@ def _add_input(builder: Any, index: int, one: _Described) -> None:
             "validation_results": history.results,
         }
     # There is nothing in this stream that the library would carry along.
-    builder.add_ingredient(ingredient, _UNKNOWN, io.BytesIO(b"\0"))
+    builder.add_ingredient(ingredient, UNKNOWN, io.BytesIO(b"\0"))
 
 
 def _check(made: Credential | None, statement: Statement, identity: Identity) -> Credential:
@@ -314,85 +223,3 @@ def _check(made: Credential | None, statement: Statement, identity: Identity) ->
     if got != meant:
         raise CredentialError(f"a credential just written must say {meant}, says {got}")
     return made
-
-
-# --- reading ----------------------------------------------------------------------------------
-
-
-def _find(path: Path, anchors: Iterable[str]) -> tuple[Credential, Path | None] | None:
-    """A file's credential, and the file in which it lies when that is another."""
-    try:
-        kind, _ = media_type(path)
-        found = None if kind == _UNKNOWN else _read(path, kind, None, anchors)
-        if found is not None:
-            return found, None
-        own, shared = sidecar_of(path), path.with_suffix(".c2pa")
-        if own.is_file():
-            return _read_beside(path, kind, own, anchors), own
-        if shared != path and shared.is_file():
-            found = _read_beside(path, kind, shared, anchors)
-            # One that does not fit may well belong to the other file of this name.
-            return (found, shared) if found.intact or not _has_twin(path) else None
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror or error})") from error
-    return None
-
-
-def _read(path: Path, kind: str, store: bytes | None, anchors: Iterable[str]) -> Credential | None:
-    import c2pa
-
-    beside = store is not None
-    try:
-        with open(path, "rb") as file, c2pa.Reader(
-            kind, file, store, context=_context(anchors)
-        ) as reader:  # fmt: skip
-            state = str(reader.get_validation_state() or "")
-            told = json.loads(reader.json())
-    except c2pa.C2paError.ManifestNotFound:
-        return None
-    except c2pa.C2paError as error:
-        code, _, text = (part.strip() for part in str(error).partition(":"))
-        if not beside and "Remote" not in code and not _holds(path, b"c2pa"):
-            return None  # the picture or film is damaged, and no credential lies in what is left
-        reason = text[:80] if code in ("", "Other") and text else code or type(error).__name__
-        return Credential(state="unreadable", reasons=(reason,), beside=beside)
-    except (ValueError, RecursionError) as error:  # text that is no JSON or no UTF-8
-        return Credential(state="unreadable", reasons=(type(error).__name__,), beside=beside)
-    try:
-        return credential_of(told, state, beside)
-    except (TypeError, AttributeError, LookupError, ValueError):
-        # A damaged store can parse and yet hold a list where the specification says a map.
-        return Credential(state="unreadable", reasons=("malformed",), beside=beside)
-
-
-def _holds(path: Path, word: bytes) -> bool:
-    """Whether some bytes are in a file."""
-    before = b""
-    with open(path, "rb") as file:
-        while piece := file.read(_PIECE):
-            if word in before + piece:
-                return True
-            before = piece[1 - len(word) :]
-    return False
-
-
-def _read_beside(path: Path, kind: str, side: Path, anchors: Iterable[str]) -> Credential:
-    try:
-        found = _read(path, kind, _store(side), anchors)
-    except InputError:
-        return Credential(state="unreadable", reasons=("sidecar.unreadable",), beside=True)
-    return found or Credential(state="unreadable", reasons=("sidecar.empty",), beside=True)
-
-
-def _store(side: Path) -> bytes:
-    """What lies in a sidecar. Raises InputError for one that is too large, or no file."""
-    return read_file(side, 64 * _PIECE, "a credential")
-
-
-def _has_twin(path: Path) -> bool:
-    """Whether another file beside `path` differs from it in the suffix alone."""
-    return any(_is_twin(one, path) for one in path.parent.iterdir())
-
-
-def _is_twin(one: Path, other: Path) -> bool:
-    return one.stem == other.stem and one.name != other.name and one.suffix != ".c2pa"

@@ -23,6 +23,7 @@ from accel.provenance import c2pa, xmp
 from accel.provenance.credential import UNLISTED
 from accel.provenance.detector import PRESENT, Detector, Found
 from accel.provenance.ledger import Entry, Ledger, look
+from accel.provenance.media import sha256_of
 from accel.provenance.words import CLAIM, CONCLUSIONS, EXPLANATION, LEVELS, PLACES, TIMES, WORDS
 
 PROVEN, BROKEN, INDICATED, NOTHING, UNREADABLE = range(5)  # exit statuses
@@ -111,7 +112,7 @@ def examine(
     try:
         credential = c2pa.read(path, anchors=anchors)
         said = xmp.declared(path)
-        sha256 = c2pa.sha256_of(path)
+        sha256 = sha256_of(path)
     except (InputError, OSError):
         return nothing_readable(path)
     findings = [] if credential is None else _of_credential(credential)

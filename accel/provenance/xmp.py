@@ -21,7 +21,7 @@ from typing import BinaryIO
 from PIL import Image
 
 from accel.core import InputError, open_file
-from accel.provenance.c2pa import media_type
+from accel.provenance.media import media_type
 from accel.provenance.statement import SOURCE_TYPES, TASKS
 from accel.unfinished import write_whole
 

@@ -19,6 +19,7 @@ from accel.pipelines.swap import swap_video
 from accel.pipelines.verify import Ledger, verify_file
 from accel.provenance import c2pa, keys
 from accel.provenance.label import Label
+from accel.provenance.media import sha256_of
 from accel.weights.assets import asset
 from tests.pipelines.clips import decode, write_clip
 
@@ -72,7 +73,7 @@ def test_a_film_gets_every_mark(film, tmp_path):
     assert made.run["task"] == "face_swap"
     assert made.run["consent"]["claim"] == "fiction"
     assert [one["role"] for one in made.run["inputs"]] == ["target", "source"]
-    assert made.run["inputs"][0]["sha256"] == c2pa.sha256_of(film)
+    assert made.run["inputs"][0]["sha256"] == sha256_of(film)
     assert str(film.name) not in str(made)  # no file name of the user's
     x0, y0, x1, y1 = Label("face_swap", language="en").box(360, 640)
     for _, planes in decode(out)[::8]:

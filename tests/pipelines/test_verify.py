@@ -13,9 +13,10 @@ import torch
 from accel.core import ConfigError
 from accel.kernels import Planes, yuv_layout
 from accel.pipelines.verify import verify_file, verify_files, windows
-from accel.provenance.c2pa import Input, Statement, sha256_of, sign
+from accel.provenance.c2pa import Input, Statement, sign
 from accel.provenance.keys import local_identity
 from accel.provenance.ledger import Ledger
+from accel.provenance.media import sha256_of
 from accel.provenance.watermark import Mark
 from accel.weights.assets import asset
 from tests.provenance.film import encode, film

@@ -22,11 +22,11 @@ from accel.provenance.c2pa import (
     Input,
     Statement,
     read,
-    sha256_of,
     sidecar_of,
     sign,
 )
 from accel.provenance.keys import local_identity
+from accel.provenance.media import sha256_of
 from accel.weights.assets import asset
 from tests.provenance.film import encode, film
 

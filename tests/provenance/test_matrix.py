@@ -23,9 +23,10 @@ from PIL import Image
 from accel.cli import main
 from accel.pipelines.verify import windows
 from accel.provenance import keys, verify
-from accel.provenance.c2pa import Statement, media_type, sha256_of, sidecar_of, sign
+from accel.provenance.c2pa import Statement, sidecar_of, sign
 from accel.provenance.keys import Identity, local_identity
 from accel.provenance.ledger import Ledger
+from accel.provenance.media import media_type, sha256_of
 from accel.provenance.tile import KEY
 from accel.provenance.verify import BROKEN, INDICATED, NOTHING, PROVEN, examine
 from accel.provenance.watermark import Mark

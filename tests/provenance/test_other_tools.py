@@ -287,7 +287,7 @@ def test_a_time_is_proven_by_an_authority_that_the_reader_trusts(
             told["validation_results"]["activeManifest"]["success"].append({"code": code})
         return take(told, state, beside)
 
-    monkeypatch.setattr("accel.provenance.c2pa.credential_of", stamped)
+    monkeypatch.setattr("accel.provenance.c2pa_read.credential_of", stamped)
     text = examine(path, anchors=[identity.root]).text().replace("\n", " ")
     assert said in text
     assert ("2026-11-01" in text) == bool(code)

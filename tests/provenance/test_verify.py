@@ -14,9 +14,10 @@ from PIL import Image
 
 from accel.core import InputError
 from accel.provenance import verify, xmp
-from accel.provenance.c2pa import Statement, sha256_of, sign
+from accel.provenance.c2pa import Statement, sign
 from accel.provenance.keys import local_identity
 from accel.provenance.ledger import Ledger, look
+from accel.provenance.media import sha256_of
 from accel.provenance.tile import KEY
 from accel.provenance.verify import BROKEN, INDICATED, NOTHING, PROVEN, UNREADABLE, clean, examine
 from accel.provenance.watermark import Mark

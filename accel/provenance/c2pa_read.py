@@ -1,0 +1,153 @@
+"""Read Content Credentials, in a file or beside it, and say in what state they are.
+
+The c2pa library fetches from the network if nobody tells it not to, and refuses C2PA's own
+certificate use; both are set otherwise here, for signing too. What was read is a `Credential`.
+
+Source: C2PA technical specification 2.4.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from accel.core import InputError, read_file
+from accel.provenance.credential import Credential, credential_of
+from accel.provenance.keys import USES
+from accel.provenance.media import UNKNOWN, media_type
+
+# c2pa-python takes e-mail protection alone unless told of document and claim signing.
+_USES = "".join(f"{use}\n" for use in USES)
+_PIECE = 1 << 20
+
+
+def sidecar_of(path: Path) -> Path:
+    """`film.mkv` -> `film.mkv.c2pa`, so that `film.webm` beside it keeps its own."""
+    return path.with_name(f"{path.name}.c2pa")
+
+
+def media_of(sidecar: Path) -> Path | None:
+    """The file that a credential lies beside; None when there is none, or it is uncertain which."""
+    own = sidecar.with_suffix("")
+    if own.is_file():
+        return own
+    twins = [one for one in sidecar.parent.iterdir() if _is_twin(one, sidecar) and one.is_file()]
+    return twins[0] if len(twins) == 1 else None
+
+
+def read(path: Path, *, anchors: Iterable[str] = ()) -> Credential | None:
+    """Read a file's credential, embedded or in the `.c2pa` beside it; None when it has none.
+
+    Beside `film.mkv`, `film.mkv.c2pa` comes first, then `film.c2pa` as other tools name it.
+
+    anchors: PEM certificates of the roots to trust. Nothing is fetched.
+    Raises InputError when the file cannot be read; damage of the credential is a `state`.
+    """
+    found = find(path, anchors)
+    return found[0] if found else None
+
+
+def context(anchors: Iterable[str] = (), version: str = "") -> Any:
+    """The library's settings: nothing is fetched, and `anchors` are the roots to trust."""
+    import c2pa
+
+    settings: dict[str, Any] = {
+        "verify": {
+            "remote_manifest_fetch": False,
+            "ocsp_fetch": False,
+            "verify_after_sign": False,  # `sign` reads back itself, with our root
+        },
+        "core": {"allowed_network_hosts": []},
+        "builder": {
+            "thumbnail": {"enabled": False},  # or a third person's face rides in every output
+            "claim_generator_info": {"name": "accel", "version": version or "0"},
+        },
+        "trust": {"trust_config": _USES},
+    }
+    if trusted := "".join(anchors):
+        settings["trust"]["user_anchors"] = trusted
+    return c2pa.Context.from_dict(settings)
+
+
+def find(path: Path, anchors: Iterable[str]) -> tuple[Credential, Path | None] | None:
+    """A file's credential, and the file in which it lies when that is another."""
+    try:
+        kind, _ = media_type(path)
+        found = None if kind == UNKNOWN else read_one(path, kind, None, anchors)
+        if found is not None:
+            return found, None
+        own, shared = sidecar_of(path), path.with_suffix(".c2pa")
+        if own.is_file():
+            return _read_beside(path, kind, own, anchors), own
+        if shared != path and shared.is_file():
+            found = _read_beside(path, kind, shared, anchors)
+            # One that does not fit may well belong to the other file of this name.
+            return (found, shared) if found.intact or not _has_twin(path) else None
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror or error})") from error
+    return None
+
+
+def read_one(
+    path: Path, kind: str, store: bytes | None, anchors: Iterable[str]
+) -> Credential | None:
+    """The credential in a file of a kind, or in `store`, which lies beside it."""
+    import c2pa
+
+    beside = store is not None
+    try:
+        with open(path, "rb") as file, c2pa.Reader(
+            kind, file, store, context=context(anchors)
+        ) as reader:  # fmt: skip
+            state = str(reader.get_validation_state() or "")
+            told = json.loads(reader.json())
+    except c2pa.C2paError.ManifestNotFound:
+        return None
+    except c2pa.C2paError as error:
+        code, _, text = (part.strip() for part in str(error).partition(":"))
+        if not beside and "Remote" not in code and not _holds(path, b"c2pa"):
+            return None  # the picture or film is damaged, and no credential lies in what is left
+        reason = text[:80] if code in ("", "Other") and text else code or type(error).__name__
+        return Credential(state="unreadable", reasons=(reason,), beside=beside)
+    except (ValueError, RecursionError) as error:  # text that is no JSON or no UTF-8
+        return Credential(state="unreadable", reasons=(type(error).__name__,), beside=beside)
+    try:
+        return credential_of(told, state, beside)
+    except (TypeError, AttributeError, LookupError, ValueError):
+        # A damaged store can parse and yet hold a list where the specification says a map.
+        return Credential(state="unreadable", reasons=("malformed",), beside=beside)
+
+
+def _holds(path: Path, word: bytes) -> bool:
+    """Whether some bytes are in a file."""
+    before = b""
+    with open(path, "rb") as file:
+        while piece := file.read(_PIECE):
+            if word in before + piece:
+                return True
+            before = piece[1 - len(word) :]
+    return False
+
+
+def _read_beside(path: Path, kind: str, side: Path, anchors: Iterable[str]) -> Credential:
+    try:
+        found = read_one(path, kind, store_of(side), anchors)
+    except InputError:
+        return Credential(state="unreadable", reasons=("sidecar.unreadable",), beside=True)
+    return found or Credential(state="unreadable", reasons=("sidecar.empty",), beside=True)
+
+
+def store_of(side: Path) -> bytes:
+    """What lies in a sidecar. Raises InputError for one that is too large, or no file."""
+    return read_file(side, 64 * _PIECE, "a credential")
+
+
+def _has_twin(path: Path) -> bool:
+    """Whether another file beside `path` differs from it in the suffix alone."""
+    return any(_is_twin(one, path) for one in path.parent.iterdir())
+
+
+def _is_twin(one: Path, other: Path) -> bool:
+    return one.stem == other.stem and one.name != other.name and one.suffix != ".c2pa"
