@@ -51,6 +51,7 @@ from accel.video.encode import EncodeConfig as EncodeConfig
 from accel.video.frame import Frame
 from accel.video.info import VideoInfo
 from accel.video.read import VideoReader, open_video
+from accel.video.sniff import reason
 from accel.video.stages import buffered
 from accel.video.stills import check_still
 from accel.video.write import open_writer
@@ -156,8 +157,7 @@ class _Run:
                 self.output_marks.give_up()
                 raise
             notes = [*reader.notes, *writer.notes]
-            if self.config.preview and not self._save_preview(self.config.preview):
-                notes.append("no preview was written: no frame showed a face to swap")
+            notes += self._save_preview()
         report = self._report(time.perf_counter() - started, analyser, writer.encoder, notes)
         return report | {"marked": marker.report()}
 
@@ -195,17 +195,23 @@ class _Run:
         self.output_marks.finish(unfinished)
         self.seconds["mark"] += time.perf_counter() - start
 
-    def _save_preview(self, path: Path) -> bool:
-        """Write the sheet of before and after, marked too; False when there is nothing to show."""
-        sheet = self.sheet.picture() if self.sheet else None
+    def _save_preview(self) -> list[str]:
+        """Write the sheet of before and after, marked too; notes say why there is none."""
+        path = self.config.preview
+        if path is None or self.sheet is None:
+            return []
+        sheet = self.sheet.picture()
         if sheet is None:
-            return False
+            return ["no preview was written: no frame showed a face to swap"]
         chosen = self.config.provenance
         whole = "off" if chosen.watermark == "off" else "frame"
         marks = replace(chosen, watermark=whole, ledger=False)  # the run itself is in the list
         marker = Marker(marks, task="face_swap", sources=self.config.sources)
-        marker.save(sheet, path, target=self.input)
-        return True
+        try:
+            marker.save(sheet, path, target=self.input)
+        except (ConfigError, OSError) as error:  # the film is there already
+            return [f"{path}: no preview was written: {reason(error)}"]
+        return []
 
     def _tell(self, marker: Marker) -> None:
         """Say in the credential which networks did the work, by hash, and how."""

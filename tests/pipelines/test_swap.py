@@ -18,7 +18,7 @@ from accel.core import Cancel, Cancelled, ConfigError, InputError
 from accel.faces.swap import open_swapper
 from accel.kernels.paste import paste_rectangle
 from accel.pipelines.demo import PORTRAIT, moving_portrait
-from accel.pipelines.provenance import ProvenanceConfig
+from accel.pipelines.provenance import Marker, ProvenanceConfig
 from accel.pipelines.swap import EncodeConfig, frames_ahead, swap_video
 from accel.pipelines.swap_source import load_source
 from accel.weights.assets import asset
@@ -117,6 +117,19 @@ def test_the_result_wears_the_source_identity(tmp_path):
         assert picture.height > 800
     with pytest.raises(ConfigError, match="exists"):
         swap_video(clip, tmp_path / "out.mp4", sources=SOURCE)
+
+
+def test_a_preview_that_cannot_be_written_does_not_cost_the_film(tmp_path, monkeypatch):
+    clip = write_clip(tmp_path / "clip.mp4", 3, width=640, height=360)
+
+    def full(self, rgb, path, **more):
+        raise OSError(28, "No space left on device", str(path))
+
+    monkeypatch.setattr(Marker, "save", full)
+    sheet, out = tmp_path / "sheet.png", tmp_path / "out.mp4"
+    report = swap_video(clip, out, sources=SOURCE, preview=sheet)
+    assert report["notes"] == [f"{sheet}: no preview was written: No space left on device"]
+    assert out.exists()
 
 
 def test_a_choice_that_takes_no_face_is_told(tmp_path):
