@@ -148,7 +148,8 @@ def train_lora(
     optimiser = torch.optim.AdamW(parameters, config.rate, weight_decay=1e-3)
     random = torch.Generator().manual_seed(config.seed)
     signals = (1 / (1 + torch.from_numpy(noise.sigmas).square())).float()
-    step, total = 0, 0.0
+    step = 0
+    losses: list[float] = []  # since the last line of the log
     if state := run.load():
         adapters.modules.load_state_dict(state["adapters"])
         optimiser.load_state_dict(state["optimiser"])
@@ -159,9 +160,7 @@ def train_lora(
         while step < config.steps and not run.stopping:
             for group in optimiser.param_groups:
                 group["lr"] = config.rate * cosine(step, config.steps, 20, 0.1)
-            picked = torch.randint(len(latents), (config.batch,), generator=random)
-            silent = torch.rand(config.batch, generator=random) < NO_CAPTION
-            prompts = ["" if s else captions[i] for i, s in zip(picked.tolist(), silent.tolist())]
+            picked, prompts = _drawn(captions, config.batch, random)
             told = encode(prompts)
             vector = None
             if told.pooled is not None and sizes is not None:
@@ -170,12 +169,14 @@ def train_lora(
             optimiser.zero_grad()
             loss.backward()
             optimiser.step()
-            step, total = step + 1, total + loss.item()
+            step += 1
+            losses.append(loss.item())
             run.tell(step, config.steps)
             if step % LOG_EVERY == 0:
-                run.log(f"step {step} loss {total / LOG_EVERY:.4f}")
-                run.plot(step, total / LOG_EVERY)
-                total = 0.0
+                mean = sum(losses) / len(losses)
+                run.log(f"step {step} loss {mean:.4f}")
+                run.plot(step, mean)
+                losses.clear()
             if run.should_save or step == config.steps:
                 run.save(
                     {
@@ -189,6 +190,15 @@ def train_lora(
         write_whole(output, safetensors.save(adapters.tensors(), about))
     finally:
         adapters.remove()
+
+
+def _drawn(
+    captions: Sequence[str], batch: int, random: torch.Generator
+) -> tuple[Tensor, list[str]]:  # [batch] indices
+    """Pictures of one step, and their captions, some of them silent."""
+    picked = torch.randint(len(captions), (batch,), generator=random)
+    silent = torch.rand(batch, generator=random) < NO_CAPTION
+    return picked, ["" if s else captions[i] for i, s in zip(picked.tolist(), silent.tolist())]
 
 
 def _loss(
