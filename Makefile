@@ -1,3 +1,5 @@
+# make         this list
+# make setup   a virtual environment with everything in it, and the C++ module
 # make demo    swap a face into a real clip and show the result (does all set-up first)
 # make test    the whole test suite (does all set-up first)
 # make fast    the quick part of the tests
@@ -8,12 +10,17 @@
 # make gate    fail when a kernel's lead over its peer shrank since it was last kept
 # make native  rebuild the C++ module in place
 # make aot     every GPU kernel compiled for six GPU generations, without a GPU
+# make format  ruff and clang-format over everything
+# make clean   remove what was built, but for the virtual environment
 # make sanitize  the kernels' tests on a module built with the address and UB sanitizers
 VENV ?= .venv
 PY := $(VENV)/bin/python
 CPP := $(wildcard csrc/*.cpp csrc/*.h)
 
-.PHONY: setup native demo test fast exhaustive fuzz aot sanitize lint format bench gate clean
+.PHONY: help setup native demo test fast exhaustive fuzz aot sanitize lint format bench gate clean
+
+help:
+	@sed -n 's/^# \(make\)/\1/p' $(firstword $(MAKEFILE_LIST))
 
 $(VENV)/.stamp: pyproject.toml setup.py constraints.txt
 	test -x $(PY) || python3 -m venv $(VENV)
