@@ -23,7 +23,7 @@ PAGE = Path(__file__).parents[1] / "docs" / "embed.md"
 @pytest.mark.slow
 def test_every_example_runs(tmp_path):
     blocks = re.findall(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
-    assert len(blocks) == 4
+    assert len(blocks) == 5
     write_clip(tmp_path / "clip.mp4", 5)
     (tmp_path / "face.jpg").write_bytes(asset(PORTRAIT).read_bytes())
     node = helper.make_node("Conv", ["input", "w"], ["y"], pads=[1, 1, 1, 1])
@@ -38,4 +38,5 @@ def test_every_example_runs(tmp_path):
     assert done.returncode == 0, done.stderr
     assert "input [1, 3, 128, 128] float32" in done.stdout
     assert (tmp_path / "swapped.mp4").is_file()
+    assert (tmp_path / "nano_onnx" / "unet" / "model.onnx").is_file()
     assert (tmp_path / "castle.png").is_file()

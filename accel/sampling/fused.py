@@ -7,14 +7,13 @@ as a CUDA graph once and replayed for every step: accel.pipelines.generate.graph
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from accel.kernels.guided_step import guided_step
 from accel.sampling.parameterise import NoiseLevels
-from accel.sampling.plan import START, Name, Plan, plan, scale_at, tables
+from accel.sampling.plan import START, Name, Plan, scale_at, tables
 from accel.sampling.steps import Callback, Noise
 
 
@@ -96,34 +95,3 @@ class FusedRun:
                     callback(index, self.value(name).clone())
                 index += 1
         return self.value(self.plan.result).clone()
-
-
-def run_fused(
-    name: str,
-    predict: Callable[[Tensor, float], Tensor],  # scaled x [rows * B, ...], timestep -> prediction
-    x: Tensor,  # [B, C, H, W] at level sigmas[0]
-    sigmas: Sequence[float],
-    levels: NoiseLevels,
-    *,
-    scale: float = 1.0,
-    kind: str = "eps",
-    noise: Noise | None = None,
-    callback: Callback | None = None,
-    **settings: Any,
-) -> Tensor:  # [B, C, H, W] at level sigmas[-1]
-    """As `run_sampler` with a guided denoiser, but for the rounding of the last places.
-
-    `predict` is given the batch without the prompt first, then with it; with it alone where scale
-    is 1 and the sampler does not ask for both. x may be of double precision.
-    """
-    steps = plan(name, sigmas, **settings)
-    run = FusedRun(
-        steps, levels, x.shape, scale=scale, kind=kind, device=x.device, dtype=x.dtype,
-        precision=torch.promote_types(x.dtype, torch.float32),
-    )  # fmt: skip
-    run.begin(x, noise)
-
-    def call(i: int) -> None:
-        run.advance(predict(run.inputs, levels.timestep(steps.calls[i].sigma)))
-
-    return run.finish(call, callback)

@@ -7,7 +7,7 @@ import torch
 
 from accel.core import ConfigError
 from accel.kernels.guided_step import OUTPUTS, TERMS
-from accel.sampling.fused import FusedRun, run_fused
+from accel.sampling.fused import FusedRun
 from accel.sampling.guidance import Prompted, guided
 from accel.sampling.plan import Recorder, Sum, plan
 from accel.sampling.samplers import SAMPLERS, run_sampler
@@ -42,6 +42,27 @@ def levels_for(name: str, steps: int):
     if name in ("tcd", "lcm"):
         return schedule(name, SD, 4)
     return karras(SD, steps)
+
+
+def run_fused(
+    name, predict, x, sigmas, levels, *, scale, kind, noise, callback, **settings
+):  # fmt: skip
+    """As `run_sampler` with a guided denoiser, but for the rounding of the last places.
+
+    `predict` is given the batch without the prompt first, then with it; with it alone where scale
+    is 1 and the sampler does not ask for both.
+    """
+    steps = plan(name, sigmas, **settings)
+    run = FusedRun(
+        steps, levels, x.shape, scale=scale, kind=kind, dtype=x.dtype,
+        precision=torch.promote_types(x.dtype, torch.float32),
+    )  # fmt: skip
+    run.begin(x, noise)
+
+    def call(i):
+        run.advance(predict(run.inputs, levels.timestep(steps.calls[i].sigma)))
+
+    return run.finish(call, callback)
 
 
 def both(name: str, sigmas, dtype=torch.float64, kind="eps", scale=SCALE, **settings):
