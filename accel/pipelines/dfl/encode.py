@@ -141,7 +141,7 @@ class ResultWriter(KeptIfWell):
             info = upright_info(self._reader.info)
         else:
             info = source.info
-        info = _encodable(replace(info, width=size[0], height=size[1]))
+        info = _encodable(replace(info, width=size[0], height=size[1]), self.path)
         info = replace(
             info,
             time_base=source.index.time_base,
@@ -249,7 +249,7 @@ class _Like:
         self.path, self.info = path, info
 
 
-def _encodable(info: VideoInfo) -> VideoInfo:
+def _encodable(info: VideoInfo, path: Path) -> VideoInfo:
     """RGB films and pictures become 4:2:0 BT.709, what every player shows."""
     if not info.pixel_format.startswith("gbr") and "a" not in info.pixel_format.removeprefix("yuv"):
         return info
@@ -258,7 +258,7 @@ def _encodable(info: VideoInfo) -> VideoInfo:
     return replace(
         info,
         pixel_format="yuv420p" if is_even else "yuv444p",
-        codec="h264",
+        codec="gif" if path.suffix.lower() == ".gif" else "h264",
         color=replace(color, chroma_location="left"),
     )
 

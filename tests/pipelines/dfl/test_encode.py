@@ -132,6 +132,17 @@ def test_targets_of_other_kinds(tmp_path, name, codec, pix_fmt):
     assert np.abs(colour_at(tmp_path / "result.mp4", 100, 100)[3] - [255, 0, 0]).max() < 40
 
 
+@pytest.mark.parametrize(("suffix", "codec"), [(".gif", "gif"), (".mp4", "h264")])
+def test_nothing_is_said_of_a_codec_that_a_gif_never_had(tmp_path, suffix, codec):
+    workspace(tmp_path, sides=("dst",), name="data_{side}.gif", codec="gif", pix_fmt="rgb8")
+    merge(tmp_path)
+    output = tmp_path / f"out{suffix}"
+    report = encode_result(tmp_path, output, provenance=BARE)
+    with av.open(str(output)) as made:
+        assert made.streams.video[0].codec_context.name == codec
+    assert not [note for note in report["notes"] if "is encoded as" in note]
+
+
 def test_a_target_without_a_film_is_encoded_from_its_pictures(tmp_path):
     workspace(tmp_path, sides=("dst",))
     save_frames(tmp_path, "dst")
