@@ -50,7 +50,7 @@ def train(
     same settings. Ctrl-C or `cancel` saves and returns early. Returns a report.
 
     Raises ConfigError or InputError, one line, for settings and facesets that cannot be used. When
-    saving fails the last save is left intact.
+    saving fails, or losses are no longer numbers, the last save is left intact.
     """
     place = open_workspace(workspace)
     config = with_name(config or TrainConfig(), place.model)
