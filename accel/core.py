@@ -111,10 +111,11 @@ def read_file(path: Path, most_bytes: int, what: str = "a file") -> bytes:
     """The content of a regular file of at most `most_bytes`; raises InputError as `open_file`."""
     with open_file(path, what) as file:
         try:
-            data = file.read(most_bytes + 1)
+            is_larger = os.fstat(file.fileno()).st_size > most_bytes
+            data = b"" if is_larger else file.read(most_bytes + 1)
         except OSError as error:
             raise InputError(f"{path}: cannot be read: {error.strerror or error}") from error
-    if len(data) > most_bytes:
+    if is_larger or len(data) > most_bytes:  # it may grow meanwhile
         raise InputError(f"{path}: must be {what} of {most_bytes} bytes at most, is larger")
     return data
 

@@ -373,7 +373,7 @@ class _Walk:
                     f"{self._name}: inputs must fit the graph, those of {node.op_type!r:.60} do not"
                 ) from None
             return unknown
-        except (IndexError, MemoryError, RuntimeError):
+        except (IndexError, MemoryError, RuntimeError, TypeError):  # versions beyond 32 bits
             raise InputError(
                 f"{self._name}: its operators must have sizes, ONNX finds none"
             ) from None
@@ -386,9 +386,15 @@ class _Walk:
                 self._refuse(node, "make tensors of numbers")
         return made + unknown[len(made) :]
 
+    def _graphs(self, node: NodeProto, count: int) -> list[GraphProto]:
+        found = graphs_of(node)
+        if len(found) != count:
+            self._refuse(node, f"hold {count} graphs, got {len(found)}")
+        return found
+
     def _branches(self, node: NodeProto, known: Known) -> list[Value]:
         ends = []
-        for graph in graphs_of(node):
+        for graph in self._graphs(node, 2):
             inner: Known = ChainMap(dict(_constants(graph)), known)  # type: ignore[arg-type]
             names = [o.name for o in graph.output]
             self.follow(graph.node, inner, names)
@@ -404,7 +410,7 @@ class _Walk:
         rounds = None if told is None or told.data is None else int(told.data.sum())
         if self._most is not None and (rounds is None or not 0 <= rounds <= MAX_ROUNDS):
             self._refuse(node, f"state its rounds, {MAX_ROUNDS} at most, as a constant")
-        (body,) = graphs_of(node)
+        body = self._graphs(node, 1)[0]
         handed = [known.get(name, Value(TypeProto())) for name in node.input[2:]]
         begin = [
             Value(tensor_type(TensorProto.INT64, ())),

@@ -1,6 +1,7 @@
 """All attacks, whichever module makes them."""
 
 from tests.hostile import (
+    attacks_filling,
     attacks_folders,
     attacks_graphs,
     attacks_late,
@@ -14,4 +15,5 @@ from tests.hostile import (
 from tests.hostile.attacks import ATTACKS as ATTACKS
 
 MADE_BY = (attacks_media, attacks_more, attacks_prompts, attacks_settings, attacks_weights,
-           attacks_folders, attacks_graphs, attacks_late, attacks_paths)  # fmt: skip
+           attacks_filling, attacks_folders, attacks_graphs, attacks_late,
+           attacks_paths)  # fmt: skip

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from accel.core import ConfigError, InputError, open_file
 from accel.kernels import to_uint8
-from accel.video.picture_header import DAMAGED, FORMATS, check_picture_size
+from accel.video.picture_header import DAMAGED, check_picture_size, open_header
 from accel.video.read import DEFAULT_LIMITS
 
 HALVED_PX = 1 << 25  # of a file from which on it is halved
@@ -100,7 +100,9 @@ def _header(path: Path) -> Iterator[Image.Image]:
     with open_file(path, "a picture") as file, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of sizes that are checked here, and of damaged EXIF
         try:
-            picture = Image.open(file, formats=FORMATS)
+            picture = open_header(file, path)
+        except InputError:
+            raise
         except (UnidentifiedImageError, Image.DecompressionBombError) as error:
             raise InputError(f"{path}: must be a picture") from error
         except DAMAGED as error:
