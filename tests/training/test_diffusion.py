@@ -253,6 +253,18 @@ def test_loras_of_other_members(pictures, tmp_path, monkeypatch, kind):
     assert not torch.equal(model.encode_text("a red square").context, before)
 
 
+def test_a_run_begun_with_other_settings_or_pictures_is_not_gone_on_with(pictures, tmp_path):
+    output, settings = tmp_path / "style.safetensors", {"steps": 2, "batch": 2}
+    train_lora_on("nano", pictures, output, **settings)
+    with pytest.raises(ConfigError, match="was begun with rank 8, got 4; begin another run"):
+        train_lora_on("nano", pictures, output, rank=4, **settings)
+    fewer = tmp_path / "fewer"
+    fewer.mkdir()
+    Image.new("RGB", (64, 64), "red").save(fewer / "red.png")
+    with pytest.raises(ConfigError, match=r"was begun with pictures \d+, got 1"):
+        train_lora_on("nano", fewer, output, **settings)
+
+
 def test_an_option_of_another_part_is_refused_not_passed_over(tmp_path, capsys):
     for words, told in (
         ("vae --steps 3", "--steps must go with lora, got vae"),

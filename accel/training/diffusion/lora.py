@@ -150,7 +150,13 @@ def train_lora(
     signals = (1 / (1 + torch.from_numpy(noise.sigmas).square())).float()
     step = 0
     losses: list[float] = []  # since the last line of the log
-    if state := run.load():
+    about = {
+        "rank": config.rank,
+        "alpha": config.alpha,
+        "text": config.text,
+        "pictures": len(latents),
+    }
+    if state := run.load(**about):
         adapters.modules.load_state_dict(state["adapters"])
         optimiser.load_state_dict(state["optimiser"])
         random.set_state(state["random"])
@@ -186,8 +192,8 @@ def train_lora(
                         "step": step,
                     }
                 )
-        about = {"ss_network_dim": str(config.rank), "ss_network_alpha": str(config.alpha)}
-        write_whole(output, safetensors.save(adapters.tensors(), about))
+        metadata = {"ss_network_dim": str(config.rank), "ss_network_alpha": str(config.alpha)}
+        write_whole(output, safetensors.save(adapters.tensors(), metadata))
     finally:
         adapters.remove()
 

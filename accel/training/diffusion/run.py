@@ -105,6 +105,7 @@ class Run:
         self.folder, self.name = folder, name
         self.checkpoint = folder / f"{name}.ckpt"
         self.curve: list[tuple[float, float]] = []
+        self._about: dict[str, int | float | bool] = {}
         self._cancel, self._progress, self._say = cancel or Cancel(), progress, say
         self._saved_at = self._began = time.monotonic()
         self._first: int | None = None
@@ -133,8 +134,12 @@ class Run:
         self.curve.append((float(seen), loss))
         save_curve(self.folder / f"{self.name}-loss.png", self.curve, f"{self.name}: loss")
 
-    def load(self) -> dict[str, Any] | None:
-        """The state of the last save; InputError where the file is damaged."""
+    def load(self, **about: int | float | bool) -> dict[str, Any] | None:
+        """The state of the last save; InputError where the file is damaged.
+
+        about: what every save of this run must agree on; ConfigError where the last one does not.
+        """
+        self._about = about
         if not self.checkpoint.exists():
             return None
         try:
@@ -143,6 +148,12 @@ class Run:
             first = str(error).splitlines()[0][:120] if str(error) else type(error).__name__
             raise InputError(f"{self.checkpoint}: is damaged ({first})") from None
         self.curve = [(float(x), float(y)) for x, y in state.pop("curve", [])]
+        for name, was in state.pop("about", {}).items():
+            if about.get(name, was) != was:
+                raise ConfigError(
+                    f"{self.checkpoint}: was begun with {name} {was}, got {about[name]};"
+                    " begin another run elsewhere, or remove this one"
+                )
         return state
 
     @property
@@ -153,7 +164,7 @@ class Run:
         """Write beside the old file, then rename: a kill in between loses nothing."""
         try:
             with whole(self.checkpoint) as partial:
-                torch.save({**state, "curve": self.curve}, partial)
+                torch.save({**state, "curve": self.curve, "about": self._about}, partial)
         except (OSError, RuntimeError) as error:
             raise ConfigError(
                 f"{self.checkpoint}: could not be saved ({str(error).splitlines()[0][:120]}); "

@@ -106,7 +106,7 @@ def train_unet(
         f"{len(pictures)} pictures, {len(examples.learnt)} shown, {len(pictures.held_out)} held"
         f" out, {len(examples.row_map.kept)} tokens kept"
     )
-    if state := run.load():
+    if state := run.load(pictures=len(pictures), tokens=len(examples.row_map.kept)):
         training.load_state_dict(state)
         run.log(f"resumed at {training.seen} pictures")
     elif start:

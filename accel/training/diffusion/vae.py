@@ -44,7 +44,7 @@ def train_vae(
     optimiser = Muon(vae, MUON_RATE, ADAM_RATE)
     random = torch.Generator().manual_seed(1)
     seen = 0
-    if state := run.load():
+    if state := run.load(pictures=len(rgba)):
         vae.load_state_dict(state["vae"])
         optimiser.load_state_dict(state["optimiser"])
         random.set_state(state["random"])
