@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from onnx import ModelProto, TensorProto, helper
 from torch import Tensor
 
-from accel.core import ConfigError, InputError, choose_device, read_file
+from accel.core import ConfigError, InputError, choose_device
 from accel.nn.onnx.load import plan_of, samples
 from accel.nn.onnx.native import Runner
 from accel.nn.onnx.ops import MISFITS, TYPES, Unsupported, first_line
@@ -49,7 +49,7 @@ def load_onnx(
         raise ConfigError(f"runtime must be one of {', '.join(RUNTIMES)}, got {runtime!r}")
     in_memory = isinstance(source, bytes | bytearray | memoryview)
     name = "ONNX model" if in_memory else str(source)
-    data = bytes(source) if in_memory else _read(Path(source))  # type: ignore[arg-type]
+    data = bytes(source) if in_memory else onnx_graph.read_model(Path(source))  # type: ignore[arg-type]
     device = str(device)  # torch's devices too
     on_cpu = choose_device(device).type == "cpu"
     if runtime == "accel" and not on_cpu:
@@ -171,10 +171,6 @@ def _fitting(feeds: dict[str, Tensor] | None, sizes: Sizes) -> dict[str, Tensor]
     except InputError:
         return None
     return feeds
-
-
-def _read(path: Path) -> bytes:
-    return read_file(path, onnx_graph.MAX_FILE_BYTES, "an ONNX model")
 
 
 def _ports(model: ModelProto) -> list[Port]:

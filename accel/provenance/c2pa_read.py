@@ -21,6 +21,7 @@ from accel.provenance.media import UNKNOWN, media_type
 # c2pa-python takes e-mail protection alone unless told of document and claim signing.
 _USES = "".join(f"{use}\n" for use in USES)
 _PIECE = 1 << 20
+MOST_PARTS = 100_000  # of a picture
 
 
 def sidecar_of(path: Path) -> Path:
@@ -75,6 +76,8 @@ def find(path: Path, anchors: Iterable[str]) -> tuple[Credential, Path | None] |
     """A file's credential, and the file in which it lies when that is another."""
     try:
         kind, _ = media_type(path)
+        if not _has_few_parts(path):
+            raise InputError(f"{path}: must be of {MOST_PARTS} parts at most")
         found = None if kind == UNKNOWN else read_one(path, kind, None, anchors)
         if found is not None:
             return found, None
@@ -88,6 +91,31 @@ def find(path: Path, anchors: Iterable[str]) -> tuple[Credential, Path | None] |
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror or error})") from error
     return None
+
+
+def _has_few_parts(path: Path) -> bool:
+    """Of a PNG, JPEG or WebP: c2pa-rs keeps a list of them."""
+    with open(path, "rb") as file:
+        head = file.read(12)
+        is_png, is_jpeg = head.startswith(b"\x89PNG"), head.startswith(b"\xff\xd8")
+        if not (is_png or is_jpeg or head[:4] + head[8:] == b"RIFFWEBP"):
+            return True
+        at = 2 if is_jpeg else 8 if is_png else 12
+        for _ in range(MOST_PARTS):
+            file.seek(at)
+            if len(head := file.read(8)) < 4 or head[4:] == b"IEND":
+                return True
+            if is_jpeg:
+                if head[0] != 0xFF or head[1] == 0xDA:
+                    return True
+                lone = head[1] in (0, 1, 0xFF) or 0xD0 <= head[1] <= 0xD9
+                at += 1 if head[1] == 0xFF else 2 if lone else 2 + int.from_bytes(head[2:4], "big")
+            elif is_png:
+                at += 12 + int.from_bytes(head[:4], "big")
+            else:
+                size = int.from_bytes(head[4:], "little")
+                at += 8 + size + size % 2
+    return False
 
 
 def read_one(

@@ -15,7 +15,7 @@ import torch
 from onnx import numpy_helper
 from onnxruntime.capi import onnxruntime_pybind11_state as ort_state
 
-from accel.core import ConfigError, InputError, choose_device, read_file
+from accel.core import ConfigError, InputError, choose_device
 from accel.weights import onnx_graph
 from accel.weights.onnx_binding import (
     Binding,
@@ -99,7 +99,7 @@ def open_onnx(
     name = "ONNX model" if isinstance(source, bytes) else str(source)
     if threads < 1:
         raise ConfigError(f"threads must be at least 1, got {threads}")
-    data = source if isinstance(source, bytes) else _read(Path(source))
+    data = source if isinstance(source, bytes) else onnx_graph.read_model(Path(source))
     model = onnx_graph.parse(data, name)
     onnx_graph.tidy(model)
     if fold:
@@ -120,14 +120,10 @@ def open_onnx(
 
 def last_initializer(source: Path | str | bytes) -> Array | None:
     """Return the last constant of an ONNX file, None when it has none; raises as `open_onnx`."""
-    data = source if isinstance(source, bytes) else _read(Path(source))
+    data = source if isinstance(source, bytes) else onnx_graph.read_model(Path(source))
     model = onnx_graph.parse(data, "ONNX model" if isinstance(source, bytes) else str(source))
     constants = model.graph.initializer
     return numpy_helper.to_array(constants[-1]) if constants else None
-
-
-def _read(path: Path) -> bytes:
-    return read_file(path, onnx_graph.MAX_FILE_BYTES, "an ONNX model")
 
 
 class _Place:

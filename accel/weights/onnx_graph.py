@@ -7,7 +7,9 @@ DequantizeLinear, Reshape, Resize).
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Iterator
+from mmap import ACCESS_READ, mmap
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +26,7 @@ from onnx import (
     numpy_helper,
 )
 
-from accel.core import InputError
+from accel.core import InputError, open_file, read_file
 from accel.weights.onnx_sizes import (
     MAX_ELEMENTS,
     MAX_ELEMENTS_OF_FOLDERS,
@@ -37,10 +39,28 @@ from accel.weights.onnx_wire import check_growth, count_fields
 Array = np.ndarray[Any, Any]
 
 MAX_FILE_BYTES = (1 << 31) - 1  # protobuf's own limit; a larger model must keep its data outside
+LONG_FILE = 64 << 20
 MAX_TENSOR_ELEMENTS = 1 << 30
 DOMAINS = ("", "ai.onnx", "com.microsoft")
 # Operators of the allowed domains that read a file which the model names.
 READS_FILES = ("EPContext",)
+
+
+def read_model(path: Path) -> bytes:
+    """The bytes of an ONNX file; of a long one only once its parts add up. Raises InputError."""
+    with open_file(path, "an ONNX model") as file:
+        if LONG_FILE < os.fstat(file.fileno()).st_size <= MAX_FILE_BYTES:
+            with mmap(file.fileno(), 0, access=ACCESS_READ) as data:
+                _count(data, str(path))
+    return read_file(path, MAX_FILE_BYTES, "an ONNX model")
+
+
+def _count(data: bytes | mmap, name: str) -> None:
+    try:
+        count_fields(data, name)
+    except DecodeError:
+        looks = _looks_like(data[:512])
+        raise InputError(f"{name}: must be an ONNX model, got {looks}") from None
 
 
 def parse(data: bytes, name: str, beside: Path | None = None) -> ModelProto:
@@ -54,8 +74,8 @@ def parse(data: bytes, name: str, beside: Path | None = None) -> ModelProto:
         raise InputError(f"{name}: an ONNX model must have content, got an empty file")
     if len(data) > MAX_FILE_BYTES:
         raise InputError(f"{name}: an ONNX model must be below 2 GiB, got {len(data)} bytes")
+    _count(data, name)
     try:
-        count_fields(data, name)
         model = onnx.load_model_from_string(data)
     except DecodeError:
         raise InputError(f"{name}: must be an ONNX model, got {_looks_like(data)}") from None

@@ -10,6 +10,7 @@ Source: the protobuf encoding (protobuf.dev, "Encoding").
 
 from __future__ import annotations
 
+from mmap import mmap
 from typing import Any
 
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
@@ -18,16 +19,18 @@ from onnx import AttributeProto, GraphProto, ModelProto, NodeProto
 from accel.core import InputError
 
 MAX_FIELDS = 500_000  # messages and strings in a model; large published ones have some 100,000
+MAX_NUMBERS = 1_000_000  # beside them: those of a tensor lie together, as one
 MAX_NESTING = 40  # messages within messages: a graph in a node in a graph takes three
 MAX_UNFOLDED = 200_000  # nodes once every function is written out
 
 
-def count_fields(data: bytes, name: str) -> int:
+def count_fields(data: bytes | mmap, name: str) -> int:
     """How many messages and strings a serialised model holds.
 
-    Raises InputError above MAX_FIELDS or MAX_NESTING, DecodeError where lengths do not add up.
+    Raises InputError above MAX_FIELDS, MAX_NUMBERS or MAX_NESTING, DecodeError where lengths do not
+    add up.
     """
-    count = 0
+    count = numbers = 0
     kinds: dict[str, dict[int, Any]] = {}  # which fields of a kind of message are messages again
     todo: list[tuple[Any, int, int, int]] = [(ModelProto.DESCRIPTOR, 0, len(data), 0)]
     while todo:
@@ -51,18 +54,22 @@ def count_fields(data: bytes, name: str) -> int:
                 at += length
             elif wire == 0:
                 _, at = _varint(data, at, end, name)
+                numbers += 1
             elif wire in (1, 5):
                 at += 8 if wire == 1 else 4
+                numbers += 1
             else:
                 raise _damaged(name)
-            if count > MAX_FIELDS or len(todo) > MAX_FIELDS:
+            if count > MAX_FIELDS or numbers > MAX_NUMBERS:
                 raise InputError(f"{name}: must hold {MAX_FIELDS} parts at most, holds more")
         if at != end:
             raise _damaged(name)
     return count
 
 
-def _varint(data: bytes, at: int, end: int, name: str) -> tuple[int, int]:  # value, where next
+def _varint(
+    data: bytes | mmap, at: int, end: int, name: str
+) -> tuple[int, int]:  # value, where next
     value = shift = 0
     while at < end and shift < 70:
         byte = data[at]
