@@ -48,12 +48,15 @@ class ContentGate:
     """Stops at a frame that shows sexual acts; one object per run.
 
     rotation: degrees clockwise that a viewer turns the frames by.
+    stills: frames are pictures that may have nothing in common, so each is looked at.
     classify: another classifier in place of the embedded one.
     """
 
-    def __init__(self, *, rotation: int = 0, classify: Classify | None = None) -> None:
+    def __init__(
+        self, *, rotation: int = 0, stills: bool = False, classify: Classify | None = None
+    ) -> None:
         self._classify = classify or _network()
-        self._turns = -(rotation // 90)
+        self._turns, self._stills = -(rotation // 90), stills
         self._last_s: float | None = None
         self._last: Thumb | None = None
         self.looks = 0  # frames that were classified
@@ -65,7 +68,7 @@ class ContentGate:
         Raises Refused with frame, time, score and reason.
         """
         for frame in frames:
-            if self._is_due(frame.time_s, frame.planes):
+            if self._stills or self._is_due(frame.time_s, frame.planes):
                 self._judge(frame.planes, f"frame {frame.index} ({frame.time_s:.1f} s)")
 
     def check_picture(self, rgb: npt.NDArray[np.uint8], what: str = "the picture") -> None:

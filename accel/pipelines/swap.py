@@ -147,7 +147,8 @@ class _Run:
                 lookahead=frames_ahead(reader.info, LOOKAHEAD),
                 redetect_every=12,
             )
-            self.gate = self.gate or ContentGate(rotation=reader.info.rotation)
+            info = reader.info
+            self.gate = self.gate or ContentGate(rotation=info.rotation, stills=info.is_folder)
             self._tell(marker)
             self.seconds["prepare"] = time.perf_counter() - started
             try:

@@ -103,6 +103,17 @@ def test_a_scene_of_ten_frames_is_seen_wherever_it_lies(rate):
         assert seen, start
 
 
+def test_each_picture_of_a_folder_is_looked_at(tmp_path, monkeypatch):
+    judge = Judge(0.1, 0.1, 0.99)
+    monkeypatch.setattr(gates, "_network", lambda: judge)
+    (tmp_path / "in").mkdir()
+    for name in "abcd":
+        cv2.imwrite(str(tmp_path / "in" / f"{name}.jpg"), portrait()[:, :, ::-1])
+    with pytest.raises(Refused, match="frame 2 "):
+        swap_video(tmp_path / "in", tmp_path / "out", sources=SOURCE)
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_turned_film_is_looked_at_upright(tmp_path):
     picture = np.zeros((180, 320, 3), np.uint8)
     picture[:, :160] = 255  # left half is bright, as stored
