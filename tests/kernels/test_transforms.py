@@ -162,9 +162,3 @@ def test_a_group_of_one_number_is_its_shift(dtype):
     shift = draw(4).to(dtype)
     got = group_norm_silu(draw(1, 4).to(dtype), 4, torch.ones(4, dtype=dtype), shift)
     torch.testing.assert_close(got, F.silu(shift)[None])
-
-
-def test_attention_of_whole_numbers_is_refused():
-    x = torch.ones(1, 1, 2, 4, dtype=torch.int64)
-    with pytest.raises(TypeError, match="must be of floating point"):
-        attention(x, x, x)

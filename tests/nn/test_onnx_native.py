@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import itertools
+import os
+import subprocess
+import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -279,3 +283,26 @@ class TestProgramRefuses:
                 program.run(arrays, 0, 1, 1)
         with pytest.raises(ValueError, match="must not be written"):
             program.fill([port, 0, 1, 1, 1, 8, 8], 0.0)
+
+
+@pytest.mark.slow
+def test_a_thread_that_holds_a_network_at_the_end_is_no_ones_business(tmp_path):
+    """The binding took it for a mistake of its own and said so, over many lines."""
+    data = model([helper.make_node("Relu", ["x"], ["y"])], {"x": draw(1, 2, 3, 3)})
+    (tmp_path / "relu.onnx").write_bytes(data)
+    program = """if True:
+        import threading
+        import accel
+        opened = threading.Event()
+        def wait():
+            network = accel.load_onnx("relu.onnx", runtime="accel")
+            opened.set()
+            threading.Event().wait()
+        threading.Thread(target=wait, daemon=True).start()
+        assert opened.wait(60)
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, timeout=100,
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}, check=True,
+    )  # fmt: skip
+    assert (done.stdout, done.stderr) == ("", "")
