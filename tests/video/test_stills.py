@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import struct
+import time
 import zlib
 from types import SimpleNamespace
 
@@ -330,3 +331,35 @@ def test_limits_hold_for_pictures(tmp_path):
     _photo().save(tmp_path / "a.png")
     with pytest.raises(InputError, match="a frame may have 100 pixels, this one is 160x120"):
         open_video(tmp_path / "a.png", limits=Limits(max_pixels=100))
+
+
+JPEG = b"\xff\xd8\xff\xe0\0\x10JFIF\0\1\1\0\0\1\0\1\0\0"
+GIF = b"GIF89a\x40\0\x40\0\0\0\0"
+EMPTY_CHUNK = b"\0\0\0\0prVt\0\0\0\0"
+ENDLESS = {
+    "nothing": JPEG + bytes(2 << 20),
+    "filling": JPEG + b"\xff" * (2 << 20),
+    "segments": JPEG + b"\xff\xe5\0\2" * 10_001,
+    "marks": JPEG + b"\xff\xd0" * 10_001,
+    "chunks": b"\x89PNG\r\n\x1a\n" + EMPTY_CHUNK * ((1 << 17) + 1),
+    "comment": GIF + b"!\xfe" + b"\1a" * (1 << 20) + b"\0",
+    "extensions": GIF + b"!\xf9\4\0\0\0\0\0" * 10_001,
+}
+
+
+@pytest.mark.parametrize("kind", ENDLESS)
+def test_a_header_that_never_ends_is_refused_at_once(kind, tmp_path):
+    """Pillow goes over some of these byte by byte, or in time with the square of their length."""
+    path = tmp_path / "a"
+    path.write_bytes(ENDLESS[kind])
+    start = time.process_time()
+    with pytest.raises(InputError, match="must be a picture of fewer parts"):
+        read_header(path, Limits())
+    assert time.process_time() - start < 2
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "GIF", "WEBP", "BMP", "TIFF"])
+def test_usual_headers_are_read(kind, tmp_path):
+    path = tmp_path / "a"
+    Image.new("RGB", (24, 16)).save(path, kind)
+    assert read_header(path, Limits())[:2] == (0, False)

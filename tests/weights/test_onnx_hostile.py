@@ -338,6 +338,16 @@ def test_bytes_are_counted_before_they_are_parsed(data, why):
         open_onnx(data)
 
 
+def test_numbers_are_counted_too(tmp_path):
+    """Of a long file before it is read: fields of two bytes each are nothing but time."""
+    path = tmp_path / "a.onnx"
+    path.write_bytes(b"\x08\x01" * (33 << 20))
+    start = time.process_time()
+    with pytest.raises(InputError, match="parts at most"):
+        open_onnx(path)
+    assert time.process_time() - start < 3
+
+
 def test_nesting_is_bounded():
     graph = b""
     for _ in range(30):
