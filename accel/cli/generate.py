@@ -253,13 +253,19 @@ def list_models(args: argparse.Namespace) -> None:
     deliver({"root": str(folders.root), "models": found}, args.json, "\n".join(lines) or nothing)
 
 
+def named(report: dict[str, Any]) -> str:
+    """The files that were written: the first and last of many, and the sheet of them."""
+    count, files = len(report["pictures"]), report["files"]
+    alone, sheet = files[:count], files[count:]
+    names = ", ".join(alone) if len(alone) < 4 else f"{alone[0]} ... {alone[-1]}"
+    return f"{names} and the sheet {sheet[0]}" if sheet else names
+
+
 def describe(report: dict[str, Any]) -> str:
     stages = ", ".join(f"{k} {v:.1f}" for k, v in report["stage_seconds"].items() if v >= 0.05)
     first = report["pictures"][0]
-    *others, last = report["files"]
-    files = f"{others[0]} ... {last}" if len(others) > 3 else ", ".join([*others, last])
     lines = [
-        f"{files}: {len(report['pictures'])} x {first['width']}x{first['height']}"
+        f"{named(report)}: {len(report['pictures'])} x {first['width']}x{first['height']}"
         f" in {report['seconds']:.1f} s ({stages})",
         f"seed {first['seed']}, model {report['model']}, {report['device']},"
         f" peak memory {report['peak_memory_mb'] or 0:.0f} MB",

@@ -242,4 +242,9 @@ def test_a_seed_of_minus_one_is_drawn_and_all_files_are_named(tmp_path, capsys):
     assert status == 0, err
     assert told.startswith(f"{tmp_path / 'out-1.png'}, {tmp_path / 'out-2.png'}: 2 x 64x64 in")
     assert not out.exists()
+    quick = ("--steps", "1", "--count", "4", "--watermark", "off", "--overwrite")
+    assert (
+        f"out-1.png ... {tmp_path / 'out-4.png'} and the sheet {out}: "
+        in (run(capsys, "a", "-o", out, *quick)[1])
+    )
     assert accel.Sampler("nano")("a", seed=-1, steps=1)[0].seed >= 0
