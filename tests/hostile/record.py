@@ -25,7 +25,7 @@ from tests.hostile.judge import ROOT, faults, left_outside
 
 COLUMNS = ("status", "busy_s", "seconds", "peak_mb", "lines", "faults")
 FILE = RESULTS / "attacks.json"
-SHARE = 60  # attacks that share a process's start, and a folder
+SHARE = 12  # attacks that share a process's start, and a folder
 
 
 def main() -> int:
