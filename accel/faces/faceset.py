@@ -294,7 +294,11 @@ def _buffer(value: Any, who: str) -> bytes | None:
 
 
 def faces_in(folder: Path) -> list[Path]:
-    """The pictures of a folder of aligned faces, sorted by name."""
+    """The pictures of a folder of aligned faces, sorted by name; hidden files are none."""
     if not folder.is_dir():
         raise InputError(f"{folder}: must be a folder of aligned faces, found none")
-    return sorted(p for p in folder.iterdir() if p.suffix.lower() in PICTURES and p.is_file())
+    return sorted(
+        path
+        for path in folder.iterdir()
+        if path.suffix.lower() in PICTURES and not path.name.startswith(".") and path.is_file()
+    )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import pairwise
@@ -67,8 +68,12 @@ class Track:
         self.seen -= 1
         self.last = max((i for i, s in self.sights.items() if not s.filled), default=self.first)
 
-    def fill(self, max_gap: int) -> int:
-        """Put landmarks into gaps of at most `max_gap` frames; return how many those were."""
+    def fill(self, max_gap: int, may_hide: Callable[[int, int, int], bool] | None = None) -> int:
+        """Put landmarks into gaps of at most `max_gap` frames; return how many those were.
+
+        may_hide: says of the frames before, within and after a gap whether the one within can show
+            the face at all.
+        """
         filled = 0
         real = sorted(i for i, s in self.sights.items() if not s.filled)
         for before, after in pairwise(real):
@@ -82,7 +87,8 @@ class Track:
                 between = a.landmarks + share * (b.landmarks - a.landmarks)
                 # Unsure, but never so unsure that a frame in the middle of a track is left out.
                 score = max(0.5, min(a.score, b.score) * (1 - min(share, 1 - share)))
-                if index not in self.sights:
+                is_hidden = may_hide is None or may_hide(before, index, after)
+                if index not in self.sights and is_hidden:
                     self.sights[index] = Sight(between, score, filled=True)
                     filled += 1
         return filled

@@ -28,21 +28,22 @@ MIN_JUMP = 1.5  # how much more than before or after it a cut changes, beyond MI
 BINS = 32
 
 
-def mark_cuts(frames: Iterable[tuple[T, Planes]]) -> Iterator[tuple[T, Planes, bool]]:
+def mark_cuts(frames: Iterable[tuple[T, Planes]]) -> Iterator[tuple[T, Planes, bool, Thumb]]:
     """Say for each frame whether a new scene begins with it; the first one begins one.
 
-    Gives frames in order, two later than it takes them: what follows tells a cut from a flash.
+    Gives frames in order with the small pictures they were judged by, two later than it takes
+    them: what follows tells a cut from a flash.
     """
     waiting: deque[tuple[T, Planes, Thumb]] = deque()
     past: deque[Thumb] = deque(maxlen=3)
 
-    def decide() -> tuple[T, Planes, bool]:
+    def decide() -> tuple[T, Planes, bool, Thumb]:
         token, planes, now = waiting.popleft()
         cut = not past or is_cut(list(past), now, [row[2] for row in waiting])
         if cut:
             past.clear()
         past.append(now)
-        return token, planes, cut
+        return token, planes, cut, now
 
     for token, planes in frames:
         waiting.append((token, planes, thumbnail(planes)))
@@ -69,6 +70,11 @@ def is_cut(past: list[Thumb], now: Thumb, coming: list[Thumb]) -> bool:
     flash = [difference(past[-1], later) for later in coming]
     flash += [difference(earlier, now) for earlier in past[:-1]]
     return all(other > 0.5 * change for other in flash)
+
+
+def is_strange(before: Thumb, now: Thumb, after: Thumb) -> bool:
+    """Whether a frame within a scene shows something else for a moment: a flash, another shot."""
+    return min(difference(before, now), difference(now, after)) >= MIN_CHANGE
 
 
 def difference(a: Thumb, b: Thumb) -> float:

@@ -22,7 +22,7 @@ from accel.faces.face import Face, bare_face, make_face
 from accel.faces.find import ANGLES, SAME_FACE, SURE, FaceModels, box_of, find_faces, settle
 from accel.faces.follow import Sight, Track, in_eyes
 from accel.faces.landmark import face_region
-from accel.faces.scene import mark_cuts
+from accel.faces.scene import Thumb, is_strange, mark_cuts
 from accel.kernels.planes import Planes
 
 __all__ = ["Analyser", "FaceModels", "find_faces"]
@@ -45,6 +45,7 @@ class _Slot(Generic[T]):
     index: int
     scene: int
     cut: bool
+    thumb: Thumb
 
 
 class Analyser:
@@ -126,11 +127,11 @@ class Analyser:
         group: list[_Slot[T]] = []
         scene = -1
         marked = self._timed_cuts(frames)
-        for index, (token, planes, cut) in enumerate(marked):
+        for index, (token, planes, cut, thumb) in enumerate(marked):
             scene += cut
             self.frames += 1
             self.cuts += cut and index > 0
-            group.append(_Slot(token, planes, index, scene, cut))
+            group.append(_Slot(token, planes, index, scene, cut, thumb))
             if len(group) == self.batch:
                 stream.take(group)
                 group = []
@@ -138,7 +139,9 @@ class Analyser:
         stream.take(group)
         yield from stream.ready(0)
 
-    def _timed_cuts(self, frames: Iterable[tuple[T, Planes]]) -> Iterator[tuple[T, Planes, bool]]:
+    def _timed_cuts(
+        self, frames: Iterable[tuple[T, Planes]]
+    ) -> Iterator[tuple[T, Planes, bool, Thumb]]:
         """mark_cuts, timed without the time that the frames' source takes."""
         waited, clock = 0.0, self.models.clock
 
@@ -182,12 +185,14 @@ class _Stream(Generic[T]):
         self.misses = 0  # looks in a row that found nothing new
         self.views = 0  # which part of the frame the next look for new faces takes
         self.scene_ends: dict[int, int] = {}  # last frame so far of each scene
+        self.thumbs: dict[int, Thumb] = {}  # of the last frames
 
     # Frames in.
 
     def take(self, group: Sequence[_Slot[T]]) -> None:
         """Follow all faces through some consecutive frames."""
         self.slots.extend(group)
+        self.thumbs.update((slot.index, slot.thumb) for slot in group)
         part: list[_Slot[T]] = []
         for slot in group:
             if slot.cut:
@@ -250,7 +255,16 @@ class _Stream(Generic[T]):
         gap = index - track.last - 1
         track.add(index, sight)
         if 0 < gap <= self.settings.lookahead:
-            self.settings.filled += track.fill(self.settings.lookahead)
+            self._fill(track)
+
+    def _fill(self, track: Track) -> None:
+        """Put the face where it hid for a moment, unless the whole picture was another one."""
+        self.settings.filled += track.fill(self.settings.lookahead, self._may_hide)
+
+    def _may_hide(self, before: int, index: int, after: int) -> bool:
+        known = [self.thumbs[i] for i in (before, index, after) if i in self.thumbs]
+        # Of what was given out long ago, nothing is known, and nothing can be changed.
+        return len(known) == 3 and not is_strange(known[0], known[1], known[2])
 
     def _drop_doubles(self, index: int) -> list[Track]:
         """Where two tracks slid onto one face, the younger one loses it; return those that did."""
@@ -388,7 +402,7 @@ class _Stream(Generic[T]):
             track.add(slot.index, Sight(*found))
             track.last = last
             region = face_region(found[0])
-        self.settings.filled += track.fill(self.settings.lookahead)
+        self._fill(track)
 
     # Irises and identities, which are looked at now and then.
 
@@ -476,6 +490,7 @@ class _Stream(Generic[T]):
     def _forget(self, slot: _Slot[T]) -> None:
         for track in self.tracks:
             track.forget(slot.index - MAX_REACH)
+        self.thumbs.pop(slot.index - self.settings.lookahead - 1, None)
         if self.slots and self.slots[0].scene != slot.scene:
             self.tracks = [t for t in self.tracks if t.scene > slot.scene]
             self.scene_ends = {s: end for s, end in self.scene_ends.items() if s > slot.scene}

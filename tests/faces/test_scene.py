@@ -13,8 +13,8 @@ from tests.faces.film import grey, move, picture, planes_of, portrait
 
 def cuts(*frames: np.ndarray) -> list[int]:
     marked = list(mark_cuts((i, planes_of(f)) for i, f in enumerate(frames)))
-    assert [token for token, _, _ in marked] == list(range(len(frames)))
-    return [token for token, _, cut in marked if cut]
+    assert [token for token, *_ in marked] == list(range(len(frames)))
+    return [token for token, _, cut, _ in marked if cut]
 
 
 HERE, THERE = grey(1), grey(2)

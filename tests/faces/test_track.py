@@ -74,6 +74,16 @@ def test_a_face_hidden_for_some_frames_is_filled_in(models, astronaut):
     assert 0.5 <= seen[6][2][0].score < seen[3][2][0].score
 
 
+def test_a_face_is_not_put_into_another_shot_of_few_frames(models):
+    frames = [picture(move(dx=2 * i)) for i in range(14)]
+    frames[6:8] = [WALL, WALL]
+    seen, analyser = analyse(models, film(*frames))
+    assert analyser.cuts == 0  # as a flash is none
+    assert [len(faces) for _, _, faces in seen] == [1] * 6 + [0] * 2 + [1] * 6
+    assert {f.track for _, _, faces in seen for f in faces} == {0}
+    assert analyser.filled == 0
+
+
 def on_a_wall(*placed: np.ndarray, wall: np.ndarray = WALL) -> np.ndarray:
     """The head alone, small before a patterned wall: who comes or goes there is no cut."""
     head = picture(*placed, of=portrait()[30:215, 130:325], back=0)
