@@ -353,6 +353,9 @@ class _Walk:
             if node.op_type not in LIKE:
                 return unknown
             kind, indices = LIKE[node.op_type]
+            # A standard pool has its channels first: pads of other sides make other sizes.
+            if kind.endswith("Pool") and any(a.name == "channels_last" for a in node.attribute):
+                return unknown
             numbers = _kind_of(node, given, indices[0])
             given = [_as_floats(given[i]) for i in indices if i < len(given)]
             node = _like(node, kind, indices)

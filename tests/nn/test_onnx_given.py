@@ -13,7 +13,7 @@ import pytest
 import torch
 from onnx import TensorProto, helper, numpy_helper
 
-from accel.core import ConfigError
+from accel.core import ConfigError, InputError
 from accel.kernels import _native
 from accel.models.onnx import load_onnx
 from tests.nn.test_onnx import both, draw, model
@@ -278,6 +278,23 @@ def test_the_file_itself_is_not_kept_in_memory():
 def pages_in_bytes() -> int:
     gc.collect()
     return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+
+
+def test_a_quantized_pool_with_its_channels_last_is_refused():
+    """Taken for one with channels first, it could make a million times what it was counted for."""
+    pool = helper.make_node(
+        "QLinearAveragePool", ["x", "s", "z", "s", "z"], ["y"], domain="com.microsoft",
+        kernel_shape=[1001, 1001], pads=[1000] * 4, channels_last=1,
+    )  # fmt: skip
+    graph = helper.make_graph(
+        [pool], "g",
+        [helper.make_tensor_value_info("x", TensorProto.UINT8, (1, 1, 1, 1 << 14))],
+        [helper.make_tensor_value_info("y", TensorProto.UINT8, None)],
+        [numpy_helper.from_array(np.float32(0.1), "s"), numpy_helper.from_array(np.uint8(0), "z")],
+    )  # fmt: skip
+    sets = [helper.make_opsetid("", 17), helper.make_opsetid("com.microsoft", 1)]
+    with pytest.raises(InputError, match="must make what has a size that follows"):
+        load_onnx(helper.make_model(graph, opset_imports=sets).SerializeToString())
 
 
 def test_graphs_whose_numbers_are_whole_run_on_onnx_runtime():
