@@ -16,7 +16,14 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import Any, TypeVar
 
-from accel.core import Cancel, ConfigError, Progress, ProgressCallback, light_collector
+from accel.core import (
+    Cancel,
+    ConfigError,
+    Progress,
+    ProgressCallback,
+    choose_device,
+    light_collector,
+)
 from accel.faces.between import Sparse, quick
 from accel.faces.face import Face
 from accel.faces.track import Analyser, FaceModels
@@ -29,7 +36,7 @@ from accel.pipelines.dfl.frames import FrameSource, open_frames
 from accel.pipelines.dfl.made import remember
 from accel.pipelines.dfl.save_frames import one_opencv_thread
 from accel.pipelines.dfl.workspace import Workspace, check_side, open_workspace
-from accel.pipelines.run_report import peak_memory_mb, versions
+from accel.pipelines.run_report import end_of_report
 from accel.video.stages import buffered, in_order
 
 __all__ = ["ExtractConfig", "extract_faces", "read_journal"]
@@ -99,7 +106,7 @@ class _Run:
                     "placed": sparse.placed,
                     "measured_between": sparse.measured,
                 }
-            return self._report(source, stats, time.perf_counter() - started)
+            return self._report(source, stats, started)
 
     def _sparse(self) -> Sparse:
         models = self.models or FaceModels(device=self.config.device)
@@ -193,7 +200,8 @@ class _Run:
                 write_debug(cut, self.debug_folder)
         return [(len(cut.kept), [why for _, why in cut.dropped]) for cut in cuts]
 
-    def _report(self, source: FrameSource, stats: dict[str, Any], seconds: float) -> dict[str, Any]:
+    def _report(self, source: FrameSource, stats: dict[str, Any], started: float) -> dict[str, Any]:
+        seconds = time.perf_counter() - started
         journal, frames = self.journal, self.journal.done - self.first
         notes = list(source.notes)
         if journal.done and not journal.counts["faces"]:
@@ -211,12 +219,10 @@ class _Run:
             "frames_with_faces": journal.counts["frames_with_faces"],
             "faces": journal.counts["faces"],
             "dropped": dict(journal.dropped),
-            "seconds": round(seconds, 3),
             "fps": round(frames / seconds, 2) if seconds else 0.0,
             "networks": stats,
-            "peak_memory_mb": peak_memory_mb(),
             "notes": notes,
-            "versions": versions(),
+            **end_of_report(started, choose_device(self.config.device)),
         }
 
 
