@@ -59,6 +59,9 @@ def command(commands: Any, name: str, help: str, examples: str) -> argparse.Argu
     return parser
 
 
+MOST_DIGITS = 9  # of a limit
+
+
 def take_untrusted(argv: Sequence[str]) -> tuple[list[str], dict[str, float] | None]:
     """Take `--untrusted` and its numbers off a command line; None when it is not asked for.
 
@@ -75,8 +78,11 @@ def take_untrusted(argv: Sequence[str]) -> tuple[list[str], dict[str, float] | N
             rest += [word, *words]
         elif field:
             value = value or next(words, "")
-            if not value.isdecimal():
-                raise ConfigError(f"{name} must be a whole number, got {value!r}")
+            if not value.isdecimal() or len(value) > MOST_DIGITS:
+                raise ConfigError(
+                    f"{name} must be a whole number of {MOST_DIGITS} digits at most, got"
+                    f" {value!r:.60}"
+                )
             numbers[field] = int(value)
             is_asked = True
         elif word == "--untrusted":
