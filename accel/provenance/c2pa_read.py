@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from accel.core import InputError, read_file
 from accel.provenance.credential import Credential, credential_of
@@ -94,9 +94,12 @@ def find(path: Path, anchors: Iterable[str]) -> tuple[Credential, Path | None] |
 
 
 def _has_few_parts(path: Path) -> bool:
-    """Of a PNG, JPEG or WebP: c2pa-rs keeps a list of them."""
+    """Of a PNG, JPEG, WebP or GIF: c2pa-rs keeps a list of them."""
     with open(path, "rb") as file:
-        head = file.read(12)
+        head = file.read(13)
+        if head.startswith(b"GIF8"):
+            return _has_few_blocks(file, head)
+        head = head[:12]
         is_png, is_jpeg = head.startswith(b"\x89PNG"), head.startswith(b"\xff\xd8")
         if not (is_png or is_jpeg or head[:4] + head[8:] == b"RIFFWEBP"):
             return True
@@ -116,6 +119,32 @@ def _has_few_parts(path: Path) -> bool:
                 size = int.from_bytes(head[4:], "little")
                 at += 8 + size + size % 2
     return False
+
+
+def _has_few_blocks(file: BinaryIO, head: bytes) -> bool:
+    """Of a GIF; ten times as many small ones, of which the blocks are made."""
+    _skip_colours(file, head[10:11])
+    small = 0
+    for _ in range(MOST_PARTS):
+        kind = file.read(1)
+        if kind == b"!":
+            file.seek(1, 1)
+        elif kind == b",":
+            _skip_colours(file, file.read(9)[8:])
+            file.seek(1, 1)
+        else:
+            return True
+        while (size := file.read(1)) and size[0]:
+            file.seek(size[0], 1)
+            small += 1
+            if small > 10 * MOST_PARTS:
+                return False
+    return False
+
+
+def _skip_colours(file: BinaryIO, flags: bytes) -> None:
+    if flags and flags[0] & 0x80:
+        file.seek(3 << (flags[0] % 8 + 1), 1)
 
 
 def read_one(
