@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -361,9 +362,11 @@ def _batched(low: Lowering, step: Step) -> None:
     shapes = [low.shape(low.value(name)) for name in step.inputs]
     if min(map(len, shapes)) < 2 or not math.prod(shapes[0]) * math.prod(shapes[1]):
         raise NotNative("MatMul of vectors")
-    metas = [torch.empty(shape, device="meta") for shape in shapes]
+    if shapes[0][-1] != shapes[1][-2]:
+        raise ValueError(f"MatMul: sizes must fit, got {shapes[0]} and {shapes[1]}")
+    heads = np.broadcast_shapes(shapes[0][:-2], shapes[1][:-2])
     a, b = (low.plain(low.place(name)) for name in step.inputs)
-    y = low.new(tuple(torch.matmul(*metas).shape), False)
+    y = low.new((*heads, shapes[0][-2], shapes[1][-1]), False)
 
     def call(view: Callable[[Place], Tensor], boxes: dict[str, Tensor], threads: int) -> None:
         torch.matmul(view(a), view(b), out=view(y))
