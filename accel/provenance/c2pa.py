@@ -29,7 +29,7 @@ from accel.provenance.statement import SOURCE_TYPES as SOURCE_TYPES
 from accel.provenance.statement import TASKS as TASKS
 from accel.provenance.statement import Input as Input
 from accel.provenance.statement import Statement as Statement
-from accel.unfinished import fresh, scratch_of
+from accel.unfinished import fresh, placed, scratch_of
 
 _LARGEST_HISTORY = 1 << 20  # bytes of an input's own credential that are carried along
 _MOST_PICTURES = 200  # that are redacted in it
@@ -125,8 +125,7 @@ def _sign(
             for index, one in enumerate(inputs):
                 _add_input(builder, index, one)
             if embedded:
-                with open(target, "w+b") as out:
-                    builder.sign(signer, kind, media, out)
+                _sign_into(target, builder, signer, kind, media)
             else:
                 builder.set_no_embed()
                 target.write_bytes(builder.sign(signer, UNKNOWN, media, io.BytesIO()))
@@ -136,6 +135,33 @@ def _sign(
         return _check(read_one(target, kind, None, [identity.root]), statement, identity)
     store = target.read_bytes()
     return _check(read_one(path, UNKNOWN, store, [identity.root]), statement, identity)
+
+
+class _Disk(io.FileIO):
+    """A new file that knows why it could not be written; the library says only that it was not."""
+
+    error: OSError | None = None
+
+    def write(self, data: Any) -> int:
+        try:
+            return super().write(data)
+        except OSError as error:
+            self.error = error
+            raise
+
+
+def _sign_into(target: Path, builder: Any, signer: Any, kind: str, media: Any) -> None:
+    import c2pa
+
+    disk = _Disk(target, "w+")
+    with placed(target):
+        try:
+            with io.BufferedRandom(disk) as out:
+                builder.sign(signer, kind, media, out)
+        except c2pa.C2paError:
+            if disk.error is not None:
+                raise disk.error from None
+            raise
 
 
 def _describe(one: Input) -> _Described:

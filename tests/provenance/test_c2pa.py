@@ -21,6 +21,7 @@ from accel.provenance.c2pa import (
     CredentialError,
     Input,
     Statement,
+    _sign_into,
     read,
     sidecar_of,
     sign,
@@ -292,3 +293,17 @@ def test_a_picture_of_very_many_parts_is_refused(suffix, tmp_path):
     path.write_bytes(MANY_PARTS[suffix])
     with pytest.raises(InputError, match="must be of 100000 parts at most"):
         read(path)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
+def test_a_full_disk_is_told_as_such():
+    class Builder:
+        def sign(self, signer, kind, media, out):
+            try:
+                out.write(bytes(1 << 20))
+            except OSError as error:  # its message is lost on the way through the library
+                raise c2pa.C2paError("Io: Other") from error
+
+    with pytest.raises(OSError, match="No space left on device") as caught:
+        _sign_into(Path("/dev/full"), Builder(), None, "image/png", None)
+    assert caught.value.filename == "/dev/full"
