@@ -110,11 +110,13 @@ class Value:
     """What is known of a value: its type, and what is in it where it is small and certain.
 
     is_constant: whether it hangs on no input, so that a runtime may work it out once and keep it.
+    is_most: whether its sizes are the largest that it can have: how large it is hangs on numbers.
     """
 
     type: TypeProto
     data: Array | None = None
     is_constant: bool = False
+    is_most: bool = False
 
     @cached_property
     def shape(self) -> tuple[int, ...] | None:  # -1 for a size that is not known
@@ -329,11 +331,16 @@ class _Walk:
                 if self._most is None:
                     return [Value(TypeProto()) for _ in node.output]
                 self._refuse(node, f"be told {SMALL} sizes at most")
-        made = [Value(kind) for kind in self._types(node, given)]
+        types = self._types(node, given)
+        is_most = any(v is not None and v.is_most for v in given)
+        if self._most is not None:
+            is_most = _bound(node, given, types) or is_most
+        made = [Value(kind, is_most=is_most) for kind in types]
         if self._most is not None:
             check_room(node, given, made, self._name, self._most)
         if node.op_type in ("Shape", "Size") and given[0] is not None:
-            is_constant = given[0].is_known
+            # What is no more than something may be less: nothing else can be sized by it.
+            is_constant = given[0].is_known and not is_most
         else:
             is_constant = all(
                 v is not None and v.is_constant for n, v in zip(node.input, given) if n
@@ -404,7 +411,11 @@ class _Walk:
             ends.append([inner.get(name, Value(TypeProto())) for name in names])
         pairs = zip(*ends)
         return [
-            Value(one.type if one.shape == other.shape else TypeProto()) for one, other in pairs
+            Value(
+                one.type if one.shape == other.shape else TypeProto(),
+                is_most=one.is_most or other.is_most,
+            )
+            for one, other in pairs
         ]
 
     def _loop(self, node: NodeProto, known: Known) -> list[Value]:
@@ -421,17 +432,23 @@ class _Walk:
         ]
         names = [i.name for i in body.input]
         inner: Known = ChainMap(
-            dict(_constants(body)) | dict(zip(names, [*begin, *(Value(v.type) for v in handed)])),
+            dict(_constants(body))
+            | dict(zip(names, [*begin, *(Value(v.type, is_most=v.is_most) for v in handed)])),
             known,  # type: ignore[arg-type]
         )
         ends = [o.name for o in body.output]
         self.follow(body.node, inner, ends)
         made = [inner.get(name, Value(TypeProto())) for name in ends[1:]]
         kept, piled = made[: len(handed)], made[len(handed) :]
-        if self._most is not None and any(k.shape != h.shape for k, h in zip(kept, handed)):
+        if self._most is not None and any(
+            k.shape != h.shape or k.is_most > h.is_most for k, h in zip(kept, handed)
+        ):
             self._refuse(node, "keep the sizes of what it hands from round to round")
-        return [Value(k.type) for k in kept] + [
-            Value(tensor_type(p.type.tensor_type.elem_type, (rounds or 0, *(p.shape or (-1,)))))
+        return [Value(k.type, is_most=k.is_most) for k in kept] + [
+            Value(
+                tensor_type(p.type.tensor_type.elem_type, (rounds or 0, *(p.shape or (-1,)))),
+                is_most=p.is_most,
+            )
             for p in piled
         ]
 
@@ -475,6 +492,42 @@ class _Walk:
             if isinstance(r, np.ndarray | np.generic)
         }
         return [found.get(name) for name in node.output]
+
+
+def _bound(node: NodeProto, given: Sequence[Value | None], types: Sequence[TypeProto]) -> bool:
+    """Put the largest into sizes that hang on numbers; return whether there were such."""
+    most = _most_found(node, given)
+    free = [
+        size
+        for kind in types
+        if most is not None and kind.tensor_type.HasField("shape")
+        for size in kind.tensor_type.shape.dim
+        if not size.HasField("dim_value")
+    ]
+    for size in free:
+        size.dim_value = most
+    return bool(free)
+
+
+def _most_found(node: NodeProto, given: Sequence[Value | None]) -> int | None:
+    """How much an operator that picks things out of its input can pick."""
+    first = given[0] if given else None
+    if node.domain not in STANDARD or first is None or not first.is_known:
+        return None
+    shape = first.shape or ()
+    axis = next((a.i for a in node.attribute if a.name == "axis"), None)
+    if node.op_type in ("Compress", "Unique") and axis is not None:
+        return shape[axis] if -len(shape) <= axis < len(shape) else None
+    if node.op_type in ("NonZero", "Compress", "Unique"):
+        return first.elements
+    if node.op_type == "NonMaxSuppression" and len(given) > 1:
+        scores = given[1].shape if given[1] is not None and given[1].is_known else None
+        if len(shape) != 3 or scores is None or len(scores) != 3:
+            return None
+        limit = given[2].data if len(given) > 2 and given[2] is not None else None
+        of_each = shape[1] if limit is None else min(shape[1], max(int(limit.sum()), 0))
+        return shape[0] * scores[1] * of_each
+    return None
 
 
 def _reads(node: NodeProto) -> set[str]:
