@@ -27,7 +27,7 @@ def graph(nodes, inputs, outputs, **constants) -> bytes:
     made = helper.make_graph(
         [helper.make_node(*n[:3], **n[3]) for n in nodes], "g", ports, ends, held
     )
-    model = helper.make_model(whole, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    model = helper.make_model(made, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
     return model.SerializeToString()
 
 
