@@ -92,6 +92,45 @@ def test_nothing_else_is_sized_by_it(sized):
         load_onnx(data).run({"x": X})
 
 
+def test_what_is_picked_out_of_constants_is_known():
+    """Exporters make positions by NonZero of ones."""
+    nodes = [
+        ("ConstantOfShape", ["five"], ["ones"], {}),
+        ("Not", ["ones"], ["yes"], {}),
+        ("NonZero", ["yes"], ["found"], {}),
+        ("Squeeze", ["found", "first"], ["at"], {}),
+        ("Gather", ["x", "at"], ["rows"], {}),
+        ("Shape", ["at"], ["n"], {}),
+        ("Expand", ["half", "n"], ["y"], {}),
+    ]
+    nodes[0][3]["value"] = helper.make_tensor("", TensorProto.BOOL, [1], [0])
+    data = graph(
+        nodes, {"x": [10, 20]},
+        {"y": (TensorProto.FLOAT, [5]), "rows": (TensorProto.FLOAT, [5, 20])},
+        five=np.array([5]), first=np.array([0]), half=np.float32(0.5),
+    )  # fmt: skip
+    found = load_onnx(data).run({"x": X})
+    assert np.array_equal(found["rows"], X[:5])
+    assert np.array_equal(found["y"], np.full(5, 0.5, np.float32))
+
+
+def test_what_is_picked_out_of_many_constants_sizes_nothing():
+    nodes = [
+        ("NonZero", ["held"], ["found"], {}),
+        ("Shape", ["found"], ["shape"], {}),
+        ("Gather", ["shape", "one"], ["n"], {}),
+        ("Sub", ["many", "n"], ["rest"], {}),
+        ("Concat", ["rest", "rest"], ["sizes"], {"axis": 0}),
+        ("ConstantOfShape", ["sizes"], ["y"], {}),
+    ]
+    data = graph(
+        nodes, {"x": [1]}, {"y": (TensorProto.FLOAT, [None, None])},
+        held=np.zeros(50_000, np.float32), one=np.array([1]), many=np.array([50_001]),
+    )  # fmt: skip
+    with pytest.raises(InputError, match="'ConstantOfShape' must make what has a size"):
+        load_onnx(data).run({"x": X[0, :1]})
+
+
 def test_boxes_that_would_be_too_many_are_refused():
     data = graph(
         [NMS], {"boxes": [8, 5000, 4], "scores": [8, 800, 5000]},
