@@ -44,8 +44,9 @@ __all__ = ["ExtractConfig", "extract_faces", "read_journal"]
 LOOKAHEAD = 24  # frames
 LEAST_AHEAD, MOST_AHEAD = 6, 48  # frames decoded before they are asked for
 AHEAD_BYTES = 32 << 20  # of them in between
-STRIDE = 3  # every third frame is looked at, those between where they have to be; as many change
-# threads at a time: threads that wake each other for every frame wait for each other
+# Every third frame is looked at, those between where they have to be. So many at a time go from
+# thread to thread, too: threads that wake each other for every frame wait for each other.
+STRIDE = 3
 WARM_UP = 36  # frames looked at again when a run goes on, so that tracks are known
 
 T = TypeVar("T")
