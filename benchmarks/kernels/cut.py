@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 import torch
 
-from accel.kernels.cut import _back, op
+from accel.kernels.cut import backward, op
 from accel.kernels.planes import yuv_layout
 from benchmarks.harness import bench_kernel
 
@@ -22,7 +22,7 @@ def case(size: int, scale: float, step: int, as_float: bool):
     chroma = luma * [[2, 2, 1]]
     color = list(yuv_layout(matrix="bt709").to_rgb)
     return (
-        *planes, _back("luma", luma, 1), _back("chroma", chroma, step), size, color,
+        *planes, backward("luma", luma, 1), backward("chroma", chroma, step), size, color,
         [16.0, 128.0, 128.0], step, as_float,
     )  # fmt: skip
 
