@@ -37,14 +37,8 @@ def whole(path: Path) -> Iterator[Path]:
     After an error nothing new is left, and what had the name before is as it was; an OSError that
     names no file, as a full disk's, names `path`.
     """
-    partial = partial_of(path)
-    try:
-        with placed(path):
-            yield fresh(partial)
-            os.replace(partial, path)
-    except BaseException:
-        partial.unlink(missing_ok=True)
-        raise
+    with _grown(path) as partial:
+        yield fresh(partial)
 
 
 def write_whole(path: Path, data: bytes) -> None:
@@ -52,10 +46,17 @@ def write_whole(path: Path, data: bytes) -> None:
 
     After each of them, another thread may hold the interpreter.
     """
+    with _grown(path) as partial:
+        put(partial, data)
+
+
+@contextlib.contextmanager
+def _grown(path: Path) -> Iterator[Path]:
+    """As `whole`, where room is made under the passing name by who writes there."""
     partial = partial_of(path)
     try:
         with placed(path):
-            put(partial, data)
+            yield partial
             os.replace(partial, path)
     except BaseException:
         partial.unlink(missing_ok=True)
