@@ -1,7 +1,17 @@
-"""`python -m accel` is `accel`."""
+"""What `accel` and `python -m accel` run."""
 
 import sys
 
-from accel.cli import main
 
-sys.exit(main())
+def main() -> int:
+    """Run the command line; return the exit status."""
+    try:
+        from accel.cli import main as run
+    except KeyboardInterrupt:  # torch takes a second or two to load
+        print("accel: cancelled; nothing was begun", file=sys.stderr)
+        return 130
+    return run()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -13,6 +13,7 @@ import time
 
 import pytest
 
+import accel.__main__
 from accel.cli import COMMANDS, main
 from accel.core import Cancelled, Refused
 from accel.pipelines import doctor
@@ -285,3 +286,16 @@ def test_a_reader_that_has_seen_enough_is_no_error(tmp_path, monkeypatch):
         done = subprocess.run(command, stdout=closed, stderr=subprocess.PIPE, check=False)
     assert done.returncode == 141
     assert done.stderr == b""
+
+
+def test_an_interrupt_while_everything_loads_is_one_line(monkeypatch, capsys):
+    class Interrupted:
+        @staticmethod
+        def find_spec(name, *_):
+            if name == "accel.cli":
+                raise KeyboardInterrupt
+
+    monkeypatch.delitem(sys.modules, "accel.cli")
+    monkeypatch.setattr(sys, "meta_path", [Interrupted(), *sys.meta_path])
+    assert accel.__main__.main() == 130
+    assert capsys.readouterr().err == "accel: cancelled; nothing was begun\n"

@@ -25,6 +25,7 @@ class SourceFace:
     picture: Tensor  # [3, H, W] float RGB 0..1
     landmarks: npt.NDArray[np.float32]  # [468, 3] px
     embedding: npt.NDArray[np.float32] | None = None  # [128]
+    shown: int = 1  # faces in the picture that it was taken from
 
 
 @dataclass

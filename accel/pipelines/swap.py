@@ -21,7 +21,6 @@ import numpy as np
 from accel.core import (
     Cancel,
     ConfigError,
-    InputError,
     Progress,
     ProgressCallback,
     choose_device,
@@ -40,10 +39,10 @@ from accel.pipelines.preview import ContactSheet
 from accel.pipelines.provenance import FIRST_FRAMES, Marker, Marking, content_hash, earlier_mark
 from accel.pipelines.run_report import device_name, peak_memory_mb, versions
 from accel.pipelines.select import Selection
+from accel.pipelines.swap_checks import check_paths
 from accel.pipelines.swap_config import SwapConfig as SwapConfig
 from accel.pipelines.swap_config import swap_config
 from accel.pipelines.swap_source import load_source
-from accel.provenance.c2pa import sidecar_of
 from accel.provenance.detector import weight_of
 from accel.provenance.watermark import luma_of
 from accel.video.device import open_film
@@ -53,8 +52,7 @@ from accel.video.info import VideoInfo
 from accel.video.read import VideoReader, open_video
 from accel.video.sniff import reason
 from accel.video.stages import buffered
-from accel.video.stills import check_still
-from accel.video.write import open_writer
+from accel.video.write import check_output, open_writer
 
 LOOKAHEAD = 12  # frames from being taken to being given out, while faces are followed
 AHEAD_PX = 12 * 4096 * 2304  # of the frames that wait at one place
@@ -126,15 +124,18 @@ class _Run:
         self.faces = self.swapped = 0
         self.swapper, self.gate = swapper, gate
         self.sheet: ContactSheet | None = None
+        self.notes: list[str] = []
         self.selection: Selection
         self.output_marks: MarkedOutput
         self.earlier: Future[str | None] | None = None
 
     def run(self) -> dict[str, Any]:
         started = time.perf_counter()
-        self._check_paths()
+        check_paths(self.input, self.output, self.config)
         marker = Marker(self.config.provenance, task="face_swap", sources=self.config.sources)
         with open_film(self.input, self.device) as reader:
+            if self.device.type == "cpu":  # a GPU's own encoder has other settings
+                check_output(self.output, reader, self.config.encode)
             self.output_marks = MarkedOutput(marker, reader, self.output)
             models = FaceModels(device=str(self.device))
             reference = self._prepare(models)
@@ -157,7 +158,7 @@ class _Run:
             except BaseException:
                 self.output_marks.give_up()
                 raise
-            notes = [*reader.notes, *writer.notes]
+            notes = [*self.notes, *reader.notes, *writer.notes]
             notes += self._save_preview()
         report = self._report(time.perf_counter() - started, analyser, writer.encoder, notes)
         return report | {"marked": marker.report()}
@@ -232,27 +233,6 @@ class _Run:
             "label": "corner" if marker.is_labelled else "off",
         }
 
-    def _check_paths(self) -> None:
-        if not self.input.exists():
-            raise InputError(f"{self.input}: no such file or folder")
-        for path in (self.output, sidecar_of(self.output), self.config.preview):
-            if path is None:
-                continue
-            if path.resolve() == self.input.resolve():
-                raise ConfigError(f"{path}: output must not be the input")
-            if path is self.config.preview and path.resolve() == self.output.resolve():
-                raise ConfigError(f"{path}: the preview must not be the output")
-            if path.exists() and not self.config.overwrite:
-                raise ConfigError(f"{path} exists; choose another name, remove it, or overwrite")
-            if path.exists() and not (path.is_file() or path.is_dir()):
-                raise ConfigError(f"{path}: output must be a file or a folder, is a pipe or device")
-            if not path.absolute().parent.is_dir():
-                raise ConfigError(f"{path}: its folder must exist")
-        reference = [self.config.reference] if self.config.reference else []
-        for path in (*self.config.sources, *reference):  # before networks are opened for them
-            if not path.is_dir():
-                check_still(path)
-
     def _prepare(self, models: FaceModels) -> np.ndarray | None:
         """Open the swapper, read the sources; return the embedding to look for, if any.
 
@@ -262,7 +242,7 @@ class _Run:
 
         @cache
         def sources() -> list[list[SourceFace]]:
-            return [[load_source(path, models=models) for path in self.config.sources]]
+            return [[self._source(path, models) for path in self.config.sources]]
 
         if self.swapper is None:
             self.swapper = open_swapper(
@@ -276,8 +256,14 @@ class _Run:
         sources()  # some networks ask for none, which is no reason to accept what shows no face
         reference = None
         if self.config.select == "reference" and self.config.reference:
-            reference = load_source(self.config.reference, models=models).embedding
+            reference = self._source(self.config.reference, models).embedding
         return reference
+
+    def _source(self, path: Path, models: FaceModels) -> SourceFace:
+        source = load_source(path, models=models)
+        if source.shown > 1:
+            self.notes.append(f"{path}: shows {source.shown} faces; the largest one was taken")
+        return source
 
     def _swapped(self, reader: Any, analyser: Analyser) -> Iterator[_Swapped]:
         """Frames after swapping, in order; runs in a thread of its own."""

@@ -40,7 +40,7 @@ def load_source(path: Path, *, device: str = "cpu", models: FaceModels | None = 
     if not faces:
         raise InputError(f"{path}: a source must show a face, but none was found")
     picture, landmarks = _surroundings(frame.planes, faces[0].landmarks)
-    return SourceFace(picture, landmarks, faces[0].identity)
+    return SourceFace(picture, landmarks, faces[0].identity, len(faces))
 
 
 def _surroundings(planes: Planes, landmarks: np.ndarray) -> tuple[torch.Tensor, np.ndarray]:

@@ -340,6 +340,24 @@ def check_place(path: Path, source: Path) -> None:
         raise ConfigError(f"{path}: the output must not be the input")
 
 
+def check_output(
+    path: Path,
+    like: VideoReader | ImageReader | FolderReader,
+    config: EncodeConfig = DEFAULT_CONFIG,
+) -> None:
+    """Raise ConfigError for what `open_writer` would refuse of a film on the host.
+
+    It costs nothing, so it can be asked before anything is opened that takes long.
+    """
+    if not _is_pictures(path):
+        check_place(path, like.path)
+        choose_encoder(like.info, choose_muxer(path.suffix), config)
+
+
+def _is_pictures(path: Path) -> bool:
+    return path.suffix.lower() in PICTURE_SUFFIXES or path.is_dir() or not path.suffix
+
+
 def open_writer(
     path: Path,
     like: VideoReader | ImageReader | FolderReader,
@@ -357,7 +375,7 @@ def open_writer(
     path = Path(path)
     if path.suffix.lower() in PICTURE_SUFFIXES:
         return ImageWriter(path, like, finish=finish)
-    if path.is_dir() or not path.suffix:
+    if _is_pictures(path):
         return FolderWriter(path, like, finish=finish)
     on_device = open_film_writer(path, like, config, finish=finish)
     return on_device or VideoWriter(path, like, config, finish=finish)

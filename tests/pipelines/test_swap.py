@@ -249,3 +249,41 @@ def test_a_source_that_is_a_line_is_refused(tmp_path):
     Image.new("RGB", (3200, 100)).save(tmp_path / "a.png")
     with pytest.raises(InputError, match="longer side may be 30 times the other, this one is 3200"):
         load_source(tmp_path / "a.png")
+
+
+def test_a_source_of_several_faces_is_told(tmp_path):
+    """Whoever gives a group's picture must hear that one of them was chosen."""
+    portrait = Image.open(asset(PORTRAIT)).convert("RGB").resize((256, 256))
+    both = Image.new("RGB", (512, 256))
+    both.paste(portrait, (0, 0))
+    both.paste(portrait, (256, 0))
+    both.save(tmp_path / "both.png")
+    portrait.save(tmp_path / "target.png")
+    for name, notes in (("both.png", 1), ("target.png", 0)):
+        out = tmp_path / f"out_{name}"
+        report = swap_video(tmp_path / "target.png", out, sources=[tmp_path / name])
+        told = [note for note in report["notes"] if "shows 2 faces; the largest" in note]
+        assert len(told) == notes
+
+
+@pytest.mark.parametrize(
+    ("name", "encode", "message"),
+    [
+        ("out.mp4", {"crf": 99}, r"crf must lie in 0..51 for libx264, got 99"),
+        ("out.mp4", {"preset": "swift"}, "preset must be one of ultrafast, .*, got 'swift'"),
+        ("out.xyz", {}, "output's name must end in one of .mp4, .*, ends in '.xyz'"),
+        ("out.webm", {"codec": "h264"}, "codec must be one of .* in webm, got h264"),
+    ],
+)
+def test_settings_of_the_encoder_are_told_before_networks_are_opened(
+    tmp_path, monkeypatch, name, encode, message
+):
+    clip = write_clip(tmp_path / "clip.mp4", pictures=moving_portrait(2, 320, 240))
+
+    def opened(**_):
+        raise AssertionError("networks were opened")
+
+    monkeypatch.setattr("accel.pipelines.swap.FaceModels", opened)
+    with pytest.raises(ConfigError, match=message):
+        swap_video(clip, tmp_path / name, sources=SOURCE, encode=EncodeConfig(**encode))
+    assert not (tmp_path / name).exists()
