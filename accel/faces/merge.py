@@ -88,7 +88,8 @@ def merge_face(
 ) -> Merged:
     """Merge one face.
 
-    motion: of the face, for `motion_blur`. seed, variant: of the colour transfer, see there.
+    motion: of the face, for `motion_blur`. seed, variant: of the colour transfer, see there; the
+    variant is that of the cloning, too, see `clone`.
     stages: of earlier calls, whose steps are not made again where settings did not touch them.
     Raises ConfigError for a mask that needs an XSeg network whose masks are not there; Cancelled.
     """
@@ -222,7 +223,9 @@ class _Work:
         pasted_key = face_key, self.zoom
         pasted = self.once("pasted", pasted_key, lambda: self._unwarp(face, self.to_paste))
         if self.settings.is_seamless:
-            pasted = self.once("clone", key, lambda: clone(pasted, self.picture, mask))
+            pasted = self.once(
+                "clone", key, lambda: clone(pasted, self.picture, mask, self.variant)
+            )
         return key, self.once("merged", key, lambda: mixed(self.picture, pasted, mask))
 
     def merged(self) -> Pixels:  # [H, W, 3]
@@ -307,20 +310,31 @@ def match_histogram(face: Pixels, there: Pixels, area: Pixels, settings: MergeSe
     return unbatch(matched)
 
 
-def clone(pasted: Pixels, picture: Pixels, mask: Pixels) -> Pixels:
-    """Poisson cloning of what the mask shows; the rest of the part is the picture's."""
+def clone(pasted: Pixels, picture: Pixels, mask: Pixels, variant: str = "dfl") -> Pixels:
+    """Poisson cloning of what the mask shows; the rest of the part is the picture's.
+
+    A mask reaches the part's edge only where that is the frame's own. There OpenCV, which
+    DeepFaceLab calls, leaves the frame's outermost pixels out and centres what is left where the
+    middle was before: a face whose masked part has an odd side moves by one pixel. `dfl` does as
+    they do, `exact` puts the face where it belongs.
+    """
     level = next((i / 10 for i in range(1, 10) if (mask > i / 10).any()), None)
     if level is None:
         return pasted
     inside = mask > level
-    columns, rows = np.flatnonzero(inside.any(0)), np.flatnonzero(inside.any(1))
-    y0, y1, x0, x1 = rows[0], rows[-1] + 1, columns[0], columns[-1] + 1
-    box = slice(y0, y1), slice(x0, x1)
+    x, y, width, height = cv2.boundingRect(inside.view(np.uint8))
+    middle = x + width // 2, y + height // 2
+    if variant == "dfl":
+        inside[[0, -1]] = inside[:, [0, -1]] = False
+        x, y, width, height = cv2.boundingRect(inside.view(np.uint8))
+    x_to, y_to = middle[0] - width // 2, middle[1] - height // 2
+    there = slice(y_to, y_to + height), slice(x_to, x_to + width)
+    box = slice(y, y + height), slice(x, x + width)
     result = picture.copy()
     cloned = seamless(
-        batch(pasted[box]), batch(picture[box]), torch.from_numpy(inside[box]).float()[None]
+        batch(pasted[box]), batch(picture[there]), torch.from_numpy(inside[box]).float()[None]
     )
-    result[box] = unbatch(cloned)
+    result[there] = unbatch(cloned)
     return result
 
 

@@ -2,8 +2,10 @@
 
 Inside the mask the result has the source's differences between neighbours, outside it the
 target's; on the rectangle's border it is the target. The mask is drawn in by three pixels first,
-as OpenCV's `seamlessClone` does, whose NORMAL_CLONE this is up to its rounding. With e = source -
-target the correction u to the target solves, on the rectangle's inside,
+as OpenCV's `seamlessClone` does, whose NORMAL_CLONE this is up to its rounding, on the rectangle
+around a mask that does not touch its picture's edge (`accel.faces.merge.clone` tells what becomes
+of one that does). With e = source - target the correction u to the target solves, on the
+rectangle's inside,
 
     Δu = div(mask · ∇e),   u = 0 on the border,
 

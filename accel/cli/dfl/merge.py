@@ -70,7 +70,8 @@ def add(steps: Any) -> None:
     parser.add_argument(
         "--color-variant",
         choices=("dfl", "exact"),
-        help="dfl (default): as DeepFaceLab, which counts black around the mask; exact: does not",
+        help="dfl (default): as DeepFaceLab, which counts black around the mask and shifts cloned "
+        "faces at the frame's edge; exact: does neither",
     )
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
     parser.add_argument("--codec", help="encoder of --to; the default matches the target's film")

@@ -150,14 +150,15 @@ def paste(picture, matrix, width, height, border=cv2.BORDER_REPLICATE):
     ).clip(0, 1)  # fmt: skip
 
 
-def clone(pasted, frame, mask):
+def clone(pasted, frame, mask, variant="dfl"):
     """Poisson cloning as OpenCV has it, but in floating point: it would round to 8 bits."""
-    box = clone_box(mask)
+    box = clone_box(mask, variant)
     if box is None:
         return pasted
-    rows, columns, inside = box
+    rows, columns, inside, (down_by, right_by) = box
+    moved = np.roll(pasted, (down_by, right_by), (0, 1))
     inside = cv2.erode(np.pad(inside, 3), np.ones((3, 3), np.uint8), iterations=3)[3:-3, 3:-3]
-    apart = (pasted - frame)[rows, columns].astype(np.float64)
+    apart = (moved - frame)[rows, columns].astype(np.float64)
     right = np.diff(apart, axis=1) * inside[:, :-1, None]
     down = np.diff(apart, axis=0) * inside[:-1, :, None]
     field = np.diff(right, axis=1)[1:-1] + np.diff(down, axis=0)[:, 1:-1]
@@ -173,15 +174,24 @@ def clone(pasted, frame, mask):
     return result.clip(0, 1)
 
 
-def clone_box(mask):
-    """Rows and columns of what is cloned, and which pixels of them; None for an empty mask."""
+def clone_box(mask, variant="dfl"):
+    """Rows and columns of what is cloned, which pixels of them, and how far the face moves.
+
+    None for an empty mask. OpenCV takes no mask on the frame's outermost pixels, but the middle
+    that it was told counts them; the rectangle that is left lies about it.
+    """
     level = next((i / 10 for i in range(1, 10) if (mask > i / 10).any()), None)
     if level is None:
         return None
     binary = (mask > level).astype(np.uint8)
     x, y, width, height = cv2.boundingRect(binary)
-    box = slice(y, y + height), slice(x, x + width)
-    return *box, binary[box]
+    middle = int(x + width / 2), int(y + height / 2)
+    if variant == "dfl":
+        binary = np.pad(binary[1:-1, 1:-1], 1)
+        x, y, width, height = cv2.boundingRect(binary)
+    left, top = middle[0] - width // 2, middle[1] - height // 2
+    inside = binary[y : y + height, x : x + width]
+    return slice(top, top + height), slice(left, left + width), inside, (top - y, left - x)
 
 
 # --- effects ------------------------------------------------------------------------------------

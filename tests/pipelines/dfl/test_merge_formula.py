@@ -105,7 +105,7 @@ def test_the_formula_clones_as_opencv_does():
     mask = np.zeros((HEIGHT, WIDTH), np.float32)
     cv2.circle(mask, (80, 60), 40, 1.0, -1)
     other = np.roll(FRAME[::-1], 25, 1)
-    rows, columns, _ = clone_box(mask)
+    rows, columns, *_ = clone_box(mask)
     middle = (columns.start + columns.stop) // 2, (rows.start + rows.stop) // 2
     codes = (other * 255).round().astype(np.uint8)
     wanted = cv2.seamlessClone(codes, CODES, np.uint8(mask * 255), middle, cv2.NORMAL_CLONE)
