@@ -23,6 +23,7 @@ from accel.video.frame import choose_layout
 _LEVELS = threading.Lock()
 _JPEG_CODECS = ("mjpeg", "jpegls", "jpeg2000", "webp")
 _UNREADABLE = ("ICC_PROFILE",)
+_FEW_PX = 16  # along a side
 _LOCATIONS = ("left", "center", "topleft", "top", "bottomleft", "bottom")
 
 
@@ -168,6 +169,9 @@ def side_data(picture: av.VideoFrame) -> dict[str, bytes]:
     The binding frees the profile's metadata twice when it looks at it, which ends the process, and
     refuses the whole list for EXIF, which it has no name for. So both are taken from a second
     reference to the picture before it is looked at.
+
+    What was looked at and its list then hold each other, until the garbage collector comes by. A
+    picture that is held keeps all of the decoder's, so a few samples are copied to go in its place.
     """
     graph = av.filter.Graph()
     steps = [
@@ -179,10 +183,12 @@ def side_data(picture: av.VideoFrame) -> dict[str, bytes]:
         )
     ]
     steps += [graph.add("sidedata", f"mode=delete:type={kind}") for kind in _UNREADABLE]
+    steps.append(graph.add("crop", f"w=min(iw\\,{_FEW_PX}):h=min(ih\\,{_FEW_PX}):x=0:y=0:exact=1"))
     steps.append(graph.add("buffersink"))
     graph.link_nodes(*steps).configure()
     graph.vpush(picture)
     readable = graph.vpull()
+    readable.make_writable()
     try:
         return {data.type.name: bytes(data) for data in readable.side_data}
     except ValueError:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from fractions import Fraction
 
 import av
@@ -203,6 +204,22 @@ def test_leaving_early_leaves_nothing_open(tmp_path):
         for _ in reader:
             break
     assert isinstance(next(iter(VideoReader(clip))), Frame)
+
+
+def test_a_film_that_was_read_leaves_no_picture_for_the_garbage_collector(tmp_path):
+    clip = make_clip(tmp_path / "a.mp4", size=(94, 62))
+    gc.collect()
+    gc.disable()
+    try:
+        with VideoReader(clip) as reader:
+            for frame in reader:
+                frame.view()
+        del frame
+        alive = [found for found in gc.get_objects() if type(found) is av.VideoFrame]
+    finally:
+        gc.enable()
+    # The decoder's memory is given back once none of its pictures is held.
+    assert (94, 62) not in {(picture.width, picture.height) for picture in alive}
 
 
 def test_is_vfr(tmp_path):
