@@ -13,12 +13,26 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from accel.core import ConfigError
 from accel.kernels._why_not import not_on_cpu
+
+
+class OldModule(AttributeError, ConfigError):
+    """The compiled module was built from other sources than the Python beside it."""
+
+
+def _absent(name: str) -> Any:
+    raise OldModule(
+        f"accel._native must have {name}, was built from other sources: build it again"
+        " (`make native`, or install accel again)"
+    )
+
 
 module: Any = None  # there whenever `why_not` lets a call through
 reason = ""
 try:
     module = importlib.import_module("accel._native")
+    module.__getattr__ = _absent
 except ImportError as error:
     reason = f"accel._native is not built ({error})"
 
