@@ -22,7 +22,7 @@ MAY_IMPORT = {
     "provenance": NETS,
     "models": BASE | {"nn", "weights", "text"},
     "faces": NETS | {"nn", "weights"},
-    "training": NETS | {"text", "weights", "nn", "sampling", "models", "faces"},
+    "training": NETS | {"video", "text", "weights", "nn", "sampling", "models", "faces"},
     "pipelines": NETS | {"text", "weights", "video", "nn", "sampling",
                   "provenance", "models", "faces", "training"},
     "cluster": BASE | {"pipelines"},

@@ -166,6 +166,27 @@ def test_captions_come_from_text_files_or_names(pictures, tmp_path):
         read_square(pictures / "broken.png", 64)
 
 
+def test_a_picture_of_very_many_parts_is_refused_before_it_is_read(pictures, tmp_path):
+    Image.new("RGB", (8, 8)).save(tmp_path / "plain.jpg")
+    jpeg = (tmp_path / "plain.jpg").read_bytes()
+    many = pictures / "many.jpg"
+    many.write_bytes(jpeg[:2] + b"\xff\xfe\x00\x02" * 20_000 + jpeg[2:])
+    with pytest.raises(InputError, match=r"many\.jpg: must be a picture of fewer parts"):
+        read_square(many, 64)
+
+
+def test_a_photo_taken_sideways_is_learned_upright(tmp_path):
+    canvas = Image.new("RGB", (64, 64), "white")
+    canvas.paste((220, 0, 0), (0, 0, 64, 32))
+    turned = Image.Exif()
+    turned[0x0112] = 6  # stored a quarter turn to the left of how it is to be seen
+    for name in ("photo.png", "photo.jpg"):
+        canvas.rotate(90).save(tmp_path / name, exif=turned)
+        seen = read_square(tmp_path / name, 64)
+        assert (seen[4, :, 1] < 60).all(), name
+        assert (seen[-4, :, 1] > 200).all(), name
+
+
 def emoji(concepts=6):
     draw = np.random.default_rng(0)
     image = np.zeros((concepts, 4, 64, 64, 4), np.uint8)

@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-import struct
+import warnings
 from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 from torch import Tensor
 
 from accel.core import InputError, open_file, read_file
+from accel.video.picture_header import DAMAGED, check_picture_size, open_header
+from accel.video.read import DEFAULT_LIMITS
 
 PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
-FORMATS = ("PNG", "JPEG", "WEBP", "BMP")  # Pillow's readers of others start programs
+FORMATS = ("PNG", "JPEG", "WEBP", "BMP")
 MAX_CAPTION_BYTES = 1 << 16
 MAX_PX, LARGE_PX = 1 << 25, 1 << 23
-# What Pillow raises over damaged files.
-DAMAGED = (OSError, ValueError, SyntaxError, TypeError, AttributeError, LookupError, EOFError,
-           ArithmeticError, RuntimeError, struct.error, Image.DecompressionBombError)  # fmt: skip
 
 
 def captioned(folder: Path) -> list[tuple[Path, str]]:
@@ -44,19 +43,14 @@ def captioned(folder: Path) -> list[tuple[Path, str]]:
 
 
 def read_square(path: Path, side: int) -> Tensor:  # [side, side, 4] uint8, premultiplied
-    """The middle square of a picture, shrunk or enlarged to `side`. Raises InputError."""
+    """The middle square of a picture, upright, shrunk or enlarged to `side`. Raises InputError."""
     try:
-        with open_file(path, "a picture") as file, Image.open(file, formats=FORMATS) as picture:
-            if picture.width * picture.height > MAX_PX:
-                raise InputError(f"{path}: must have {MAX_PX} pixels at most, got {picture.size}")
-            edge = min(picture.size)
-            left, top = ((s - edge) // 2 for s in picture.size)
-            box = (left, top, left + edge, top + edge)
-            rgba = picture.convert("RGBA").crop(box)
+        rgba = _middle(path)
     except InputError:
         raise
-    except DAMAGED as error:
+    except (*DAMAGED, Image.DecompressionBombError) as error:
         raise InputError(f"{path}: must be a picture ({error})") from None
+    edge = rgba.width
     if edge * edge > LARGE_PX:  # whose numbers would take a gigabyte
         values = np.asarray(rgba.convert("RGBa").reduce(max(1, edge // (4 * side))), np.float32)
     else:
@@ -67,6 +61,20 @@ def read_square(path: Path, side: int) -> Tensor:  # [side, side, 4] uint8, prem
         for i in range(4)
     ]
     return torch.from_numpy(np.clip(np.stack(planes, -1) + 0.5, 0, 255).astype(np.uint8))
+
+
+def _middle(path: Path) -> Image.Image:  # RGBA, a square
+    with open_file(path, "a picture") as file, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of damaged EXIF, and of sizes that are checked here
+        with open_header(file, path, formats=FORMATS) as picture:
+            if picture.width * picture.height > MAX_PX:
+                raise InputError(f"{path}: must have {MAX_PX} pixels at most, got {picture.size}")
+            check_picture_size(path, picture, DEFAULT_LIMITS)
+            picture.load()
+            ImageOps.exif_transpose(picture, in_place=True)  # as its viewer holds it
+            edge = min(picture.size)
+            left, top = ((s - edge) // 2 for s in picture.size)
+            return picture.crop((left, top, left + edge, top + edge)).convert("RGBA")
 
 
 class Captioned:
