@@ -9,9 +9,11 @@ from typing import Any
 
 from accel.core import ConfigError
 from accel.faces.sort import trash_of
+from accel.pipelines.dfl.alone import LOCK
 from accel.pipelines.dfl.made import LIST_NAME, made_in
 from accel.pipelines.dfl.workspace import SIDES, VIDEO_SUFFIXES, Workspace, open_workspace
 from accel.pipelines.run_report import end_of_report
+from accel.training.options import MODELS
 from accel.unfinished import leftovers
 
 PARTS = ("frames", "aligned", "merged", "model", "result")
@@ -73,6 +75,8 @@ def list_made(workspace: Workspace, parts: tuple[str, ...] = PARTS) -> Going:
         if folder == workspace.root and "result" in parts:  # of runs that were killed
             films = {workspace.result, *(path for path in here if path.suffix in VIDEO_SUFFIXES)}
             here = [left for film in sorted(films) for left in leftovers(film)] + here
+        if folder == workspace.model:
+            here = [path for path in sorted(folder.glob(f".*{LOCK}")) if _is_lock(path)] + here
         files += here
         if folder != workspace.root:
             others = {p for p in folder.iterdir() if p.is_file()} - set(here)
@@ -119,6 +123,12 @@ def _belongs(path: Path, workspace: Workspace, parts: tuple[str, ...]) -> bool:
     if path.name == LIST_NAME:
         return "result" in parts and "aligned" in parts
     return ("aligned" if is_sheet else "result") in parts
+
+
+def _is_lock(path: Path) -> bool:
+    """What a training that was killed left."""
+    kind = path.stem.rpartition("_")[2]
+    return kind in MODELS.values() and path.is_file() and not path.stat().st_size
 
 
 def _by_folder(files: list[Path]) -> dict[str, list[str]]:

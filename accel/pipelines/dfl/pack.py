@@ -9,6 +9,7 @@ from typing import Any
 from accel.core import Cancel, ConfigError, InputError, Progress, ProgressCallback
 from accel.faces.faceset import faces_in
 from accel.faces.faceset_pak import NAME, open_pak, pack_folder, unpack
+from accel.pipelines.dfl.alone import alone
 from accel.pipelines.dfl.made import made_in, remember
 from accel.pipelines.dfl.workspace import Workspace, open_workspace
 from accel.pipelines.run_report import end_of_report
@@ -31,21 +32,8 @@ def pack_faces(
     workspace = open_workspace(place)
     folder = workspace.need_faces(side)
     started = time.perf_counter()
-    _check_earlier(folder)
-    target = pack_folder(folder, progress=_watched(progress, cancel))
-    pak = open_pak(target)
-    paths = [folder / (face.person or "") / face.name for face in pak.faces]
-    for path, (_, data) in zip(paths, pak.pictures()):
-        if path.read_bytes() != data:
-            raise InputError(f"{path}: changed while it was packed; the pictures are kept")
-    if set(paths) <= _made_of(paths):  # a pak of somebody else's pictures is theirs
-        remember(folder, [NAME])
-    if not keep:
-        for path in paths:
-            path.unlink()
-        for person in sorted({path.parent for path in paths} - {folder}):
-            if not any(person.iterdir()):
-                person.rmdir()
+    with alone(folder):
+        target, paths = _pack(folder, keep, _watched(progress, cancel))
     return {
         "command": "dfl pack",
         "workspace": str(workspace.root),
@@ -78,13 +66,14 @@ def unpack_faces(
     if not pak.exists():
         raise InputError(f"{pak}: must be there to be unpacked, found none")
     started = time.perf_counter()
-    was_made = pak in made_in(folder)
-    paths = unpack(pak, progress=_watched(progress, cancel))
-    if was_made:
-        for parent in {path.parent for path in paths}:
-            remember(parent, [path.name for path in paths if path.parent == parent])
-    if not keep:
-        pak.unlink()
+    with alone(folder):
+        was_made = pak in made_in(folder)
+        paths = unpack(pak, progress=_watched(progress, cancel))
+        if was_made:
+            for parent in {path.parent for path in paths}:
+                remember(parent, [path.name for path in paths if path.parent == parent])
+        if not keep:
+            pak.unlink()
     return {
         "command": "dfl unpack",
         "workspace": str(workspace.root),
@@ -94,6 +83,26 @@ def unpack_faces(
         "notes": [],
         **end_of_report(started),
     }
+
+
+def _pack(folder: Path, keep: bool, watch: ProgressCallback) -> tuple[Path, list[Path]]:
+    """The pak, and the pictures that are in it."""
+    _check_earlier(folder)
+    target = pack_folder(folder, progress=watch)
+    pak = open_pak(target)
+    paths = [folder / (face.person or "") / face.name for face in pak.faces]
+    for path, (_, data) in zip(paths, pak.pictures()):
+        if path.read_bytes() != data:
+            raise InputError(f"{path}: changed while it was packed; the pictures are kept")
+    if set(paths) <= _made_of(paths):  # a pak of somebody else's pictures is theirs
+        remember(folder, [NAME])
+    if not keep:
+        for path in paths:
+            path.unlink()
+        for person in sorted({path.parent for path in paths} - {folder}):
+            if not any(person.iterdir()):
+                person.rmdir()
+    return target, paths
 
 
 def beside_pak(folder: Path) -> list[str]:

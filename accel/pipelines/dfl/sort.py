@@ -20,6 +20,7 @@ from accel.faces.sort import (
     recover,
     trash_of,
 )
+from accel.pipelines.dfl.alone import alone
 from accel.pipelines.dfl.made import made_in, remember, renamed
 from accel.pipelines.dfl.save_frames import encode_picture
 from accel.pipelines.dfl.workspace import Workspace, open_workspace
@@ -53,38 +54,29 @@ def sort_faces(
         raise ConfigError(f"{sheet}: the folder must exist, {sheet.parent} does not")
     if sheet.suffix.lower() != ".png" or sheet.is_dir():
         raise ConfigError(f"{sheet}: the contact sheet must have a name that ends in .png")
-    recovered = recover(workspace.aligned(side))
-    folder = workspace.need_faces(side)
-    paths = faces_in(folder)
-    if not paths:
-        packed = (folder / PAK_NAME).exists()
-        hint = "; run `unpack` first, the faces are in faceset.pak" if packed else ""
-        raise InputError(f"{folder}: must hold aligned faces, found none{hint}")
     started = time.perf_counter()
-    measured, bad = measure_all(paths, progress=progress, cancel=cancel)
-    if not measured:
-        raise InputError(
-            f"{folder}: must hold aligned faces, found {len(bad)} other pictures: {bad[0][1]}"
-        )
-    if cancel:
-        cancel.check()
-    ordered = order(measured, by, target)
-    kept = [measured[i].path for i in ordered.kept]
-    trash = [measured[i].path for i in ordered.trash] + [path for path, _ in bad]
-    moved: dict[str, Path] = {}
-    if set(made_in(folder)) >= set(paths):  # a killed run must not make them somebody else's
-        remember(folder, [new_name(path, i) for i, path in enumerate(kept)])
-    try:
-        arrange(folder, kept, trash, moved)
-    finally:
-        renamed(folder, moved)
-    notes = [f"{reason}; moved to the trash folder" for _, reason in bad]
-    if kept:
-        write_whole(sheet, encode_picture(contact_sheet(faces_in(folder)), ".png"))
-    else:
-        notes.append(f"no face stays with {by}: all are in the trash folder; nothing to show")
-    if kept and sheet.resolve().parent == workspace.root.resolve():
-        remember(workspace.root, [sheet.name])
+    with alone(workspace.aligned(side)):
+        recovered = recover(workspace.aligned(side))
+        folder = workspace.need_faces(side)
+        paths = _pictures(folder)
+        measured, bad = measure_all(paths, progress=progress, cancel=cancel)
+        if not measured:
+            raise InputError(
+                f"{folder}: must hold aligned faces, found {len(bad)} other pictures: {bad[0][1]}"
+            )
+        if cancel:
+            cancel.check()
+        ordered = order(measured, by, target)
+        kept = [measured[i].path for i in ordered.kept]
+        trash = [measured[i].path for i in ordered.trash] + [path for path, _ in bad]
+        _arrange(folder, paths, kept, trash)
+        notes = [f"{reason}; moved to the trash folder" for _, reason in bad]
+        if kept:
+            write_whole(sheet, encode_picture(contact_sheet(faces_in(folder)), ".png"))
+        else:
+            notes.append(f"no face stays with {by}: all are in the trash folder; nothing to show")
+        if kept and sheet.resolve().parent == workspace.root.resolve():
+            remember(workspace.root, [sheet.name])
     if progress:
         progress(Progress(stage="sort", done=len(paths), total=len(paths)))
     return {
@@ -101,3 +93,23 @@ def sort_faces(
         "notes": notes,
         **end_of_report(started),
     }
+
+
+def _pictures(folder: Path) -> list[Path]:
+    paths = faces_in(folder)
+    if not paths:
+        packed = (folder / PAK_NAME).exists()
+        hint = "; run `unpack` first, the faces are in faceset.pak" if packed else ""
+        raise InputError(f"{folder}: must hold aligned faces, found none{hint}")
+    return paths
+
+
+def _arrange(folder: Path, paths: list[Path], kept: list[Path], trash: list[Path]) -> None:
+    """Rename the files, and follow them in the list of what was made here."""
+    moved: dict[str, Path] = {}
+    if set(made_in(folder)) >= set(paths):  # a killed run must not make them somebody else's
+        remember(folder, [new_name(path, i) for i, path in enumerate(kept)])
+    try:
+        arrange(folder, kept, trash, moved)
+    finally:
+        renamed(folder, moved)

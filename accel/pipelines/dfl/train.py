@@ -16,6 +16,7 @@ from typing import Any
 import torch
 
 from accel.core import Cancel, ConfigError, ProgressCallback, choose_device
+from accel.pipelines.dfl.alone import alone_with
 from accel.pipelines.dfl.pack import beside_pak
 from accel.pipelines.dfl.train_config import TrainConfig as TrainConfig
 from accel.pipelines.dfl.train_run import TrainRun
@@ -56,7 +57,11 @@ def train(
     config = with_name(config or TrainConfig(), place.model)
     options, resumed = choose_options(config, place.model)
     folders = [place.need_faces(side) for side in SIDES]
-    with _threads(config.threads), _interruptible(cancel) as stop:
+    with (
+        _threads(config.threads),
+        _interruptible(cancel) as stop,
+        alone_with(place.model, model_files.stem_of(config.name, config.model)),
+    ):
         # What may be wrong with the model is said before a large faceset is read.
         if resumed:
             model_files.outlined(options.network, place.model, config.name, options.kind)
@@ -74,6 +79,11 @@ def train(
         with tuned(trainer.device):
             run(progress, stop)
         seconds = time.perf_counter() - start
+        if first >= config.iterations:
+            notes.append(
+                f"model {config.name} has {first} iterations, {config.iterations} were asked for"
+                " in total; ask for more to go on"
+            )
     return _report(run, options, first, seconds, notes, stop)
 
 

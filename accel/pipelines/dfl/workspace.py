@@ -18,6 +18,7 @@ from pathlib import Path
 from accel.core import ConfigError, InputError
 from accel.faces.faceset import PICTURES
 from accel.faces.sort import aside_of, recover, trash_of
+from accel.pipelines.dfl.alone import alone
 
 SIDES = ("src", "dst")
 FOLLOW_LINKS = "ACCEL_FOLLOW_LINKS"  # set to 1: folders of a workspace may lie elsewhere
@@ -103,7 +104,9 @@ class Workspace:
         What a sort that was killed left beside it comes back first.
         """
         folder = self.aligned(side)
-        recover(folder)
+        if aside_of(folder).is_dir():
+            with alone(folder):  # else a sort that runs now would lose its files
+                recover(folder)
         inner = list(folder.iterdir()) if folder.is_dir() else []
         if not any(path.is_dir() or path.suffix.lower() in FACES for path in inner):
             raise InputError(
