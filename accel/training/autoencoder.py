@@ -36,7 +36,7 @@ class AutoencoderTrainer:
     """A model, its optimiser and where they stand.
 
     history: the two losses of every step so far. critic: what true_face is learned from.
-    adversary: what gan is.
+    adversary: what gan is. foreign: options of the model's file that mean nothing here.
     precision: of the networks' arithmetic; weights and sums are float32 always.
     """
 
@@ -73,6 +73,7 @@ class AutoencoderTrainer:
         self.loss_scale = LossScale() if precision == "fp16" else None
         self.iteration = 0
         self.history: list[list[float]] = []
+        self.foreign: dict[str, Any] = {}
 
     def _optimiser(self, weights: Any) -> Optimiser:
         options = self.options

@@ -20,7 +20,14 @@ from accel.faces.autoencoder import (
 )
 from accel.training.autoencoder import AutoencoderTrainer
 from accel.training.optim import KINDS
-from accel.training.options import MODELS, TrainOptions, from_dfl, shape_from_dfl, to_dfl
+from accel.training.options import (
+    MODELS,
+    TrainOptions,
+    foreign,
+    from_dfl,
+    shape_from_dfl,
+    to_dfl,
+)
 from accel.training.state import finish_saves, save_together, undisturbed
 from accel.weights import dfl
 
@@ -62,7 +69,7 @@ def data_of(trainer: AutoencoderTrainer) -> dict[str, Any]:
     scale = trainer.loss_scale
     return {
         "iter": trainer.iteration,
-        "options": to_dfl(trainer.options),
+        "options": trainer.foreign | to_dfl(trainer.options),
         "loss_history": trainer.history,
         "sample_for_preview": None,
         "choosed_gpu_indexes": None,
@@ -170,6 +177,13 @@ def _load(trainer: AutoencoderTrainer, folder: Path, name: str) -> list[str]:
         if missing:
             notes.append(f"{key}: {len(missing)} of its {len(optimiser.memory)} arrays begin anew")
     trainer.iteration, trainer.history = _progress(data, path)
+    options = _options(data, path)
+    trainer.foreign = foreign(options)
+    if options.get("pretrain"):
+        notes.append(
+            f"model {name} was being pre-trained; it goes on from iteration {trainer.iteration}"
+            " with these faces"
+        )
     scale = (data.get("accel") or {}).get("scale")
     if trainer.loss_scale and scale:
         trainer.loss_scale.factor, trainer.loss_scale.good = float(scale[0]), int(scale[1])

@@ -41,6 +41,8 @@ SPELLED = {
     "gan": "gan_power",
     "gan_dims": "gan_dims",
 }
+# Options of DeepFaceLab that are no longer true once a model was trained here.
+REPLACED = ("pretrain", "random_flip")
 COLORS = ("none", "rct", "lct", "mkl", "idt", "sot")
 RANGES: dict[str, tuple[float, float]] = {
     "face_style": (0, 100),
@@ -198,6 +200,17 @@ def to_dfl(options: TrainOptions) -> dict[str, Any]:
         "gan_patch_size": options.gan_patch_px,
     }
     return found
+
+
+def foreign(found: Mapping[str, Any]) -> dict[str, Any]:
+    """Options of a model's file that mean nothing here, for the other program to find again."""
+    known = {*to_dfl(SAEHD), *REPLACED}
+    plain = (str, int, float, type(None))  # and bool, which is an int
+    return {
+        name: value
+        for name, value in found.items()
+        if isinstance(name, str) and name not in known and isinstance(value, plain)
+    }
 
 
 def from_dfl(model: str, found: Mapping[str, Any], who: str) -> TrainOptions:

@@ -152,6 +152,29 @@ def test_a_model_of_deepfacelab_is_taken_up(faces, tmp_path):
     assert report["options"]["network"]["e_dims"] == 4
 
 
+def test_options_of_deepfacelab_that_mean_nothing_here_are_kept(faces, tmp_path):
+    root = another(faces, tmp_path)
+    train(root, config(1))
+    path = root / "model" / "new_SAEHD_data.dat"
+    data = dfl.read_data(path)
+    theirs = {"target_iter": 500_000, "autobackup_hour": 4, "session_name": "", "usefp16": False}
+    data["options"] |= theirs | {"pretrain": True, "random_flip": True}
+    dfl.write_data(path, data)
+    report = train(root, config(2))
+    assert "was being pre-trained; it goes on from iteration 1 with these" in report["notes"][0]
+    after = dfl.read_data(path)["options"]
+    assert {name: after.get(name) for name in theirs} == theirs
+    assert "pretrain" not in after
+    assert not train(root, config(3))["notes"]
+
+
+def test_a_total_that_is_reached_already_is_told(faces, tmp_path):
+    root = another(faces, tmp_path)
+    assert not train(root, config(2))["notes"]
+    notes = train(root, config(1))["notes"]
+    assert notes == ["model new has 2 iterations, 1 were asked for in total; ask for more to go on"]
+
+
 def test_clearing_takes_what_was_made_and_leaves_what_was_brought(faces, tmp_path):
     root = another(faces, tmp_path)
     (root / "model").mkdir()
