@@ -20,6 +20,7 @@ from accel.pipelines.dfl.export import export
 from accel.pipelines.dfl.train import TrainConfig, train
 from accel.pipelines.swap import SwapConfig
 from accel.training.model_files import load_network
+from accel.weights.dfl import read_weights, write_weights
 from accel.weights.onnx import open_onnx
 from tests.faces.test_onnx_swap import job_of, opened
 from tests.pipelines.clips import write_clip
@@ -151,3 +152,30 @@ def test_templates_of_face_types_are_cut_as_faces_are(kind):
 def test_the_swapper_cuts_faces_as_the_model_was_trained(trained, tmp_path):
     export(trained, tmp_path / "new.dfm")
     assert opened(tmp_path / "new.dfm").template == "full_face"
+
+
+def test_a_model_that_makes_rounding_large_is_exported_and_said_so(tmp_path):
+    options = SMALL | {"archi": "liae-udtc", "face_type": "full"}
+    root = workspace(tmp_path / "workspace", 1)
+    train(root, TrainConfig(model="saehd", iterations=1, options=options, threads=1))
+    for path in (root / "model").glob("new_SAEHD_*.npy"):
+        if not path.name.endswith("opt.npy"):
+            grown = {name: 2.5 * array for name, array in read_weights(path).items()}
+            write_weights(path, grown)
+    report = export(root, tmp_path / "new.dfm")
+    assert report["largest_difference"] > 1e-4
+    assert "rounding alone" in report["notes"][0]
+
+
+def test_a_file_that_differs_for_no_such_reason_is_refused(trained, tmp_path, monkeypatch):
+    def other(network, about):
+        with torch.no_grad():
+            network.decoder_src.out_conv.bias += 0.01
+            content = to_onnx(network, about)
+            network.decoder_src.out_conv.bias -= 0.01
+        return content
+
+    monkeypatch.setattr("accel.pipelines.dfl.export.to_onnx", other)
+    with pytest.raises(InputError, match="the file must give the same, got a difference"):
+        export(trained, tmp_path / "new.dfm")
+    assert not (tmp_path / "new.dfm").exists()
