@@ -21,7 +21,8 @@ from typing import Any
 
 from accel.core import ConfigError, InputError, read_json
 from accel.kernels._native import limit_threads
-from accel.pipelines.dfl.timeline import Seeker, Timeline, film, locate, read_timeline
+from accel.pipelines.dfl.seek import Seeker
+from accel.pipelines.dfl.timeline import Timeline, film, locate, read_timeline
 from accel.pipelines.dfl.workspace import Workspace, check_side, open_workspace
 from accel.unfinished import write_whole
 from accel.video.frame import Frame
@@ -137,6 +138,9 @@ class FrameSource(Closing):
         """One frame by name; its planes may be written into. Raises InputError."""
         raise NotImplementedError
 
+    def prepare(self, name: str) -> None:
+        """Make the frames before this one ready to be read, where that takes long."""
+
     def number(self, name: str) -> int:
         """Place of a frame in `names`, by its name or its name without suffix."""
         found = self._numbers.get(Path(name).stem)
@@ -219,6 +223,9 @@ class FilmFrames(FrameSource):
 
     def read(self, name: str) -> Frame:
         return self._seeker.read(self._chosen[self.number(name)])
+
+    def prepare(self, name: str) -> None:
+        self._seeker.prepare(self._chosen[self.number(name)])
 
     def close(self) -> None:
         self._seeker.close()

@@ -39,6 +39,7 @@ from accel.pipelines.dfl.merge_session import MergeSession, load_session
 JPEG_QUALITY = 90
 ZOOMS = (320, 480, 640, 960, 1280, 1920, 3840)  # widths of the preview, in pixels
 SAVE_AFTER_S = 0.2
+BUSY = "the clip is being merged, which > or esc stops; other keys do nothing meanwhile"
 
 
 class LiveMerger:
@@ -92,6 +93,8 @@ class LiveMerger:
         if self._merging is not None and self._merging.is_running:
             if key == "escape" or (key == "." and is_shifted):
                 self._merging.cancel.set()
+            else:
+                self.note = BUSY
             return
         self.note = ""
         act = self._actions().get((key, is_shifted)) or self._actions().get((key, None))
@@ -160,7 +163,8 @@ class LiveMerger:
         """The frame that is looked at, merged, as JPEG; and the state that it shows.
 
         hurried: rather a draft soon than the exact picture late; the state tells which it is, and
-        how wide it is to be shown. Raises Cancelled when keys are pressed meanwhile.
+        how wide it is to be shown. Of a frame that takes long to read there is no picture yet.
+        Raises Cancelled when keys are pressed meanwhile.
         """
         started = time.perf_counter()
         with self._lock:
@@ -168,7 +172,11 @@ class LiveMerger:
             zoom, is_checkered, newer = self.zoom, self.is_checkered, self._newer
         level, scale = EXACT, 1.0
         try:
-            looked = self.frames.look(number)
+            looked = (
+                self.frames.look_within(number, SOON_S) if hurried else self.frames.look(number)
+            )
+            if looked is None:
+                return b"", self.state() | {"ms": _ms_since(started), "draft": True}
             level = self._level(looked, settings) if hurried else EXACT
             rgb, scale = self._shown(looked, settings, level, is_checkered, newer)
         except (ConfigError, InputError) as error:
@@ -176,7 +184,7 @@ class LiveMerger:
             self.note = str(error)
         jpeg = encoded(rgb, zoom)
         state = self.state() | {
-            "ms": round((time.perf_counter() - started) * 1e3, 1),
+            "ms": _ms_since(started),
             "draft": level != EXACT,
             "width": min(zoom, round(rgb.shape[1] / scale)),
         }
@@ -366,6 +374,10 @@ def at_level(looked: Looked, settings: MergeSettings, level: int) -> tuple[Looke
         return looked, settings
     small = looked.small()
     return small, shrunk_settings(settings, small.scale, is_rough=level == ROUGH)
+
+
+def _ms_since(started: float) -> float:
+    return round((time.perf_counter() - started) * 1e3, 1)
 
 
 def session_path(job: MergeJob) -> Path:

@@ -5,10 +5,12 @@ What is likely looked at next is made ready by a thread of its own.
 
 from __future__ import annotations
 
+import os
+import sys
 import threading
 from collections import OrderedDict
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import suppress
 from dataclasses import replace
 
@@ -41,7 +43,9 @@ from accel.pipelines.dfl.merge_model import Predictor
 
 XSEG_MASK = MASKS[6]
 FRAMES_KEPT = 6
+READERS = 4  # frames that are waited for at a time; some may have been gone away from
 CHECKER_PX = 12
+BEHIND = 10  # niceness of threads that make ready what nobody asked for yet
 
 Rgb = npt.NDArray[np.uint8]
 
@@ -136,7 +140,9 @@ class LookedFrames:
         self._looked: OrderedDict[int, Looked] = OrderedDict()
         self._making: dict[int, Future[Looked]] = {}
         self._lock = threading.Lock()  # of both
-        self._ahead = ThreadPoolExecutor(1, "accel-ahead")
+        self._ahead = ThreadPoolExecutor(1, "accel-ahead", initializer=give_way)
+        self._back = ThreadPoolExecutor(1, "accel-back", initializer=give_way)
+        self._reading = ThreadPoolExecutor(READERS, "accel-read")
         self._middle = 0
 
     def look(self, number: int) -> Looked:
@@ -167,6 +173,15 @@ class LookedFrames:
                 self._looked.popitem(last=False)
         return looked
 
+    def look_within(self, number: int, seconds: float) -> Looked | None:
+        """What is known of a frame, None if reading it takes longer; it is read nevertheless."""
+        with self._lock:
+            if number in self._looked:
+                self._looked.move_to_end(number)
+                return self._looked[number]
+        reading = self._reading.submit(self.look, number)
+        return reading.result() if wait([reading], seconds).done else None
+
     def forget_steps(self, of: Callable[[int], bool] = lambda number: True) -> None:
         """Let go of what merging some frames took."""
         with self._lock:
@@ -181,6 +196,14 @@ class LookedFrames:
         for near in (number, number + 1, number - 1):
             if 0 <= near < len(self._job.session.names):
                 self._ahead.submit(self._make_ready, near)
+        self._back.submit(self._read_back, number)
+
+    def _read_back(self, number: int) -> None:
+        """Decode what lies before a frame: who goes back asks for it one after the other."""
+        if number == self._middle:
+            source = self._job.source
+            with suppress(InputError):  # whoever goes there is told
+                source.prepare(source.names[number])
 
     def _make_ready(self, number: int) -> None:
         if abs(number - self._middle) > 1:
@@ -199,7 +222,14 @@ class LookedFrames:
                 looked.small()
 
     def close(self) -> None:
-        self._ahead.shutdown(cancel_futures=True)
+        for pool in (self._reading, self._back, self._ahead):
+            pool.shutdown(cancel_futures=True)
+
+
+def give_way() -> None:
+    """Let this thread, and those that it begins, run after others, where a thread can be told."""
+    if sys.platform == "linux":
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), BEHIND)
 
 
 def on_checkerboard(rgb: Rgb, mask: npt.NDArray[np.float32], side: int) -> Rgb:

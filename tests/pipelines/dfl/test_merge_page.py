@@ -7,6 +7,7 @@ import itertools
 import json
 import shutil
 import threading
+import time
 from contextlib import ExitStack, closing
 from pathlib import Path
 from unittest.mock import Mock
@@ -169,6 +170,24 @@ def test_a_headless_run_with_the_saved_file_repeats_all_bytes(opened, workspace)
     assert pictures(workspace / "data_dst" / "merged") == expected
 
 
+def test_keys_are_told_why_they_do_nothing_while_the_clip_is_merged(opened, monkeypatch):
+    live = opened()
+    before = settings(live)
+
+    def until_stopped(job, *, progress, cancel):
+        while True:
+            cancel.check()
+            time.sleep(0.01)
+
+    monkeypatch.setattr(merge_live, "run_merge", until_stopped)
+    pressed(live, ">w")
+    assert settings(live) == before
+    assert live.state()["note"] == merge_live.BUSY
+    pressed(live, ">")
+    live.wait()
+    assert live.state()["note"] == "stopped; what was merged is kept"
+
+
 def test_what_was_set_is_there_after_closing(opened):
     live = opened()
     pressed(live, "ww..3")
@@ -218,6 +237,41 @@ def test_a_frame_of_which_nothing_is_known_is_shown_as_it_was_filmed(opened):
     _, state = live.picture(hurried=True)
     assert state["draft"]
     assert live.picture()[1]["draft"] is False
+
+
+class SlowFilm:
+    """Stands for a film whose frame is read when `may_go` says so."""
+
+    def __init__(self, live: LiveMerger, monkeypatch) -> None:
+        self.may_go = threading.Event()
+        self.read = live.job.source.read
+        monkeypatch.setattr(live.job.source, "read", self._read)
+
+    def _read(self, name):
+        assert self.may_go.wait(60)
+        return self.read(name)
+
+
+def test_a_key_is_answered_before_its_frame_is_read(opened, monkeypatch):
+    live = opened()
+    slow = SlowFilm(live, monkeypatch)
+    pressed(live, ".")
+    jpeg, state = live.picture(hurried=True)
+    assert (jpeg, state["draft"], state["number"]) == (b"", True, 1)
+    slow.may_go.set()
+    jpeg, state = live.picture()
+    assert not state["draft"]
+    assert jpeg == merge_live.encoded(opened().merged(1, settings(live)), live.zoom)
+
+
+def test_frames_before_the_one_looked_at_are_made_ready(opened, monkeypatch):
+    live = opened()
+    asked = Mock()
+    monkeypatch.setattr(live.job.source, "prepare", asked)
+    pressed(live, "..")
+    live.picture()
+    live.close()
+    asked.assert_called_once_with("00003.png")
 
 
 def test_after_a_picture_that_was_there_soon_no_draft_is_made(opened, monkeypatch):
@@ -399,6 +453,22 @@ class Person:
 def browser(tmp_path):
     with Chromium(tmp_path / "browser") as opened_browser:
         yield opened_browser
+
+
+@BROWSER
+@pytest.mark.slow
+def test_the_page_says_that_a_frame_is_being_read(page, browser, monkeypatch):
+    person = Person(browser, page.url)
+    slow, told = SlowFilm(page.live, monkeypatch), "document.getElementById('draft')"
+    page.live.frames._looked.clear()
+    last = person.sees()
+    browser.press(".")
+    browser.wait(f"{told}.textContent.includes('00002 is being read') && !{told}.hidden")
+    assert browser.value("document.getElementById('place').textContent") == f"2 / {FRAMES}"
+    assert person.sees() == last
+    slow.may_go.set()
+    browser.wait(f"{told}.hidden && !document.querySelector('#frame.stale')")
+    assert person.sees() != last
 
 
 @BROWSER
