@@ -10,7 +10,7 @@ BLOCK = 1024
 
 @triton.jit
 def _mark_kernel(
-    plane_ptr, pattern_ptr, before_ptr, width, unit, max_code,
+    plane_ptr, pattern_ptr, before_ptr, width, unit, max_code, rows, columns, top, left,
     plane_row, plane_step, pattern_row, pattern_step, before_row, before_step,
     COMPARE: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
@@ -18,7 +18,8 @@ def _mark_kernel(
     inside = x < width
     at = plane_ptr + y * plane_row + x * plane_step
     code = tl.load(at, inside, 0).to(tl.int32)
-    pattern = tl.load(pattern_ptr + y * pattern_row + x * pattern_step, inside, 0).to(tl.int32)
+    add = pattern_ptr + (y + top) % rows * pattern_row + (x + left) % columns * pattern_step
+    pattern = tl.load(add, inside, 0).to(tl.int32)
     if COMPARE:
         before = tl.load(before_ptr + y * before_row + x * before_step, inside, 0).to(tl.int32)
         inside = inside & (before != code)
@@ -26,12 +27,13 @@ def _mark_kernel(
     tl.store(at, code.to(plane_ptr.dtype.element_ty), inside)
 
 
-def add_pattern(plane, pattern, before, bits) -> None:
+def add_pattern(plane, pattern, before, bits, top, left) -> None:
     height, width = plane.shape
     compare = before is not None
     _mark_kernel[(triton.cdiv(width, BLOCK), height)](
         plane, pattern, before if compare else plane, width, 1 << (bits - 8), (1 << bits) - 1,
-        *plane.stride(), *pattern.stride(), *(before.stride() if compare else (0, 0)),
+        *pattern.shape, top, left, *plane.stride(), *pattern.stride(),
+        *(before.stride() if compare else (0, 0)),
         COMPARE=compare, BLOCK=BLOCK,
     )  # fmt: skip
 

@@ -40,6 +40,7 @@ from accel.provenance.keys import Identity, local_identity, own_identity
 from accel.provenance.label import Label
 from accel.provenance.ledger import Ledger, look
 from accel.provenance.media import sha256_of
+from accel.provenance.stamp import Stamp
 from accel.provenance.verify import Frames
 from accel.provenance.watermark import Mark, is_rgb, luma_of
 from accel.unfinished import passing_name
@@ -221,7 +222,8 @@ class Marking:
             self.label = Label(
                 marker.task, language=config.language, rotation=rotation, mirrored=mirrored
             )
-        self._is_marked = False
+        self._stamp: Stamp | None = None  # made with the first frame
+        self._is_marked = self._is_whole = False
         self._ident: str | None = None
         self._looks: list[str] = []
         self._seen, self._stride = 0, 1 if target is None else FIRST_STRIDE
@@ -229,11 +231,11 @@ class Marking:
 
     def mark_frame(self, planes: Planes) -> None:
         """Draw the label into a finished frame and mark all of it, in place."""
-        if self.label is not None:
-            self.label.draw(planes)
-        if self.mark is not None and self.marker.config.watermark == "frame":
-            self.mark.add(planes, still=self.still)
-            self._is_marked = True
+        if self._stamp is None:
+            whole = self.mark if self.marker.config.watermark == "frame" else None
+            self._stamp, self._is_whole = Stamp(self.label, whole, still=self.still), bool(whole)
+        self._stamp.put(planes)
+        self._is_marked |= self._is_whole
         if self.marker.config.ledger:
             self._remember(planes)
 
@@ -304,7 +306,7 @@ class Marking:
 
     def forget(self) -> None:
         """Let go of the patterns of a picture that got its marks; the id stays."""
-        self._ident, self.mark, self.label = self.ident, None, None
+        self._ident, self.mark, self.label, self._stamp = self.ident, None, None, None
 
     def unseal(self) -> None:
         """Take back what `seal` put beside the file."""

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from accel.core import ConfigError
-from accel.kernels import Planes, paste
+from accel.kernels import Planes, _native, paste
 from accel.kernels.planes import PlaneLayout
 
 LANGUAGES = ("ko", "en")
@@ -36,7 +36,7 @@ _CAPITALS = 53
 _BESIDE = 12  # ground beside the words
 _LETTERS, _SMALLEST_PX = 0.05, 10  # height of capitals, of the shorter side
 _GROUND = 0.6  # how dark the ground is
-_SHIFT = 7  # bits after the point of a factor: codes of 8 bits times it fit into 16
+SHIFT = 7  # bits after the point of a factor: codes of 8 bits times it fit into 16
 
 Array = NDArray[Any]
 
@@ -47,6 +47,15 @@ def local_language() -> str:
         if value := os.environ.get(name):
             return "ko" if value.lower().startswith("ko") else "en"
     return "en"
+
+
+class Part(NamedTuple):
+    """What drawing does in a plane: code' = (code * keep + add) >> SHIFT, from a sample on."""
+
+    top: int
+    left: int
+    keep: Tensor  # [h, w] int16 for 8-bit codes, int32 for others
+    add: Tensor  # as keep
 
 
 class Label:
@@ -80,13 +89,23 @@ class Label:
 
     def draw(self, planes: Planes) -> None:
         """Blend the label into a frame, in place."""
+        parts = self.parts(planes)
+        if _native.module is not None and planes.c0.is_cpu:
+            # torch would let go of the interpreter's lock five times a plane.
+            for plane, part in zip(planes[:3], parts):
+                _native.module.shade(plane, *part, SHIFT)
+            return
+        for plane, (top, left, keep, add) in zip(planes[:3], parts):
+            under = plane[top : top + keep.shape[0], left : left + keep.shape[1]]
+            under.copy_(under.to(keep.dtype).mul_(keep).add_(add).bitwise_right_shift_(SHIFT))
+
+    def parts(self, planes: Planes) -> list[Part]:
+        """What drawing does to each plane of frames like this one; none where there is no room."""
         made = self._made.get((planes.height, planes.width, str(planes.c0.device)))
         if made is None or made.layout != planes.layout:
             made = self._make(planes)
             self._made[planes.height, planes.width, str(planes.c0.device)] = made
-        for plane, (top, left, keep, add) in zip((planes.c0, planes.c1, planes.c2), made.parts):
-            under = plane[top : top + keep.shape[0], left : left + keep.shape[1]]
-            under.copy_(under.to(keep.dtype).mul_(keep).add_(add).bitwise_right_shift_(_SHIFT))
+        return made.parts
 
     def box(self, height: int, width: int) -> tuple[int, int, int, int]:
         """Where in the stored picture it lies: x0, y0, x1, y1 in pixels, ends excluded."""
@@ -138,13 +157,13 @@ class Label:
             paste(Planes(ground[0], ground[1], ground[2], layout), *drawn)
         for index, (least, most) in enumerate(zip(low, high)):
             dx, dy = (across, down) if index else (1, 1)
-            dark, one = least.to(torch.int32), 1 << _SHIFT
+            dark, one = least.to(torch.int32), 1 << SHIFT
             share = (most.to(torch.int32) - dark) / layout.max_code
             keep = (share * one).round().to(torch.int32)
             room = (layout.max_code + 1) * one - 1 - layout.max_code * keep  # white stays in range
             add = torch.minimum(dark * one + one // 2, room)  # half a code, as shifting cuts off
             device = planes.c0.device
-            parts.append((top // dy, left // dx, keep.to(device, kind), add.to(device, kind)))
+            parts.append(Part(top // dy, left // dx, keep.to(device, kind), add.to(device, kind)))
         return _Made(layout, parts)
 
     def _drawn(self, height: int, width: int, x: int, y: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -174,10 +193,8 @@ def _margin(shorter: int) -> int:
 
 
 class _Made(NamedTuple):
-    """What drawing does in frames of one size: code' = (code * keep + add) >> _SHIFT."""
-
     layout: PlaneLayout
-    parts: list[tuple[int, int, Tensor, Tensor]]  # of each plane: top, left, keep, add
+    parts: list[Part]
 
 
 @cache

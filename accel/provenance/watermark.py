@@ -13,6 +13,7 @@ doi:10.1109/83.650120 (additive spread spectrum).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from functools import lru_cache
 
@@ -31,6 +32,7 @@ STILL = 1.37  # standard deviation in 8-bit codes of what is seen once: 45.1 dB
 LEAST = 0.45  # below, hardly a sample is changed by one code
 MAX_ASPECT = 64  # how long a strip is marked, in its widths
 _STRIP = 1 << 21  # samples of a pattern that are made at a time
+_VECTOR = 16  # samples that are marked at once
 
 
 class Mark:
@@ -38,7 +40,7 @@ class Mark:
 
     ident: twelve hexadecimal digits; None draws them at random.
     strength: standard deviation of the pattern in 8-bit codes; None: what each use needs.
-    Patterns are made once per size and device and kept here.
+    Patterns are made once per size and device and kept here, as much of them as is not repeated.
     """
 
     def __init__(
@@ -51,13 +53,13 @@ class Mark:
         self.strength, self.key = strength, key
         self._patterns: dict[tuple[int, int, str, float], Tensor] = {}
 
-    def pattern(  # [H, W] int8
+    def pattern(  # [P, Q] int8, which is repeated over the picture
         self, height: int, width: int, device: str = "cpu", *, still: bool = False
     ) -> Tensor:
         strength = self.strength or (STILL if still else film_strength(height, width))
         wanted = (height, width, device, strength)
         if wanted not in self._patterns:
-            values = pattern(self.ident, height, width, strength=strength, key=self.key)
+            values = _repeated(self.ident, height, width, strength=strength, key=self.key)
             self._patterns[wanted] = torch.from_numpy(values).to(device)
         return self._patterns[wanted]
 
@@ -85,8 +87,11 @@ class Mark:
         """
         x0, y0, x1, y1 = box
         whole = self.pattern(planes.height, planes.width, str(planes.c0.device), still=True)
+        top, left = y0 % whole.shape[0], x0 % whole.shape[1]
         for plane, old in zip(planes[:3], before):
-            mark(plane[y0:y1, x0:x1], whole[y0:y1, x0:x1], bits=planes.layout.bits, before=old)
+            mark(
+                plane[y0:y1, x0:x1], whole, bits=planes.layout.bits, before=old, top=top, left=left
+            )
 
     def add_rgb(self, rgb: Tensor) -> None:  # [H, W, 3] uint8, written in place
         add = self.pattern(rgb.shape[0], rgb.shape[1], str(rgb.device), still=True)
@@ -120,20 +125,31 @@ def film_strength(height: int, width: int) -> float:
     return float(np.clip(1.1 * (SIDE / min(height, width)) ** 0.8, LEAST, STILL))
 
 
-@lru_cache(maxsize=2)
 def pattern(
     ident: str, height: int, width: int, *, strength: float = STILL, key: bytes = KEY
 ) -> NDArray[np.int8]:  # [H, W]
-    """Make the integers that are added to a picture of this size. Do not write into them."""
+    """Make the integers that are added to a picture of this size."""
+    part = _repeated(ident, height, width, strength=strength, key=key)
+    strip = np.tile(part, (1, -(-width // part.shape[1])))[:, :width]
+    return np.resize(strip, (height, width))  # strip below strip
+
+
+@lru_cache(maxsize=2)
+def _repeated(
+    ident: str, height: int, width: int, *, strength: float, key: bytes
+) -> NDArray[np.int8]:  # [P, Q]
+    """The part of a pattern that is repeated over a picture; all of it where tiles end between
+    samples. Do not write into it."""
     # A strip of a few pixels by many carries no mark, and must not fill the memory.
     scale = max(min(height, width), max(height, width) / MAX_ASPECT) / SIDE
     values, period = tile(key, ident) * np.float32(strength), scale * TILE
-    if period.is_integer():  # as of 360, 720 and 1080 lines: one tile, many times
-        side = int(period)
-        once = _enlarged(values, scale, min(side, height), min(side, width))
-        strip = np.tile(once, (1, -(-width // side)))[:, :width]
-        return np.resize(strip, (height, width))  # strip below strip
-    return _enlarged(values, scale, height, width)
+    if not period.is_integer():
+        return _enlarged(values, scale, height, width)
+    side = int(period)  # as of 360, 720 and 1080 lines
+    once = _enlarged(values, scale, min(side, height), min(side, width))
+    # Whole vectors across, and a small part stays in the cache.
+    across = math.lcm(side, _VECTOR)
+    return np.tile(once, (1, -(-across // side)))[:, : min(across, width)]
 
 
 def _enlarged(

@@ -21,10 +21,10 @@ def case(height: int, width: int, changed: bool = False) -> tuple:
     draw = torch.Generator().manual_seed(0)
     plane = torch.randint(16, 236, (height, width), generator=draw).to(torch.uint8)
     pattern = torch.randint(-3, 4, (height, width), generator=draw).to(torch.int8)
-    return plane, pattern, plane.clone() if changed else None, 8
+    return plane, pattern, plane.clone() if changed else None, 8, 0, 0
 
 
-def peers(plane, pattern, before, bits) -> dict:
+def peers(plane, pattern, before, bits, top, left) -> dict:
     cv2.setNumThreads(1)
     if before is not None:
         return {}

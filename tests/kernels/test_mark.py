@@ -24,9 +24,9 @@ def inputs(shape, bits=8, strided=False):
     return codes, pattern, before
 
 
-def runs(codes, pattern, before, bits) -> list[str]:
+def runs(codes, pattern, before, bits, begins=(0, 0)) -> list[str]:
     """Run each implementation on a copy with the strides of `codes`; compare with the reference."""
-    args = (pattern, before, bits)
+    args = (pattern, before, bits, *begins)
 
     def copy():
         spread = torch.empty(codes.shape[0], codes.shape[1] * codes.stride(1), dtype=codes.dtype)
@@ -56,6 +56,25 @@ def test_agrees_with_reference(shape, bits, strided):
         ran = runs(codes, pattern, was, bits)
         assert "reference" in ran
         assert "triton" in ran or not INTERPRETED
+
+
+@pytest.mark.parametrize("bits", [8, 10])
+@pytest.mark.parametrize("part", [(3, 16), (5, 11), (1, 1), (40, 90)], ids=str)
+def test_a_pattern_is_repeated_from_any_of_its_samples(part, bits):
+    codes, pattern, before = inputs((13, 75), bits)
+    part = pattern[:1, :1].repeat(part) if part == (1, 1) else inputs(part, bits)[1]
+    for begins in ((0, 0), (part.shape[0] - 1, part.shape[1] // 2)):
+        times = [-(-(begin + size) // own)
+                 for begin, size, own in zip(begins, codes.shape, part.shape)]  # fmt: skip
+        spread = part.repeat(times)[begins[0] :, begins[1] :][:13, :75]
+        expected = codes.clone()
+        op.reference(expected, spread.contiguous(), None, bits, 0, 0)
+        got = codes.clone()
+        mark(got, part, bits=bits, top=begins[0], left=begins[1])
+        assert torch.equal(got.int(), expected.int())
+        for was in (None, before):
+            ran = runs(codes, part, was, bits, begins)
+            assert "triton" in ran or not INTERPRETED
 
 
 def test_native_agrees_on_a_picture_of_many_rows():
@@ -88,7 +107,8 @@ def test_samples_that_did_not_change_stay():
 @pytest.mark.parametrize(
     ("plane", "pattern", "bits", "kind", "text"),
     [
-        ((4, 4), (4, 5), 8, ValueError, "one size"),
+        ((4, 4), (0, 5), 8, ValueError, "must lie in the pattern"),
+        ((4, 4), (4, 4, 1), 8, ValueError, "pattern \\[P, Q\\]"),
         ((4, 4), (4, 4), 7, ValueError, "bits must lie"),
         ((4, 4), (4, 4), 10, TypeError, "uint8 for 8 bits"),
     ],
@@ -104,3 +124,14 @@ def test_refuses(plane, pattern, bits, kind, text):
 
 def test_nothing_to_do():
     mark(torch.zeros(0, 8, dtype=torch.uint8), torch.zeros(0, 8, dtype=torch.int8))
+
+
+@pytest.mark.parametrize(("top", "left"), [(-1, 0), (0, -1), (2, 0), (0, 3)])
+def test_refuses_to_begin_beside_the_pattern(top, left):
+    with pytest.raises(ValueError, match="must lie in the pattern"):
+        mark(
+            torch.zeros(4, 4, dtype=torch.uint8),
+            torch.zeros(2, 3, dtype=torch.int8),
+            top=top,
+            left=left,
+        )
