@@ -130,15 +130,19 @@ def make_film(clip: Path, lines: int, folder: Path) -> Path:
     with open_video(clip) as reader:
         rate, info = reader.info.average_rate, reader.info
     width = round(info.width * lines / info.height / 2) * 2
-    left = round(SECONDS * float(rate))
+    wanted = round(SECONDS * float(rate))
     with av.open(str(path), "w") as out:
         stream = out.add_stream("libx264", rate=rate, options={"crf": "16", "preset": "veryfast"})
         stream.width, stream.height, stream.pix_fmt = width, lines, "yuv420p"
-        while left > 0:
+        frames = 0
+        while frames < wanted:
             with av.open(str(clip)) as file:
-                for picture in islice(file.decode(video=0), left):
+                for picture in islice(file.decode(video=0), wanted - frames):
                     scaled = picture.reformat(width, lines, "yuv420p", interpolation="AREA")
-                    scaled.pts, scaled.pict_type, left = None, 0, left - 1
+                    # Left to itself the time base would be the clip's own: a film of 10 ms, in
+                    # which the gate looks once and x264 takes another quantiser.
+                    scaled.pts, scaled.time_base, scaled.pict_type = frames, 1 / rate, 0
+                    frames += 1
                     out.mux(stream.encode(scaled))
         out.mux(stream.encode())
     return path
