@@ -1,4 +1,5 @@
-// Two-dimensional convolution and matrix products of float32 on the CPU.
+// Two-dimensional convolution and matrix products of float32 on the CPU; weights may be kept in 16
+// bits.
 //
 // Few input or output channels are summed directly (conv_direct.h). Where a processor has tile
 // registers, everything else is a product on those (conv_split.h). Elsewhere 3x3 with stride 1 goes
@@ -44,6 +45,7 @@ namespace {
 
 using Floats = Given<const float, nb::c_contig, nb::device::cpu>;
 using Output = Given<float, nb::c_contig, nb::device::cpu>;
+using Kept = Given<nb::ro, nb::c_contig, nb::device::cpu>;  // weights of any of three types
 
 const ConvKernels* choose() {
   const char* wanted = std::getenv("ACCEL_CONV_ISA");
@@ -56,7 +58,8 @@ const ConvKernels* choose() {
       __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") &&
       __builtin_cpu_supports("avx512bw"))
     return conv_avx512();
-  if (takes(conv_avx2()) && __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"))
+  if (takes(conv_avx2()) && __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
+      __builtin_cpu_supports("f16c"))
     return conv_avx2();
 #endif
   return conv_plain();
@@ -77,6 +80,18 @@ const TileKernels* choose_tiles() {
 const TileKernels* tiles() {
   static const TileKernels* const chosen = choose_tiles();
   return chosen;
+}
+
+Weights weights_of(const Kept& w) {
+  const nb::dlpack::dtype type = w.dtype();
+  const bool bfloat = type.code == uint8_t(nb::dlpack::dtype_code::Bfloat);
+  const bool floating = bfloat || type.code == uint8_t(nb::dlpack::dtype_code::Float);
+  if (floating && !bfloat && type.bits == 32 && type.lanes == 1)
+    return {static_cast<const float*>(w.data()), nullptr, Half::kFloat16, &kernels()};
+  if (!floating || type.bits != 16 || type.lanes != 1)
+    throw std::invalid_argument("conv2d: w must be float32, float16 or bfloat16");
+  return {nullptr, static_cast<const uint16_t*>(w.data()),
+          bfloat ? Half::kBfloat16 : Half::kFloat16, &kernels()};
 }
 
 // ---- layouts and the binding -------------------------------------------------------------------
@@ -154,7 +169,6 @@ void run(Problem p) {
 
 // ---- weights packed ahead: once for all calls, in the order of the form that will run them
 
-using Weights = Given<const float, nb::ndim<4>, nb::c_contig, nb::device::cpu>;
 using Flat = Given<float, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
 
 // Of one window: the order follows from the weights and the stride alone.
@@ -164,13 +178,13 @@ Problem packing_of(Problem p) {
   return p;
 }
 
-Problem packing_of(const Weights& w, int stride) {
-  if (stride < 1 || !w.size())
-    throw std::invalid_argument("conv_pack: w must not be empty, and stride be 1 or more");
+Problem packing_of(const Kept& w, int stride) {
+  if (stride < 1 || !w.size() || w.ndim() != 4)
+    throw std::invalid_argument("conv_pack: w must be 4-D, not empty, and stride be 1 or more");
   Problem p = {};
   p.outputs = w.shape(0), p.inputs = w.shape(1);
   p.kernel_h = int(w.shape(2)), p.kernel_w = int(w.shape(3));
-  p.w = w.data(), p.stride = stride, p.threads = 1;
+  p.w = weights_of(w), p.stride = stride, p.threads = 1;
   return packing_of(p);
 }
 
@@ -205,7 +219,7 @@ void check_packed(const char* name, const void* data, size_t size, const Problem
                                 " gives, and lie at a multiple of 64 bytes");
 }
 
-void conv_pack(Weights w, int stride, Flat out, int threads) {
+void conv_pack(Kept w, int stride, Flat out, int threads) {
   Problem p = packing_of(w, stride);
   p.threads = std::max(1, threads);
   check_packed("conv_pack: out", out.data(), out.size(), p);
@@ -222,7 +236,7 @@ const float* optional(const char* name, const std::optional<Floats>& a, int64_t 
   return a->data();
 }
 
-void conv2d(Floats x, Floats w, std::optional<Floats> bias, std::optional<Floats> residual,
+void conv2d(Floats x, Kept w, std::optional<Floats> bias, std::optional<Floats> residual,
             Output out, int stride, int pad, float slope, bool channels_last, int threads,
             std::optional<Floats> packed) {
   if (x.ndim() != 4 || w.ndim() != 4 || out.ndim() != 4 || stride < 1 || pad < 0)
@@ -247,7 +261,7 @@ void conv2d(Floats x, Floats w, std::optional<Floats> bias, std::optional<Floats
   p.bias = optional("bias", bias, every ? each : p.outputs);
   p.bias_step = every ? p.outputs : 0;
   p.residual = optional("residual", residual, int64_t(out.size()));
-  p.x = x.data(), p.w = w.data(), p.y = out.data();
+  p.x = x.data(), p.w = weights_of(w), p.y = out.data();
   if (packed) {
     check_packed("conv2d: packed", packed->data(), packed->size(), packing_of(p));
     if (still_packed(packing_of(p), packed->data())) p.packed = packed->data();
@@ -265,9 +279,7 @@ ACCEL_BIND(conv2d) {
         "packed"_a.none() = nb::none());
   m.def(
       "conv_packed_floats",
-      [](accel::Weights w, int stride) {
-        return accel::packed_floats(accel::packing_of(w, stride));
-      },
+      [](accel::Kept w, int stride) { return accel::packed_floats(accel::packing_of(w, stride)); },
       "w"_a, "stride"_a, "Size of the weights packed ahead; 0 where that gains nothing.");
   m.def("conv_pack", &accel::conv_pack, "w"_a, "stride"_a, "out"_a, "threads"_a,
         "Pack weights for calls of conv2d with this stride; `out` is 64-byte aligned. A call whose "

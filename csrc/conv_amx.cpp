@@ -136,23 +136,62 @@ void cut_weights(const float* w, int64_t channels, int parts, char* to) {
     }
 }
 
-inline Vec load_two(const float* low, const float* high) {
-  return _mm512_insertf32x8(_mm512_castps256_ps512(_mm256_loadu_ps(low)), _mm256_loadu_ps(high), 1);
-}
-
 // A filter of 3x3 has nine numbers for each channel. Of two pairs of channels a vector holds the
 // first eight taps of each; the ninth taps of all 16 pairs are gathered into one more.
 constexpr int kFilter = 9, kPair = 2 * kFilter;
 
-inline void cut_filter(const float* w, int vector, __m512i* to) {
-  if (vector < kFilter - 1) {
-    w += 2 * kPair * vector;
-    return cut_pairs(load_two(w, w + kPair), load_two(w + kFilter, w + kFilter + kPair), 2, to);
-  }
+inline __m512i pairs_apart() {
   const __m512i lane = _mm512_set_epi32(15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0);
-  const __m512i at = _mm512_mullo_epi32(lane, _mm512_set1_epi32(kPair));
-  cut_pairs(_mm512_i32gather_ps(at, w + kFilter - 1, 4), _mm512_i32gather_ps(at, w + kPair - 1, 4),
-            2, to);
+  return _mm512_mullo_epi32(lane, _mm512_set1_epi32(kPair));
+}
+
+// Where weights are read from. `line`: what lies side by side; `two`: the first halves of two
+// lines; `ninths`: the last tap of the pairs' first or second channels.
+struct FromFloats {
+  static constexpr int kLine = kPartBytes / 4;  // numbers of a line of the cache
+  const float* at;
+
+  Vec line(int64_t i) const { return load(at + i); }
+  Vec two(int64_t low, int64_t high) const {
+    return _mm512_insertf32x8(_mm512_castps256_ps512(_mm256_loadu_ps(at + low)),
+                              _mm256_loadu_ps(at + high), 1);
+  }
+  Vec ninths(bool second) const {
+    return _mm512_i32gather_ps(pairs_apart(), at + kFilter - 1 + (second ? kFilter : 0), 4);
+  }
+};
+
+template <Half kKind>
+struct FromHalves {
+  static constexpr int kLine = kPartBytes / 2;
+  const uint16_t* at;
+
+  static Vec widen(__m256i bits) {
+    if (kKind == Half::kFloat16) return _mm512_cvtph_ps(bits);
+    return low_half(_mm512_cvtepu16_epi32(bits));
+  }
+  __m128i eight(int64_t i) const {
+    return _mm_loadu_si128(reinterpret_cast<const __m128i*>(at + i));
+  }
+  Vec line(int64_t i) const {
+    return widen(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(at + i)));
+  }
+  Vec two(int64_t low, int64_t high) const {
+    return widen(_mm256_inserti128_si256(_mm256_castsi128_si256(eight(low)), eight(high), 1));
+  }
+  Vec ninths(bool second) const {
+    // Two numbers at a time, of which one counts; none from behind the last pair.
+    const __m512i both =
+        _mm512_i32gather_epi32(pairs_apart(), at + (second ? kPair - 2 : kFilter - 1), 2);
+    return widen(_mm512_cvtepi32_epi16(second ? _mm512_srli_epi32(both, 16) : both));
+  }
+};
+
+template <typename From>
+inline void cut_filter(From w, int vector, __m512i* to) {
+  if (vector == kFilter - 1) return cut_pairs(w.ninths(false), w.ninths(true), 2, to);
+  w.at += 2 * kPair * vector;
+  cut_pairs(w.two(0, kPair), w.two(kFilter, kFilter + kPair), 2, to);
 }
 
 // Where a lane of such a vector belongs: the row of its pair in its tap's tile.
@@ -162,22 +201,22 @@ inline char* place_of(char* to, int vector, int lane) {
   return to + tap * 2 * kWeightBytes + pair * kPartBytes;
 }
 
-void cut_filters(const float* w, int64_t in_step, int outs, int taps, char* to) {
-  constexpr int kLine = kPartBytes / 4;  // floats
+template <typename From>
+void cut_all_filters(From w, int64_t in_step, int outs, int taps, char* to) {
   for (int tile = 0; tile < 2; ++tile, to += kWeightBytes / 2)
     for (int vector = 0; vector < taps; ++vector) {
       __m512i parts[kLanes][2];
       for (int i = 0; i < kLanes; ++i) {
-        const float* from = w + (tile * kLanes + i) * in_step;
+        const From from = {w.at + (tile * kLanes + i) * in_step};
         if (tile * kLanes + i >= outs) {
           parts[i][0] = parts[i][1] = _mm512_setzero_si512();
           continue;
         }
-        const float* next = from + taps * kTileDepth + 2 * vector * kLine;  // the next call's
-        _mm_prefetch(next, _MM_HINT_T0);
-        _mm_prefetch(next + kLine, _MM_HINT_T0);
+        // The next call's: each vector is of kTileDepth numbers.
+        const auto* next = from.at + (taps + vector) * kTileDepth;
+        for (int64_t j = 0; j < kTileDepth; j += From::kLine) _mm_prefetch(next + j, _MM_HINT_T0);
         if (taps == 1)  // pairs of channels lie side by side
-          cut_row(load(from), load(from + kLanes), 2, reinterpret_cast<char*>(parts[i]));
+          cut_row(from.line(0), from.line(kLanes), 2, reinterpret_cast<char*>(parts[i]));
         else
           cut_filter(from, vector, parts[i]);
       }
@@ -192,6 +231,17 @@ void cut_filters(const float* w, int64_t in_step, int outs, int taps, char* to) 
         transpose(lines, rows);
       }
     }
+}
+
+void cut_filters(const float* w, int64_t in_step, int outs, int taps, char* to) {
+  cut_all_filters(FromFloats{w}, in_step, outs, taps, to);
+}
+
+void cut_half_filters(const uint16_t* w, Half kind, int64_t in_step, int outs, int taps, char* to) {
+  if (kind == Half::kFloat16)
+    cut_all_filters(FromHalves<Half::kFloat16>{w}, in_step, outs, taps, to);
+  else
+    cut_all_filters(FromHalves<Half::kBfloat16>{w}, in_step, outs, taps, to);
 }
 
 // Tiles 0 to 3 hold sums, 4 and 5 pixels, 6 and 7 weights.
@@ -318,7 +368,8 @@ bool finite(const float* sums, int64_t pixels, int wide) {
   return _mm512_cmp_ps_mask(sum, sum, _CMP_UNORD_Q) == 0;
 }
 
-const TileKernels kTable = {cut_pixel, cut_pixels, cut_weights, cut_filters, multiply, finite};
+const TileKernels kTable = {cut_pixel,        cut_pixels, cut_weights, cut_filters,
+                            cut_half_filters, multiply,   finite};
 
 }  // namespace
 }  // namespace accel

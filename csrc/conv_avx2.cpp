@@ -5,7 +5,7 @@
 #include <immintrin.h>
 // Everything below may use the instructions, so nothing below may be shared with another file: no
 // templates of the standard library, only what lies in the unnamed namespace.
-#pragma GCC target("avx2,fma")
+#pragma GCC target("avx2,fma,f16c")
 #define ACCEL_ISA_AVX2
 #define ACCEL_ISA_NAME "avx2"
 namespace accel {

@@ -7,7 +7,7 @@
 // templates of the standard library, only what lies in the unnamed namespace.
 // gcc 12 warns of its own header.
 #pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
-#pragma GCC target("avx512f,avx512vl,avx512dq,avx512bw,avx2,fma")
+#pragma GCC target("avx512f,avx512vl,avx512dq,avx512bw,avx2,fma,f16c")
 #define ACCEL_ISA_AVX512
 #define ACCEL_ISA_NAME "avx512"
 namespace accel {

@@ -114,9 +114,9 @@ struct Direct {
 
   // Few outputs: [output][line of the window][column, channel].
   void pack_lines(float* to) const {
-    const int64_t padded = round_up(line(), k.lanes);
+    const int64_t padded = round_up(line(), k.lanes), all = taps * p.inputs;
     for (int64_t i = 0; i < p.outputs * p.kernel_h; ++i, to += padded) {
-      const float* w = p.w + i / p.kernel_h * taps * p.inputs + i % p.kernel_h * p.kernel_w;
+      const float* w = p.w.rows(i / p.kernel_h * all, 0, 1, all).at + i % p.kernel_h * p.kernel_w;
       for (int64_t c = 0; c < p.kernel_w; ++c)
         for (int64_t channel = 0; channel < p.inputs; ++channel)
           to[c * p.inputs + channel] = w[channel * taps + c];
@@ -131,13 +131,14 @@ struct Direct {
     weights = to;
     if (few_outputs) return pack_lines(to);
     const int64_t all = taps * p.inputs;
-    for (int64_t b = 0; b < blocks.count; ++b) {
-      const int64_t first = blocks.first(b), width = blocks.width(b);
-      for (int64_t o = 0; o < p.outputs; ++o)
+    for (int64_t o = 0; o < p.outputs; ++o) {
+      const float* w = p.w.rows(o * all, 0, 1, all).at;
+      for (int64_t b = 0; b < blocks.count; ++b) {
+        const int64_t first = blocks.first(b), width = blocks.width(b);
         for (int64_t t = 0; t < taps; ++t)
           for (int64_t c = 0; c < width; ++c)
-            to[place_of_weight(o, taps * first + t * width + c)] =
-                p.w[o * all + (first + c) * taps + t];
+            to[place_of_weight(o, taps * first + t * width + c)] = w[(first + c) * taps + t];
+      }
     }
     if (by_pixel)  // channels that the last panel has too many
       for (int64_t o = p.outputs; o < groups * k.panel; ++o)

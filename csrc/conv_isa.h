@@ -329,6 +329,8 @@ void columns_out(const float* c, int64_t rows, int wide, float* out, const float
   }
 }
 
-const ConvKernels kTable = {ACCEL_ISA_NAME, kLanes,   kPanel,   kRows,      micro,
-                            micro_steps,    dots,     turn,     pack,       expand,
-                            tile_in,        tile_out, rows_out, columns_out};
+#include "conv_widen.h"
+
+const ConvKernels kTable = {ACCEL_ISA_NAME, kLanes,   kPanel,   kRows,       micro,
+                            micro_steps,    dots,     turn,     pack,        expand,
+                            tile_in,        tile_out, rows_out, columns_out, widen};

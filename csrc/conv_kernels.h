@@ -12,6 +12,9 @@ struct Finish {
   float slope;            // 1: no activation; 0: ReLU; between: leaky ReLU
 };
 
+// Numbers of 16 bits that stand for float32.
+enum class Half { kFloat16, kBfloat16 };
+
 // How far, in bytes, the next term of a sum lies from this one.
 struct ConvStep {
   int64_t a, b;
@@ -62,6 +65,10 @@ struct ConvKernels {
   // The same where a row is one output channel's and the panel holds `wide` of its pixels.
   void (*columns_out)(const float* c, int64_t rows, int wide, float* out, const float* residual,
                       int64_t out_step, const float* bias, float slope);
+  // rows of `count` numbers, in_step apart -> float32, side by side. What follows each row is
+  // fetched, for it is what comes next.
+  void (*widen)(const uint16_t* in, Half kind, int64_t in_step, int64_t rows, int64_t count,
+                float* out);
 };
 
 const ConvKernels* conv_plain();

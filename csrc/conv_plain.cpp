@@ -1,4 +1,6 @@
 // The convolutions' kernels in plain C++, for every other processor and compiler.
+#include <cstring>
+
 #include "conv_kernels.h"
 
 #define ACCEL_ISA_NAME "plain"

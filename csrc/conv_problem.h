@@ -31,7 +31,7 @@ struct Scratch {
 };
 // Used by the thread that calls / by every thread of the team.
 thread_local Scratch shared_scratch, packed_scratch, turned_in, turned_out, turned_residual,
-    own_scratch;
+    own_scratch, wide_scratch;
 
 // Input channels in equal blocks; the last may be shorter. Follows from the weights alone.
 struct Blocks {
@@ -47,10 +47,35 @@ struct Blocks {
   int64_t padded_width(int64_t block) const { return std::min(size, padded - first(block)); }
 };
 
+// Rows of numbers, each a step from the one before.
+struct Rows {
+  const float* at;
+  int64_t step;
+};
+
+// Weights as they are kept: float32, or 16 bits, a part of which is widened where it is used, in
+// cache, so that memory is read for half as many bytes.
+struct Weights {
+  const float* floats;     // or null
+  const uint16_t* halves;  // then
+  Half kind;
+  const ConvKernels* k;
+
+  // `count` numbers each from `first` on. The thread's next call overwrites what was widened.
+  Rows rows(int64_t first, int64_t step, int64_t rows, int64_t count) const {
+    if (floats) return {floats + first, step};
+    float* wide = wide_scratch.get(rows * count);
+    k->widen(halves + first, kind, step, rows, count, wide);
+    return {wide, count};
+  }
+  float operator[](int64_t at) const { return rows(at, 0, 1, 1).at[0]; }
+};
+
 struct Problem {
-  const float *x, *w, *bias, *residual;  // x [N, H, W, C], w [O, C, kh, kw], residual like y
-  const float* packed;                   // w in the order that its form packs it to, or null
-  float* y;                              // [N, out_h, out_w, O]
+  const float *x, *bias, *residual;  // x [N, H, W, C], residual like y
+  Weights w;                         // [O, C, kh, kw]
+  const float* packed;               // w in the order that its form packs it to, or null
+  float* y;                          // [N, out_h, out_w, O]
   int64_t count, height, width, inputs, outputs, out_height, out_width;
   int kernel_h, kernel_w, stride, pad;
   int64_t bias_step;  // 0: one bias; O: one for each image
@@ -164,9 +189,10 @@ struct PlainSum {
 
   float at(Place at, int64_t output) const {
     float sum = 0;
-    const int64_t taps = int64_t(p.kernel_h) * p.kernel_w;
+    const int64_t taps = int64_t(p.kernel_h) * p.kernel_w, all = taps * p.inputs;
+    const float* weights = p.w.rows(output * all, 0, 1, all).at;
     window(at, [&](const float* pixel, int64_t tap) {
-      const float* w = p.w + output * p.inputs * taps + tap;
+      const float* w = weights + tap;
       for (int64_t i = 0; i < p.inputs; ++i) sum += pixel[i * step()] * w[i * taps];
     });
     return sum;

@@ -56,10 +56,12 @@ struct Product {
 
   void pack_panel(float* to, int64_t panel) const {
     const int outs = int(std::min<int64_t>(k.panel, p.outputs - panel * k.panel));
-    for (int64_t b = 0; b < blocks.count; ++b)
-      k.pack(p.w + (panel * k.panel * p.inputs + blocks.first(b)) * taps, p.inputs * taps, outs,
-             blocks.width(b), int(taps), to + taps * blocks.first(b) * k.panel,
+    for (int64_t b = 0; b < blocks.count; ++b) {
+      const Rows w = p.w.rows((panel * k.panel * p.inputs + blocks.first(b)) * taps,
+                              p.inputs * taps, outs, blocks.width(b) * taps);
+      k.pack(w.at, w.step, outs, blocks.width(b), int(taps), to + taps * blocks.first(b) * k.panel,
              blocks.padded_width(b));
+    }
   }
   int64_t packed_floats() const { return panels * panel_floats(); }
   void pack(float* to) const {
@@ -166,7 +168,8 @@ struct PlaneProduct {
     float *c = own, *rows = own + group * k.panel;
     const int64_t begin = at * group, some = std::min(group, p.outputs - begin);
     for (int64_t i = 0; i < some; ++i) {
-      float* end = std::copy_n(p.w + (begin + i) * p.inputs, p.inputs, rows + i * row_step());
+      const float* w = p.w.rows((begin + i) * p.inputs, 0, 1, p.inputs).at;
+      float* end = std::copy_n(w, p.inputs, rows + i * row_step());
       std::fill(end, rows + i * row_step() + blocks.padded, 0.0f);
     }
     for (int64_t i = 0; i < n; ++i) {

@@ -121,15 +121,20 @@ struct Split {
 
   void cut_weights(char* to, float* values, int64_t panel, int64_t first, int64_t last) const {
     const int outs = int(std::min<int64_t>(kTileWide, p.outputs - panel * kTileWide));
-    const float* w = p.w + panel * kTileWide * taps * p.inputs;
+    const int64_t apart = p.inputs * taps;
     for (int64_t chunk = first; chunk < last; ++chunk) {
       const int64_t from = chunk * kTileDepth, some = std::min(kTileDepth, p.inputs - from);
+      const int64_t at = panel * kTileWide * apart + from * taps;
       if (parts == 2 && some == kTileDepth && (taps == 1 || taps == 9)) {
-        t.cut_filters(w + from * taps, p.inputs * taps, outs, int(taps), to);
+        if (p.w.floats)
+          t.cut_filters(p.w.floats + at, apart, outs, int(taps), to);
+        else
+          t.cut_half_filters(p.w.halves + at, p.w.kind, apart, outs, int(taps), to);
         to += taps * weight_step();
         continue;
       }
-      k.pack(w + from * taps, p.inputs * taps, outs, some, int(taps), values, kTileDepth);
+      const Rows w = p.w.rows(at, apart, outs, some * taps);
+      k.pack(w.at, w.step, outs, some, int(taps), values, kTileDepth);
       for (int64_t tap = 0; tap < taps; ++tap, to += weight_step())
         t.cut_weights(values + tap * kTileDepth * kTileWide, some, parts, to);
     }

@@ -10,6 +10,8 @@
 
 #include <cstdint>
 
+#include "conv_kernels.h"
+
 namespace accel {
 
 constexpr int64_t kTileDepth = 32;   // input channels in a tile
@@ -49,6 +51,9 @@ struct TileKernels {
   // The same for weights [outs, kTileDepth, taps] as torch keeps them, in two parts, for all taps;
   // outs in_step apart, those that are missing zero. Only 1 and 9 taps.
   void (*cut_filters)(const float* w, int64_t in_step, int outs, int taps, char* to);
+  // The same for weights of 16 bits, which are widened in registers.
+  void (*cut_half_filters)(const uint16_t* w, Half kind, int64_t in_step, int outs, int taps,
+                           char* to);
   // sums[pixels, kTileWide] (+)= over all steps a[+ offsets[step]] * b[step]; the last `halves`
   // steps are of channels that `fits_half`. `wide`: output channels that count. `ahead`: memory
   // needed soon, `ahead_bytes` of it.

@@ -127,8 +127,9 @@ struct Winograd {
 
   void pack_taps(float* taps, int64_t panel, int64_t channel, int64_t real, int64_t padded) const {
     const int outs = int(std::min<int64_t>(k.panel, p.outputs - panel * k.panel));
-    k.pack(p.w + (panel * k.panel * p.inputs + channel) * 9, p.inputs * 9, outs, real, 9, taps,
-           padded);
+    const Rows w =
+        p.w.rows((panel * k.panel * p.inputs + channel) * 9, p.inputs * 9, outs, real * 9);
+    k.pack(w.at, w.step, outs, real, 9, taps, padded);
   }
 
   void expand(float* u, float* taps, int64_t panel, int64_t block) const {

@@ -13,15 +13,16 @@ from torch import Tensor
 
 from accel.kernels import _native
 from accel.kernels._layout import layout_of
-from accel.kernels._op import LIBRARY, Op
+from accel.kernels._op import FORCED, LIBRARY, Op
 
+HALVES = (torch.float16, torch.bfloat16)
 FLOPS_A_THREAD = 4e6  # less work is not worth waking a thread for
 READING = 16  # pixels, whose products take no longer than to bring and pack the weights
 
 
 def conv2d(
     x: Tensor,  # [B, C, H, W] contiguous or channels-last
-    weight: Tensor,  # [O, C / groups, kh, kw]
+    weight: Tensor,  # [O, C / groups, kh, kw] of x's dtype, or 16 bits beside float32
     bias: Tensor | None = None,  # [O], or [B, O]: one for each image
     stride: int = 1,
     padding: int = 0,  # zeros on each side
@@ -33,7 +34,8 @@ def conv2d(
     """Convolve, add bias and residual, and apply a (leaky) ReLU.
 
     The result's bytes do not depend on the batch around an image, the number of threads, the
-    layout, or whether the weights were packed ahead.
+    layout, or whether the weights were packed ahead. Weights of 16 bits are widened where they are
+    used, in cache: the bytes are those of the same weights in float32.
     """
     if x.ndim != 4 or weight.ndim != 4:
         raise ValueError(f"conv2d: x and weight must be 4-D, got {_say(x)} and {_say(weight)}")
@@ -61,20 +63,20 @@ def conv2d(
 
 
 def pack(
-    weight: Tensor,  # [O, C, kh, kw] float32
+    weight: Tensor,  # [O, C, kh, kw] float32, float16 or bfloat16
     stride: int = 1,
 ) -> Tensor | None:  # [n] in an order of this processor's
     """Return a copy of the weights in the order in which `conv2d` reads them, to give it again.
 
     Without it every call packs them, a block at a time, in cache. The copy takes the memory of the
-    weights, up to four times that where they are few. It is not to be kept beyond the process, and
-    void once the weights change. None where nothing is gained by it.
+    weights in float32, up to four times that where they are few. It is not to be kept beyond the
+    process, and void once the weights change. None where nothing is gained by it.
     """
     if weight.ndim != 4 or stride < 1:
         raise ValueError(
             f"pack: weight must be 4-D and stride at least 1, got {_say(weight)} and {stride}"
         )
-    if 0 in weight.shape or _why_not(weight, weight, None, None, stride, 0, 1, 1.0):
+    if 0 in weight.shape or _why_not_weight(weight) or _native.why_not(weight):
         return None
     weight = weight.detach().contiguous()
     floats = _native.module.conv_packed_floats(weight, stride)
@@ -87,7 +89,7 @@ def pack(
 
 def linear(
     x: Tensor,  # [..., K]
-    weight: Tensor,  # [N, K]
+    weight: Tensor,  # [N, K] of x's dtype, or 16 bits beside float32
     bias: Tensor | None = None,  # [N]
     residual: Tensor | None = None,  # [..., N]; added to the result
     packed: Tensor | None = None,  # what `pack` made of weight[:, :, None, None]
@@ -97,7 +99,7 @@ def linear(
         raise ValueError(f"linear: x must be [..., K] for a [N, K], got {_say(x)}, {_say(weight)}")
     rows, outputs = x.numel() // max(x.shape[-1], 1), weight.shape[0]
     if weight.shape[1] == 0 or x.numel() == 0:
-        out = F.linear(x, weight, bias)
+        out = F.linear(x, wide(weight, x), bias)
         return out if residual is None else out + residual
     # One picture of `rows` pixels, channels last.
     as_picture = x.reshape(1, rows, 1, -1).permute(0, 3, 1, 2)
@@ -109,6 +111,16 @@ def linear(
         residual = residual.reshape(1, rows, 1, outputs).permute(0, 3, 1, 2)
     out = op(as_picture, weight[:, :, None, None], bias, residual, 1, 0, 1, 1.0, packed)
     return out.permute(0, 2, 3, 1).reshape(*x.shape[:-1], outputs)
+
+
+def reads_halves() -> bool:
+    """Whether this process reads weights of 16 bits as they are; else each call widens them all."""
+    return FORCED in ("", "native") and not _native.why_not()
+
+
+def wide(weight: Tensor, x: Tensor) -> Tensor:
+    """The weight as torch's operators want it: beside a float32 x one of 16 bits is widened."""
+    return weight.to(x.dtype) if weight.dtype in HALVES and x.dtype == torch.float32 else weight
 
 
 def _say(tensor: Tensor) -> str:
@@ -125,7 +137,7 @@ def _shape(x, weight, stride, padding) -> tuple[int, int, int, int]:
 
 def _reference(x, weight, bias, residual, stride, padding, groups, slope, packed=None):
     each = bias is not None and bias.ndim == 2
-    out = F.conv2d(x, weight, None if each else bias, stride, padding, 1, groups)
+    out = F.conv2d(x, wide(weight, x), None if each else bias, stride, padding, 1, groups)
     if each:
         out = out + bias[:, :, None, None]
     if residual is not None:
@@ -150,13 +162,19 @@ op = Op(
 
 
 def _why_not(x, weight, bias, residual, stride, padding, groups, slope, packed=None) -> str:
-    given = [t for t in (x, weight, bias, residual) if t is not None]
+    given = [t for t in (x, bias, residual) if t is not None]
     for tensor in given:
         if tensor.dtype != torch.float32:
             return f"needs float32, got {tensor.dtype}"
     if groups != 1:
         return f"has one group, got {groups}"
-    return _native.why_not(*given)
+    return _why_not_weight(weight) or _native.why_not(weight, *given)
+
+
+def _why_not_weight(weight) -> str:
+    if weight.dtype == torch.float32 or weight.dtype in HALVES:
+        return ""
+    return f"needs weights of float32, float16 or bfloat16, got {weight.dtype}"
 
 
 def _native_run(x, weight, bias, residual, stride, padding, groups, slope, packed=None):
@@ -215,7 +233,7 @@ def _backward(ctx, grad):
     if wants_x:
         grad_x = _grad_input(grad, x, weight, stride, padding, groups)
     if wants_weight:
-        grad_weight = _torch_backward(grad, x, weight, stride, padding, groups, 1)
+        grad_weight = _torch_backward(grad, x, weight, stride, padding, groups, 1).to(weight.dtype)
     if wants_bias:
         grad_bias = grad.sum((0, 2, 3) if ctx.bias_dims == 1 else (2, 3))
     return (grad_x, grad_weight, grad_bias, grad if wants_residual else None, *[None] * 5)
@@ -233,6 +251,7 @@ def _grad_input(grad, x, weight, stride, padding, groups):
 
 def _torch_backward(grad, x, weight, stride, padding, groups, which):
     mask = [i == which for i in range(3)]
+    weight = wide(weight, x)
     return torch.ops.aten.convolution_backward(
         grad, x, weight, None, [stride] * 2, [padding] * 2, [1, 1], False, [0, 0], groups, mask
     )[which]

@@ -22,6 +22,7 @@ from accel.core import ConfigError
 from accel.models.load import Loaded
 from accel.nn.adapter import Adapter
 from accel.nn.control import ControlNet
+from accel.nn.conv import computing_dtype, widened
 from accel.nn.plain import PlainOps
 from accel.nn.text import TextTower
 from accel.nn.tiny_vae import TinyDecoder, TinyEncoder
@@ -180,7 +181,7 @@ def export_adapter(network: Adapter, path: Path) -> Path:
     """image [B, C, H, W] in 0..1 -> feature_0..., from the largest to the smallest."""
     config = network.config
     side = config.factor << len(config.channels)
-    image = torch.zeros(2, config.in_channels, side, side, dtype=dtype_of(network))
+    image = torch.zeros(2, config.in_channels, side, side, dtype=computing_dtype(network))
     names = [f"feature_{i}" for i in range(len(config.channels))]
     axes: dict[str, Mapping[int, str]] = {"image": picture_axes("image")}
     for i, name in enumerate(names):
@@ -194,7 +195,7 @@ def export_adapter(network: Adapter, path: Path) -> Path:
 def trunk_inputs(
     config: UnetConfig, network: nn.Module
 ) -> tuple[list[Tensor], list[str], dict[str, Mapping[int, str]]]:
-    dtype = dtype_of(network)
+    dtype = computing_dtype(network)
     side = 4 << (len(config.channel_mult) - 1)
     inputs = [
         torch.zeros(2, config.in_channels, side, side, dtype=dtype),
@@ -234,17 +235,13 @@ def one_to_one(
     name: str,
     result: str,
 ) -> Path:
-    x = torch.zeros(2, *shape, dtype=dtype_of(network))
+    x = torch.zeros(2, *shape, dtype=computing_dtype(network))
     axes = {name: picture_axes(name), result: picture_axes(result)}
     return write(graph, (x,), path, [name], [result], axes)
 
 
 def picture_axes(name: str) -> dict[int, str]:
     return {0: "batch", 2: f"{name}_height", 3: f"{name}_width"}
-
-
-def dtype_of(network: nn.Module) -> torch.dtype:
-    return next(network.parameters()).dtype
 
 
 @torch.no_grad()
@@ -259,7 +256,7 @@ def write(
     """Trace and write; the inputs only tell kinds and ranks."""
     path.parent.mkdir(parents=True, exist_ok=True)
     device = next(graph.parameters()).device
-    with warnings.catch_warnings(), PlainOps():
+    with warnings.catch_warnings(), PlainOps(), widened(graph):
         # Checks of shapes are traced as they came out here: that is meant, they are no part of the
         # arithmetic. The exporter by tracing is the one that needs no further package.
         warnings.simplefilter("ignore", torch.jit.TracerWarning)  # type: ignore[attr-defined]

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from accel.core import InputError
 from accel.models.diffusers_names import open_clip_module, unet_module
 from accel.models.stable_diffusion import StableDiffusion
+from accel.nn.conv import computing_dtype
 from accel.weights.lora import Adapter, bias_change, merged
 
 NAMED = 3  # modules that an error spells out
@@ -152,10 +153,10 @@ class LoraSet:
                         bias = target.view(current(target.bias))
                         bias += strength * change
         self.clear()
+        dtype = computing_dtype(self.model)  # weights may be kept in fewer bits
         for name, tensor in fresh.items():
-            old = self.model.get_parameter(name)
-            self._kept[name] = old
-            self._replace(name, nn.Parameter(tensor.to(old.dtype), requires_grad=False))
+            self._kept[name] = self.model.get_parameter(name)
+            self._replace(name, nn.Parameter(tensor.to(dtype), requires_grad=False))
 
     def clear(self) -> None:
         for name, parameter in self._kept.items():

@@ -5,19 +5,24 @@ a kernel does not apply (another dtype, device, dilation), torch computes.
 
 Weights that do not change are packed once, into the order in which the kernel reads them, and kept
 beside the parameters: see `Packing` for when, and `choose_packing` for large networks.
+
+A network that computes in float32 may keep these layers' weights in 16 bits, mapped to their file:
+see `kept_in_halves`. Results are the same bytes.
 """
 
 from __future__ import annotations
 
 import weakref
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from accel.kernels.conv2d import conv2d, linear, pack
+from accel.kernels.conv2d import HALVES, conv2d, linear, pack, reads_halves, wide
 
-PACKED_BYTES = 64 << 20  # weights of a network up to which it keeps them packed as well
+PACKED_BYTES = 64 << 20  # of float32: weights of a network up to which it keeps them packed too
 
 
 class Packing:
@@ -64,7 +69,7 @@ def _lasts(weight: Tensor) -> bool:
         and not torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
         and type(weight) in (nn.Parameter, Tensor)
         and weight.device.type == "cpu"
-        and weight.dtype == torch.float32
+        and (weight.dtype == torch.float32 or weight.dtype in HALVES)
         and not weight.is_inference()
     )
 
@@ -76,14 +81,57 @@ def choose_packing(network: nn.Module, most_bytes: int = PACKED_BYTES) -> bool:
     Returns the choice.
     """
     layers = [one for one in network.modules() if isinstance(one, (Conv2d, Linear))]
-    keeps = sum(layer.weight.nbytes for layer in layers) <= most_bytes
+    keeps = sum(4 * layer.weight.numel() for layer in layers) <= most_bytes
     for layer in layers:
         layer.keeps_packed = keeps
     return keeps
 
 
+def kept_in_halves(network: nn.Module) -> set[str]:
+    """Names of the parameters that may have 16 bits where the network computes in float32.
+
+    They are given to our kernels alone, which widen what they need in cache: a module names its own
+    in `may_be_halves`.
+    """
+    return {
+        f"{path}.{name}" if path else name
+        for path, module in network.named_modules()
+        for name in getattr(module, "may_be_halves", ())
+    }
+
+
+def may_stay(dtype: torch.dtype, device: torch.device) -> bool:
+    """Whether layers' weights of 16 bits need not be widened for computing in `dtype`."""
+    return dtype == torch.float32 and device.type == "cpu" and reads_halves()
+
+
+def computing_dtype(network: nn.Module) -> torch.dtype:
+    """What a network computes in: the widest of its parameters' types."""
+    return max((one.dtype for one in network.parameters()), key=lambda dtype: dtype.itemsize)
+
+
+@contextmanager
+def widened(network: nn.Module) -> Iterator[None]:
+    """While the block runs, all weights have the type that the network computes in."""
+    dtype, before = computing_dtype(network), {}
+    for name in kept_in_halves(network):
+        path, _, last = name.rpartition(".")
+        module = network.get_submodule(path)
+        old = getattr(module, last)
+        if old.dtype != dtype:
+            before[module, last] = old
+            setattr(module, last, nn.Parameter(old.detach().to(dtype), old.requires_grad))
+    try:
+        yield
+    finally:
+        for (module, last), old in before.items():
+            setattr(module, last, old)
+
+
 class Conv2d(Packing, nn.Conv2d):
     """torch.nn.Conv2d with what follows it fused in."""
+
+    may_be_halves = ("weight",)
 
     def forward(  # type: ignore[override]
         self,
@@ -113,7 +161,7 @@ class Conv2d(Packing, nn.Conv2d):
     def _general(
         self, x: Tensor, bias: Tensor | None, residual: Tensor | None, slope: float
     ) -> Tensor:
-        out = super().forward(x)
+        out = self._conv_forward(x, wide(self.weight, x), self.bias)
         if bias is not None:
             out = out + bias[:, :, None, None]
         if residual is not None:
@@ -123,6 +171,8 @@ class Conv2d(Packing, nn.Conv2d):
 
 class Linear(Packing, nn.Linear):
     """torch.nn.Linear that can add a residual."""
+
+    may_be_halves = ("weight",)
 
     def forward(  # type: ignore[override]
         self,

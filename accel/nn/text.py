@@ -262,6 +262,8 @@ class OpenClipMlp(nn.Module):
 class OpenClipAttention(nn.Module):
     """Query, key and value rows in one matrix, as torch's own attention layer keeps them."""
 
+    may_be_halves = ("in_proj_weight",)
+
     def __init__(self, width: int, heads: int):
         super().__init__()
         self.heads = heads

@@ -50,7 +50,7 @@ def exported(
             os.utime(place)
             return opened
     shutil.rmtree(place, ignore_errors=True)
-    size = sum(p.numel() * p.element_size() for p in loaded.model.parameters())
+    size = sum(p.numel() for p in loaded.model.parameters()) * dtype.itemsize
     if size > most:
         return _made_for_once(loaded, device)
     try:

@@ -15,29 +15,30 @@ from accel.models import stable_diffusion as sd
 from tests.models.small import file_tensors
 
 BLOCK = 1 << 22  # numbers in memory at a time
+KINDS = {"F32": np.float32, "F16": np.float16}  # safetensors' names
 
 
-def write_full_size(path: Path, name: str = "sd1") -> None:
+def write_full_size(path: Path, name: str = "sd1", kind: str = "F32") -> None:
     """A checkpoint in one file, under the published names."""
     config = sd.config_of(name)
     with torch.device("meta"):
         model = sd.build(config)
-    write_random(path, {name: tuple(t.shape) for name, t in file_tensors(model).items()})
+    write_random(path, {name: tuple(t.shape) for name, t in file_tensors(model).items()}, kind)
 
 
-def write_random(path: Path, shapes: Mapping[str, tuple[int, ...]]) -> None:
-    """Safetensors in float32, each tensor drawn by its own name's seed and streamed out."""
+def write_random(path: Path, shapes: Mapping[str, tuple[int, ...]], kind: str = "F32") -> None:
+    """Safetensors of one of KINDS, each tensor drawn by its own name's seed and streamed out."""
     header, end = {}, 0
     for name, shape in shapes.items():
-        begin, end = end, end + 4 * math.prod(shape)
-        header[name] = {"dtype": "F32", "shape": list(shape), "data_offsets": [begin, end]}
+        begin, end = end, end + np.dtype(KINDS[kind]).itemsize * math.prod(shape)
+        header[name] = {"dtype": kind, "shape": list(shape), "data_offsets": [begin, end]}
     text = json.dumps(header).encode()
     text += b" " * (-len(text) % 8)
     with path.open("wb") as file:
         file.write(len(text).to_bytes(8, "little") + text)
         for name, shape in shapes.items():
             for part in drawn(name, shape):
-                file.write(part.tobytes())
+                file.write(part.astype(KINDS[kind]).tobytes())
 
 
 def drawn(name: str, shape: tuple[int, ...]) -> Iterator[np.ndarray]:
