@@ -4,14 +4,16 @@
     python -m benchmarks.pipelines.sd_peers WORK_FOLDER --memory
 
 WORK_FOLDER keeps the files that all read: a checkpoint of random weights (4 GB), its networks as
-ONNX, and MNN's form of those; 12 GB of disk in all. Each engine runs in a process of its own,
-which loads its network from its file, as a program would, and answers one call at a time: two
-networks of several GB take turns fairly, and neither finds the other's memory or threads. Peers
-that are not installed are left out and named.
+ONNX, and MNN's form of those; 12 GB of disk in all, and 2 GB for a checkpoint in float16. Each
+engine runs in a process of its own, which loads its network from its file, as a program would, and
+answers one call at a time: two networks of several GB take turns fairly, and neither finds the
+other's memory or threads. Peers that are not installed are left out and named.
 
 What is reported for each: seconds from file to the end of the first call (an engine transforms or
 compiles weights there), the median of the calls after it, and the largest error against ours. With
-`--memory`: the process's largest resident set after a step and a decoding of 512 pixels.
+`--memory`: the process's largest resident set after a step and a decoding of 512 pixels, computed
+in float32 from the checkpoint in float32 and from one in float16, and the seconds from the file to
+the end of the step.
 """
 
 from __future__ import annotations
@@ -55,6 +57,7 @@ TITLES = {
     "mnn": "MNN",
 }
 ROUNDS = 3
+CHECKPOINTS = {"F32": "sd1.safetensors", "F16": "sd1_float16.safetensors"}
 
 
 @dataclass(frozen=True)
@@ -149,13 +152,16 @@ def diffusers(work: Path, key: str, given: Inputs, threads: int) -> Call:
     return lambda: unet(*given.values()).sample
 
 
-def diffusers_networks(work: Path) -> tuple[Any, Any]:
-    """UNet and autoencoder as diffusers builds them, on the checkpoint's mapped weights."""
+def diffusers_networks(work: Path, kind: str = "F32") -> tuple[Any, Any]:
+    """UNet and autoencoder as diffusers builds them, on the checkpoint's mapped weights.
+
+    Its layers compute in the type of their weights: those of float16 are widened.
+    """
     library = importlib.import_module("diffusers")
     from accel.models import diffusers_names as names
     from accel.models.load import load
 
-    loaded = load(work / "sd1.safetensors").model
+    loaded = load(work / CHECKPOINTS[kind]).model
     with torch.device("meta"):
         unet = library.UNet2DConditionModel(
             cross_attention_dim=768,
@@ -177,9 +183,9 @@ def diffusers_networks(work: Path) -> tuple[Any, Any]:
         wanted = theirs.state_dict()
         state = {}
         for key, value in ours.state_dict().items():
-            module, kind = key.rsplit(".", 1)
-            path = f"{name(module, config)}.{kind}"
-            state[path] = value.view(wanted[path].shape)  # 1x1 convolutions and linears
+            module, last = key.rsplit(".", 1)
+            path = f"{name(module, config)}.{last}"
+            state[path] = value.view(wanted[path].shape).float()  # 1x1 convolutions and linears
         theirs.load_state_dict(state, assign=True)
         theirs.eval().requires_grad_(False)
     return unet, vae
@@ -340,10 +346,10 @@ def apart_by(work: Path, peer: str, key: str, side: int) -> float:
 
 
 @torch.no_grad()
-def memory_worker(name: str, work: Path) -> None:
+def memory_worker(name: str, work: Path, kind: str) -> None:
     """A step and a decoding of 512 pixels; the largest resident set, files' pages included.
 
-    Both have their weights mapped to one file, so that only what is used counts.
+    Weights that are computed with as they are lie mapped to the file: only what is used counts.
     """
     from accel.pipelines.run_report import peak_memory_mb
 
@@ -354,26 +360,41 @@ def memory_worker(name: str, work: Path) -> None:
         from accel import load
         from accel.models.stable_diffusion import Conditioning
 
-        model = load(work / "sd1.safetensors")
+        began = time.perf_counter()
+        model = load(work / CHECKPOINTS[kind])
         model.denoise(x, t, Conditioning(context, None))
+        first = time.perf_counter() - began
         model.decode(latent)
     else:
-        unet, vae = diffusers_networks(work)
+        began = time.perf_counter()
+        unet, vae = diffusers_networks(work, kind)
         _ = unet(x, t, context).sample
+        first = time.perf_counter() - began
         _ = vae.decode(latent).sample
-    print("READY " + json.dumps(peak_memory_mb()), flush=True)
+    print("READY " + json.dumps([peak_memory_mb(), first]), flush=True)
 
 
 def memory(work: Path) -> list[dict]:
     rows: list[dict] = []
-    for name in ("accel", "diffusers"):
-        command = [sys.executable, "-m", "benchmarks.pipelines.sd_peers", str(work)]
-        done = subprocess.run(
-            [*command, "--memory", "--worker", name], capture_output=True, text=True, check=True
-        )
-        line = next(x for x in done.stdout.splitlines() if x.startswith("READY "))
-        rows.append({"implementation": name, "peak_mb": round(float(line.split()[1]))})
-        print(f"  512 px, a step and a decoding: {rows[-1]}", flush=True)
+    half = work / CHECKPOINTS["F16"]
+    if not half.exists():
+        from tests.pipelines.generate.full_size import write_full_size
+
+        write_full_size(half, kind="F16")
+    for kind in CHECKPOINTS:
+        for name in ("accel", "diffusers"):
+            if NEEDS[name] and not importlib.util.find_spec(name):
+                continue
+            command = [sys.executable, "-m", "benchmarks.pipelines.sd_peers", str(work)]
+            done = subprocess.run(
+                [*command, "--memory", "--worker", name, "--weights", kind],
+                capture_output=True, text=True, check=True,
+            )  # fmt: skip
+            line = next(x for x in done.stdout.splitlines() if x.startswith("READY "))
+            peak, first = json.loads(line.removeprefix("READY "))
+            row = {"implementation": name, "weights": kind}
+            rows.append(row | {"peak_mb": round(peak), "file_to_step_s": round(first, 1)})
+            print(f"  512 px, a step and a decoding: {rows[-1]}", flush=True)
     return rows
 
 
@@ -386,9 +407,10 @@ def main() -> None:
     parser.add_argument("--threads", nargs="*", type=int, default=[1, 2])
     parser.add_argument("--memory", action="store_true")
     parser.add_argument("--worker", choices=list(NEEDS), help=argparse.SUPPRESS)
+    parser.add_argument("--weights", choices=list(CHECKPOINTS), help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.worker and args.memory:
-        return memory_worker(args.worker, args.work)
+        return memory_worker(args.worker, args.work, args.weights)
     if args.worker:
         return worker(args.worker, args.work, args.network, args.sides[0], args.threads[0])
     missing = [p for p in args.peers if NEEDS[p] and not importlib.util.find_spec(NEEDS[p])]
