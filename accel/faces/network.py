@@ -17,6 +17,7 @@ from accel.nn.onnx.load import plan_of, samples
 from accel.nn.onnx.native import Runner
 from accel.nn.onnx.ops import Unsupported
 from accel.weights import onnx_graph
+from accel.weights.assets import is_shipped
 from accel.weights.onnx import Network, open_onnx
 
 Array = NDArray[Any]
@@ -30,9 +31,8 @@ def open_network(source: Path, *, device: str = "cpu", threads: int = 1) -> Netw
     """
     if choose_device(device).type == "cpu":
         name = str(source)
-        model = onnx_graph.parse(
-            read_file(source, onnx_graph.MAX_FILE_BYTES, "an ONNX model"), name
-        )
+        data = read_file(source, onnx_graph.MAX_FILE_BYTES, "an ONNX model")
+        model = (onnx_graph.parse_shipped if is_shipped(source) else onnx_graph.parse)(data, name)
         onnx_graph.tidy(model)
         onnx_graph.fold_storage(model)
         try:

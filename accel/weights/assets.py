@@ -25,6 +25,13 @@ def asset(name: str) -> Path:
     return _folder() / name
 
 
+def is_shipped(source: object) -> bool:
+    """Whether this is the path of an embedded file, which is what was shipped: no stranger's."""
+    if not isinstance(source, Path) or source.parent != _folder():
+        return False
+    return not _fault(source.name)
+
+
 def manifest() -> dict[str, dict[str, Any]]:
     """What is embedded: by name, its bytes, sha256, licence and origin."""
     rows = json.loads((_folder() / MANIFEST).read_text(encoding="utf-8"))["files"]

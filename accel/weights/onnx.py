@@ -17,6 +17,7 @@ from onnxruntime.capi import onnxruntime_pybind11_state as ort_state
 
 from accel.core import ConfigError, InputError, choose_device
 from accel.weights import onnx_graph
+from accel.weights.assets import is_shipped
 from accel.weights.onnx_binding import (
     Binding,
     batch_profiles,
@@ -100,18 +101,20 @@ def open_onnx(
     if threads < 1:
         raise ConfigError(f"threads must be at least 1, got {threads}")
     data = source if isinstance(source, bytes) else onnx_graph.read_model(Path(source))
-    model = onnx_graph.parse(data, name)
+    shipped = is_shipped(source)  # what strangers' graphs may do is not looked for in our own
+    model = (onnx_graph.parse_shipped if shipped else onnx_graph.parse)(data, name)
     onnx_graph.tidy(model)
     if fold:
         onnx_graph.fold_storage(model)
     fixed = model.SerializeToString()
-    where, sizes, made = _Place(device, tensorrt), _sizes(model), Sizes(model, name)
+    where, sizes = _Place(device, tensorrt), _sizes(model)
+    made = None if shipped else Sizes(model, name)
     if dynamic_batch and onnx_graph.free_batch(model):
         try:
             session = _session(model.SerializeToString(), where, threads, name, _sizes(model))
-            return Network(
-                session, name, Sizes(model, name), verified=False, binding=where.binding(session)
-            )
+            if made is not None:
+                made = Sizes(model, name)
+            return Network(session, name, made, verified=False, binding=where.binding(session))
         except InputError:  # the rewrite did not fit this graph; one at a time always does
             pass
     session = _session(fixed, where, threads, name, sizes)
@@ -206,7 +209,7 @@ class Network:
         self,
         session: onnxruntime.InferenceSession,
         name: str,
-        made: Sizes,  # of what its operators make
+        made: Sizes | None,  # of what its operators make; None: it needs no check
         *,
         verified: bool,
         binding: Binding | None = None,
@@ -257,7 +260,8 @@ class Network:
         """
         if self.binding is None:
             raise ConfigError(f"{self.name}: must be opened on a CUDA device to run there")
-        self._made.check_once({name: tensor.shape for name, tensor in named.items()})
+        if self._made is not None:
+            self._made.check_once({name: tensor.shape for name, tensor in named.items()})
         count = max((named[n].shape[0] for n in self._per_item), default=1)
         if count == 1 or (self.batched and (self._verified or self._verify(self._host(named)))):
             return self.binding(named)
@@ -314,7 +318,8 @@ class Network:
             raise InputError(f"{self.name}: fails as it runs: {first_line(error)}") from None
 
     def _try_to_run(self, feed: dict[str, Array]) -> list[Array]:
-        self._made.check_once({name: array.shape for name, array in feed.items()})
+        if self._made is not None:
+            self._made.check_once({name: array.shape for name, array in feed.items()})
         results: list[Array] = self._session.run(None, feed)
         return results
 

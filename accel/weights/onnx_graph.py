@@ -103,6 +103,14 @@ def parse(data: bytes, name: str, beside: Path | None = None) -> ModelProto:
     return model
 
 
+def parse_shipped(data: bytes, name: str) -> ModelProto:
+    """Read a model that lies in the package, where nothing is to be refused."""
+    try:
+        return onnx.load_model_from_string(data)
+    except DecodeError:
+        raise InputError(f"{name}: must be an ONNX model, got {_looks_like(data)}") from None
+
+
 def _looks_like(data: bytes) -> str:
     head = data[:512]
     if head.startswith(b"version https://git-lfs"):
@@ -183,19 +191,20 @@ def fold_storage(model: ModelProto) -> int:
     if any(node.op_type in ("QuantizeLinear", "DynamicQuantizeLinear") for node in graph.node):
         return 0
     constants = {i.name: i for i in graph.initializer}
-    folded: list[NodeProto] = []
+    is_folded = []
     for node in graph.node:
         value = _folded(node, constants)
+        is_folded.append(value is not None)
         if value is None:
             continue
-        tensor = numpy_helper.from_array(value, node.output[0])
-        graph.initializer.append(tensor)
-        constants[node.output[0]] = graph.initializer[-1]
-        folded.append(node)
-    for node in folded:
-        graph.node.remove(node)
+        tensor = graph.initializer.add()  # in place: copies of weights take longer than folding
+        tensor.name, tensor.data_type = node.output[0], TensorProto.FLOAT
+        tensor.dims.extend(value.shape)
+        tensor.raw_data = value.astype("<f4", copy=False).tobytes()
+        constants[node.output[0]] = tensor
+    _keep(graph.node, [not one for one in is_folded])
     _drop_unused(graph)
-    return len(folded)
+    return sum(is_folded)
 
 
 def _folded(node: NodeProto, constants: dict[str, TensorProto]) -> Array | None:
@@ -212,24 +221,30 @@ def _folded(node: NodeProto, constants: dict[str, TensorProto]) -> Array | None:
     values, scale, *zero = (numpy_helper.to_array(constants[name]) for name in node.input if name)
     if values.dtype not in (np.uint8, np.int8, np.int32) or scale.dtype != np.float32:
         return None
-    centred = values.astype(np.int64)
+    # Differences of bytes are exact in float32; of larger numbers they are first taken as they are.
+    kind = np.int64 if values.dtype == np.int32 else np.float32
+    centred = values.astype(kind)
     shape = [1] * values.ndim
     if scale.size > 1:
         shape[attributes["axis"].i if "axis" in attributes else 1] = scale.size
     if zero:
-        centred = centred - zero[0].astype(np.int64).reshape(shape if zero[0].size > 1 else ())
-    weights: Array = centred.astype(np.float32) * scale.reshape(shape if scale.size > 1 else ())
+        centred -= zero[0].astype(kind).reshape(shape if zero[0].size > 1 else ())
+    weights: Array = centred.astype(np.float32, copy=False)
+    weights *= scale.reshape(shape if scale.size > 1 else ())
     return weights
 
 
 def _drop_unused(graph: GraphProto) -> None:
     used = {name for node in _nodes(graph) for name in node.input}
     used |= {o.name for o in graph.output}
-    kept = [i for i in graph.initializer if i.name in used]
-    if len(kept) < len(graph.initializer):
-        copies = [TensorProto.FromString(i.SerializeToString()) for i in kept]
-        del graph.initializer[:]
-        graph.initializer.extend(copies)
+    _keep(graph.initializer, [i.name in used for i in graph.initializer])
+
+
+def _keep(items: Any, wanted: list[bool]) -> None:
+    """Leave those of a message's items that are wanted, in order: none is copied or compared."""
+    asked = iter(wanted)
+    items.sort(key=lambda item: not next(asked))
+    del items[sum(wanted) :]
 
 
 def _nodes(graph: GraphProto) -> Iterator[NodeProto]:

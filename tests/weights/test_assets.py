@@ -52,3 +52,17 @@ def test_a_missing_file_is_refused(folder):
 def test_a_good_file_is_found(folder):
     (folder / "a.bin").write_bytes(b"abc")
     assert assets.asset("a.bin") == folder / "a.bin"
+
+
+def test_only_an_embedded_file_as_it_was_shipped_needs_no_check(folder, tmp_path_factory):
+    own = folder / "a.bin"
+    own.write_text("abc")
+    other = tmp_path_factory.mktemp("other") / "a.bin"
+    other.write_text("abc")
+    assert assets.is_shipped(own)
+    assert not assets.is_shipped(other)
+    assert not assets.is_shipped(folder / "b.bin")
+    assert not assets.is_shipped(b"abc")
+    assets._fault.cache_clear()
+    own.write_text("abd")
+    assert not assets.is_shipped(own)

@@ -10,6 +10,7 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 
 from accel.core import ConfigError, InputError
+from accel.weights import onnx as onnx_module
 from accel.weights import onnx_graph
 from accel.weights.assets import asset, manifest
 from accel.weights.onnx import open_onnx
@@ -34,6 +35,28 @@ def node(kind, inputs, output="y", **attributes):
 
 
 F = TensorProto.FLOAT
+
+
+def test_sizes_are_worked_out_for_files_of_others_alone(monkeypatch, tmp_path):
+    asked = []
+    sizes = onnx_module.Sizes
+    monkeypatch.setattr(onnx_module, "Sizes", lambda *args: asked.append(1) or sizes(*args))
+    monkeypatch.setattr(onnx_graph, "Sizes", lambda *args: asked.append(2) or sizes(*args))
+    own = asset("nsfw_mobilenet_v2_224.u8w.onnx")
+    copy = tmp_path / own.name
+    copy.write_bytes(own.read_bytes())
+    picture = np.random.default_rng(3).random((1, 224, 224, 3), np.float32)
+    (ours,) = open_onnx(own)(picture)
+    assert not asked
+    (others,) = open_onnx(copy)(picture)
+    assert set(asked) == {1, 2}
+    np.testing.assert_array_equal(ours, others)
+
+
+def test_kept_items_stay_in_order():
+    network = model([node("Relu", "x", f"y{k}") for k in range(5)], [("x", F, [1])], [])
+    onnx_graph._keep(network.graph.node, [True, False, True, False, True])
+    assert [one.output[0] for one in network.graph.node] == ["y0", "y2", "y4"]
 
 
 @pytest.mark.parametrize("name", EMBEDDED)
