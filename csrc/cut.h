@@ -61,6 +61,12 @@ struct CutReach {
 };
 
 inline CutReach cut_reach(const CutPlane& p, float u, float v, int count) {
+  const auto safe = [&](int x) {  // as the vector code rounds it
+    const float a = p.du * float(x) + u, b = p.dv * float(x) + v;
+    return a >= 0 && b >= 0 && a <= float(p.width - 1) && b <= float(p.height - 1);
+  };
+  const bool has_room = p.width >= 4 && p.height >= 2;
+  if (has_room && safe(0) && safe(count - 1)) return {0, 0, count, count};  // mostly
   // Two samples and a pixel more at both ends, for the rounding.
   double begin = 0, end = count - 1;
   cut_range(u + 2, p.du, p.width + 3, count, begin, end);
@@ -73,11 +79,7 @@ inline CutReach cut_reach(const CutPlane& p, float u, float v, int count) {
   cut_range(u, p.du, p.width - 1, count, begin, end);
   cut_range(v, p.dv, p.height - 1, count, begin, end);
   r.low = r.high = r.last;
-  if (p.width < 4 || p.height < 2 || !(begin <= end)) return r;
-  const auto safe = [&](int x) {  // as the vector code rounds it
-    const float a = p.du * float(x) + u, b = p.dv * float(x) + v;
-    return a >= 0 && b >= 0 && a <= float(p.width - 1) && b <= float(p.height - 1);
-  };
+  if (!has_room || !(begin <= end)) return r;
   int low = int(std::ceil(begin)), high = int(std::floor(end)) + 1;
   while (low < high && !safe(low)) ++low;
   while (high > low && !safe(high - 1)) --high;

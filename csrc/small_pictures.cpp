@@ -25,20 +25,41 @@ void check_plane(const char* who, const ConstArray& plane, bool wide_too) {
     throw std::invalid_argument(std::string(who) + ": plane must be [H, W] of codes, rows in one");
 }
 
+// Bilinear, from the upper of two rows of a plane and the place in it.
+inline float between(const uint8_t* at, int64_t row, float s, float t) {
+  const float upper = float(at[0]) * (1 - s) + float(at[1]) * s;
+  const float lower = float(at[row]) * (1 - s) + float(at[row + 1]) * s;
+  return (upper * (1 - t) + lower * t) / 255;
+}
+
 // Bilinear; what lies outside of the plane is 0.
 void patch(ConstArray plane, const std::vector<double>& back, Picture out) {
   check_plane("patch", plane, false);
   const int height = int(plane.shape(0)), width = int(plane.shape(1));
   if (back.size() != 6) throw std::invalid_argument("patch: back must be six numbers");
+  const double du = back[0], su = back[1], u0 = back[2], dv = back[3], sv = back[4], v0 = back[5];
   const uint8_t* codes = static_cast<const uint8_t*>(plane.data());
   const int64_t row = plane.stride(0);
+  const int side = int(out.shape(1));
   auto code = [&](int x, int y) {
     return x < 0 || y < 0 || x >= width || y >= height ? 0.0f : float(codes[y * row + x]);
   };
   float* to = out.data();
   for (int j = 0; j < int(out.shape(0)); ++j) {
-    for (int i = 0; i < int(out.shape(1)); ++i, ++to) {
-      const double u = back[0] * i + back[1] * j + back[2], v = back[3] * i + back[4] * j + back[5];
+    const auto inside = [&](int i) {
+      const double u = du * i + su * j + u0, v = dv * i + sv * j + v0;
+      return u >= 0 && v >= 0 && u < width - 1 && v < height - 1;
+    };
+    if (side > 0 && inside(0) && inside(side - 1)) {  // and with its ends all of the row: mostly
+      for (int i = 0; i < side; ++i) {
+        const double u = du * i + su * j + u0, v = dv * i + sv * j + v0;
+        const int x = int(u), y = int(v);
+        *to++ = between(codes + y * row + x, row, float(u - x), float(v - y));
+      }
+      continue;
+    }
+    for (int i = 0; i < side; ++i, ++to) {
+      const double u = du * i + su * j + u0, v = dv * i + sv * j + v0;
       *to = 0;
       if (!(u > -1 && v > -1 && u < width && v < height)) continue;  // NaN lies outside too
       const int x = int(std::floor(u)), y = int(std::floor(v));

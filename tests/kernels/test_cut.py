@@ -44,6 +44,8 @@ CASES = {
     "a corner of it far off": turned(1.4, 45, 60, -155),
     "one sample under all of it": turned(300, 3, -9000, -9000),
     "all outside": turned(1.0, 0, 5000, 0),
+    "enlarged, over two borders": turned(1.6, 5, -125, -85),
+    "enlarged, the other way round": turned(1.6, -170, 150, 140),
     "mirrored": tuple(m * [[-1], [1]] + [[0, 0, 70], [0, 0, 0]] for m in turned(1.2)),
 }
 
