@@ -10,9 +10,10 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import cv2
@@ -23,13 +24,16 @@ from accel.core import Cancel, ConfigError, InputError, Progress, read_file
 from accel.faces import mesh
 from accel.faces.align import Array
 from accel.faces.decode import decode
-from accel.faces.faceset import MAX_FACE_BYTES, FaceRecord, face_in
+from accel.faces.faceset import MAX_FACE_BYTES, FaceRecord, face_in, picture_shape
 
 THUMBNAIL_PX = 32
 YAW_BINS, YAW_LIMIT = 128, 1.2  # radians to either side
 PITCH_BINS = 12
 SHARPEST_SHARE = 10  # `final` looks at ten times as many sharp faces as it keeps
 DEFAULT_TARGET = 2000
+LARGE_PX = 2048  # a side; usual faces have 1024 at most, larger ones are measured in fewer pixels
+_REDUCED = ((1, cv2.IMREAD_COLOR), (2, cv2.IMREAD_REDUCED_COLOR_2),
+            (4, cv2.IMREAD_REDUCED_COLOR_4))  # fmt: skip
 Floats = npt.NDArray[np.float32]
 
 
@@ -66,19 +70,32 @@ class Ordered:
     trash: list[int]
 
 
-def measure(path: Path) -> Measured:
-    """Look at one aligned face. Raises InputError for a file that is none or is damaged."""
+def measure(path: Path, turn: AbstractContextManager[Any] | None = None) -> Measured:
+    """Look at one aligned face. Raises InputError for a file that is none or is damaged.
+
+    turn: held while a picture beyond LARGE_PX is looked at, of which one at a time is enough.
+    """
     data = read_file(path, MAX_FACE_BYTES, "an aligned face")
     record = face_in(data, str(path))
     if data[:2] == b"\xff\xd8" and b"\xff\xd9" not in data[-64:]:
         raise InputError(f"{path}: picture is damaged or cut short")
-    return measure_picture(path, record, decode(data, str(path)))
+    shrink, how = _how_to_read(data, path)
+    with nullcontext() if shrink == 1 or turn is None else turn:
+        return measure_picture(path, record, decode(data, str(path), how), shrink)
 
 
-def measure_picture(path: Path, record: FaceRecord, picture: npt.NDArray[np.uint8]) -> Measured:
-    """The same from a decoded picture, [H, W, 3] BGR."""
+def _how_to_read(data: bytes, path: Path) -> tuple[int, int]:
+    """By how much a picture is made smaller as it is decoded, and OpenCV's word for that."""
+    side = max(picture_shape(data, str(path))[:2])
+    return next((pair for pair in _REDUCED if side <= pair[0] * LARGE_PX), _REDUCED[-1])
+
+
+def measure_picture(
+    path: Path, record: FaceRecord, picture: npt.NDArray[np.uint8], shrink: int = 1
+) -> Measured:
+    """The same from a decoded picture, [H, W, 3] BGR, smaller by `shrink` than the face is."""
     hull = np.zeros(picture.shape[:2], np.uint8)
-    outline = cv2.convexHull(np.round(record.landmarks).astype(np.int32))
+    outline = cv2.convexHull(np.round(record.landmarks / shrink).astype(np.int32))
     cv2.fillConvexPoly(hull, outline, 1)
     inside = hull > 0 if hull.any() else np.ones_like(hull, bool)
     grey = cv2.cvtColor(picture, cv2.COLOR_BGR2GRAY).astype(np.float32)
@@ -96,7 +113,7 @@ def measure_picture(path: Path, record: FaceRecord, picture: npt.NDArray[np.uint
         source_area=_area(record),
         brightness=float(hsv[..., 2].mean()),
         hue=float(hsv[..., 0].mean()),
-        black=int((picture.max(2) == 0).sum()),
+        black=int((picture.max(2) == 0).sum()) * shrink**2,
         histogram=np.sqrt(histogram / picture[..., 0].size).astype(np.float32),
         thumbnail=(small.astype(np.float32) / 255).ravel(),
     )
@@ -115,10 +132,11 @@ def measure_all(
         if cancel:
             cancel.check()
         try:
-            return measure(path)
+            return measure(path, large)
         except InputError as error:
             return path, str(error)
 
+    large = Lock()
     good: list[Measured] = []
     bad: list[tuple[Path, str]] = []
     with ThreadPoolExecutor(threads or os.cpu_count()) as pool:
@@ -392,7 +410,8 @@ def contact_sheet(
     sheet = np.zeros((rows * px, columns * px, 3), np.uint8)
     for i, path in enumerate(chosen):
         with suppress(InputError):  # its place stays black
-            picture = decode(read_file(path, MAX_FACE_BYTES, "an aligned face"), str(path))
+            data = read_file(path, MAX_FACE_BYTES, "an aligned face")
+            picture = decode(data, str(path), _how_to_read(data, path)[1])
             y, x = i // columns * px, i % columns * px
             sheet[y : y + px, x : x + px] = cv2.resize(
                 picture, (px, px), interpolation=cv2.INTER_AREA

@@ -21,13 +21,15 @@ if TYPE_CHECKING:
     from accel.video.stills import FolderReader, ImageReader
 
 MAX_SIDE = 65535  # as in JPEG; kernels count on rows that are not endless
+FOUR_BYTES = ("gif", "apng")  # whose pixels take as much, where those of other films take 1.5
 
 
 @dataclass(frozen=True, kw_only=True)
 class Limits:
     """What a file may ask of the machine; anything above is refused.
 
-    max_pixels: of one frame; max_film_pixels: of a film's. max_picture_mb: of a still picture once
+    max_pixels: of one frame; max_film_pixels: of a film's, three eighths of that
+        in a GIF or an APNG, whose pixels are larger. max_picture_mb: of a still picture once
         decoded; decoding may take twice that. max_frames and max_duration_s: of one file.
     """
 
@@ -172,6 +174,8 @@ class Decoding:
         self.path = path
         self.notes: list[str] = []
         self._max_pixels = limits.film_pixels
+        if demuxer in FOUR_BYTES:
+            self._max_pixels = self._max_pixels * 3 // 8
         self._plain = planar if hwaccel is None else lambda picture: picture
         self.container = open_demuxer(path, demuxer, self._max_pixels, hwaccel)
         try:

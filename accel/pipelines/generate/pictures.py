@@ -15,9 +15,10 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from accel.core import ConfigError, InputError, open_file
-from accel.kernels import to_uint8
+from accel.kernels import crop, to_uint8
 from accel.video.picture_header import DAMAGED, check_picture_size, open_header
 from accel.video.read import DEFAULT_LIMITS
+from accel.video.stills import ImageReader
 
 HALVED_PX = 1 << 25  # of a file from which on it is halved
 ORIENTATION = 0x0112  # of EXIF
@@ -74,11 +75,13 @@ def open_picture(path: Path, *, whole: bool = False) -> Image.Image:
         halved = (size[0] // 2, size[1] // 2)
         is_large = not whole and size[0] * size[1] > HALVED_PX
         try:
-            if is_large:
-                picture.draft(picture.mode, halved)  # which JPEG alone knows
-            picture.load()
             upright: Image.Image = picture
-            if is_large and picture.size == size:
+            if is_large and picture.format == "WEBP" and picture.mode == "RGB":
+                upright = _halved_webp(path, picture, halved)
+            elif is_large:
+                picture.draft(picture.mode, halved)  # which JPEG alone knows
+            upright.load()
+            if upright is picture and is_large and picture.size == size:
                 turn = Image.Exif()
                 turn[ORIENTATION] = picture.getexif().get(ORIENTATION, 1)
                 upright = flattened(picture).reduce(2)
@@ -87,6 +90,22 @@ def open_picture(path: Path, *, whole: bool = False) -> Image.Image:
             return upright
         except DAMAGED as error:
             raise InputError(f"{path}: cannot be read as a picture: {error}") from error
+
+
+def _halved_webp(path: Path, picture: Image.Image, size: tuple[int, int]) -> Image.Image:
+    """Decoded as films are: Pillow's reader of animations holds such a picture four times."""
+    upright = Image.new("RGB", size)
+    with ImageReader(path) as reader:
+        planes = reader.frame(0).view()
+        for top in range(0, size[1], STRIP):
+            rows = min(STRIP, size[1] - top)
+            half = torch.tensor([[[0.5, 0, -0.25], [0, 0.5, -0.25 - top]]])
+            strip = crop(planes, half, (rows, size[0]), layout="NHWC")[0]
+            values = (strip.clamp(0, 1) * 255).round().to(torch.uint8).numpy()
+            upright.paste(Image.fromarray(values), (0, top))
+    if "exif" in picture.info:
+        upright.info["exif"] = picture.info["exif"]
+    return upright
 
 
 def check_picture(path: Path) -> None:

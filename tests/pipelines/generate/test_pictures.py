@@ -213,7 +213,8 @@ def test_transparent_pictures_lie_on_white(tmp_path):
 
 @pytest.mark.parametrize("orientation", [1, 6, 5])
 @pytest.mark.parametrize(("name", "mode"), [("a.jpg", "RGB"), ("a.jpg", "CMYK"), ("a.png", "P"),
-                                            ("a.png", "RGBA"), ("a.tif", "RGB")])  # fmt: skip
+                                            ("a.png", "RGBA"), ("a.tif", "RGB"),
+                                            ("a.webp", "RGB"), ("a.webp", "RGBA")])  # fmt: skip
 def test_a_huge_file_is_halved_as_it_is_read(monkeypatch, tmp_path, orientation, name, mode):
     monkeypatch.setattr(pictures, "HALVED_PX", 1000)
     exif = Image.Exif()
@@ -226,6 +227,16 @@ def test_a_huge_file_is_halved_as_it_is_read(monkeypatch, tmp_path, orientation,
     assert small.size == (whole.width // 2, whole.height // 2)
     wanted = np.asarray(whole.resize(small.size, Image.Resampling.BOX)).astype(int)
     assert abs(np.asarray(small) - wanted).mean() < 2
+
+
+def test_a_huge_webp_is_no_animation_to_decode(monkeypatch, tmp_path):
+    """Pillow's reader of animations takes four times a picture's memory."""
+    monkeypatch.setattr(pictures, "HALVED_PX", 1000)
+    Image.new("RGB", (64, 48), (10, 200, 30)).save(tmp_path / "a.webp", lossless=True)
+    monkeypatch.setattr("PIL.WebPImagePlugin.WebPImageFile.load", None)
+    small = read_picture(tmp_path / "a.webp")
+    assert small.size == (32, 24)
+    assert np.abs(np.asarray(small).astype(int) - [10, 200, 30]).max() <= 2
 
 
 def test_a_huge_picture_keeps_no_size_of_its_own(nano, monkeypatch, tmp_path):
