@@ -278,7 +278,7 @@ def _run_unpack(args: argparse.Namespace) -> None:
             args.workspace, args.side, keep=args.keep, progress=progress, cancel=cancel
         )
     )
-    deliver(report, args.json, f"{report['folder']}: {report['faces']} faces")
+    deliver(report, args.json, _with_notes(f"{report['folder']}: {report['faces']} faces", report))
 
 
 # --- encode --------------------------------------------------------------------------------------

@@ -14,6 +14,8 @@ from accel.pipelines.dfl.made import made_in, remember
 from accel.pipelines.dfl.workspace import Workspace, open_workspace
 from accel.pipelines.run_report import end_of_report
 
+TAIL = 4096  # bytes in which a picture's end is looked for
+
 
 def pack_faces(
     place: Workspace | Path | str,
@@ -57,8 +59,8 @@ def unpack_faces(
     """Write the faces of `aligned/faceset.pak` beside it, then remove the pak unless `keep`.
 
     It goes on where a killed run stopped, and undoes a `pack` that was killed while it removed
-    pictures. Raises InputError for a pak that is damaged or lies about its lengths; nothing is left
-    then.
+    pictures. A pak with faces that are cut short stays, and a note names one of them. Raises
+    InputError for a pak that is damaged otherwise or lies about its lengths; nothing is left then.
     """
     workspace = open_workspace(place)
     folder = workspace.need_faces(side)
@@ -72,7 +74,8 @@ def unpack_faces(
         if was_made:
             for parent in {path.parent for path in paths}:
                 remember(parent, [path.name for path in paths if path.parent == parent])
-        if not keep:
+        torn = [path.name for path in paths if not _is_whole(path)]
+        if not keep and not torn:
             pak.unlink()
     return {
         "command": "dfl unpack",
@@ -80,7 +83,9 @@ def unpack_faces(
         "side": side,
         "folder": str(folder),
         "faces": len(paths),
-        "notes": [],
+        "notes": [f"{pak}: {len(torn)} faces in it are cut short, such as {torn[0]}; it is kept"]
+        if torn
+        else [],
         **end_of_report(started),
     }
 
@@ -129,6 +134,15 @@ def _check_earlier(folder: Path) -> None:
             f"{pak}: holds {len(lost)} faces that no picture beside it is, such as {lost[0]};"
             " unpack it first, so that all are packed together"
         )
+
+
+def _is_whole(path: Path) -> bool:
+    """Whether a picture ends as its kind does; some have bytes behind their end."""
+    with path.open("rb") as file:
+        begin = file.read(2)
+        file.seek(max(0, path.stat().st_size - TAIL))
+        end = file.read(TAIL)
+    return (begin == b"\xff\xd8" and b"\xff\xd9" in end) or (begin == b"\x89P" and b"IEND" in end)
 
 
 def _made_of(paths: list[Path]) -> set[Path]:

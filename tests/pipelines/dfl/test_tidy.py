@@ -222,6 +222,17 @@ def test_faces_that_only_a_pak_holds_are_not_packed_away(faces):
     assert pack_faces(faces, "src")["faces"] == FRAMES + 1
 
 
+def test_a_pak_with_torn_faces_is_unpacked_and_kept(faces):
+    pack_faces(faces, "src")
+    pak = aligned(faces) / "faceset.pak"
+    pak.write_bytes(pak.read_bytes()[:-200])  # a download that broke off
+    report = unpack_faces(faces, "src")
+    assert report["faces"] == FRAMES
+    last = max(contents(faces))
+    assert f"1 faces in it are cut short, such as {last}; it is kept" in report["notes"][0]
+    assert pak.exists()
+
+
 def test_unpacking_overwrites_nothing(faces):
     pack_faces(faces, "src", keep=True)
     one = next(aligned(faces).glob("*.jpg"))
