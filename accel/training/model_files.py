@@ -120,6 +120,18 @@ def saved_options(folder: Path, name: str, model: str) -> TrainOptions | None:
     return from_dfl(model, _options(data, path), str(path))
 
 
+def check_new(folder: Path, model: str, name: str = "") -> None:
+    """Raise InputError where there are weights without their data: of a model to begin, or any."""
+    kind = MODELS[model]
+    for path in sorted(folder.glob(f"*_{kind}_encoder.npy")):
+        theirs = path.name.removesuffix(f"_{kind}_encoder.npy")
+        if name in ("", theirs) and not (folder / f"{theirs}_{kind}_data.dat").exists():
+            raise InputError(
+                f"{folder}: must hold {theirs}_{kind}_data.dat beside {path.name}, found none; copy"
+                " it there, or give another --name to begin a new model"
+            )
+
+
 def _options(data: Mapping[str, Any], path: Path) -> Mapping[str, Any]:
     options = data.get("options")
     if not isinstance(options, dict):

@@ -92,6 +92,8 @@ def with_name(config: TrainConfig, folder: Path) -> TrainConfig:
     if config.name:
         return config
     of_kind = [n for n, model in model_files.saved_models(folder) if model == config.model]
+    if not of_kind:
+        model_files.check_new(folder, config.model)
     return replace(config, name=of_kind[0] if of_kind else FIRST_NAME)
 
 
@@ -101,6 +103,8 @@ def choose_options(config: TrainConfig, folder: Path) -> tuple[TrainOptions, boo
     Raises ConfigError if the saved model has another shape than what is asked for.
     """
     saved = model_files.saved_options(folder, config.name, config.model)
+    if saved is None:
+        model_files.check_new(folder, config.model, config.name)
     chosen_options = with_given(saved or DEFAULTS[config.model], config.options)
     if saved and chosen_options.network != saved.network:
         name = next(

@@ -168,6 +168,18 @@ def test_options_of_deepfacelab_that_mean_nothing_here_are_kept(faces, tmp_path)
     assert not train(root, config(3))["notes"]
 
 
+def test_weights_without_their_data_are_not_passed_over(faces, tmp_path):
+    root = another(faces, tmp_path)
+    train(root, config(1, name="her"))
+    (root / "model" / "her_SAEHD_data.dat").rename(tmp_path / "her_SAEHD_data.dat")
+    before = model_bytes(root)
+    for name in ("", "her"):  # not named, a model `new` of the usual shape would begin
+        with pytest.raises(InputError, match=r"must hold her_SAEHD_data\.dat beside her_SAEHD_enc"):
+            train(root, config(2, name=name))
+    assert model_bytes(root) == before
+    assert train(root, config(1, name="mine"))["iterations"] == 1
+
+
 def test_a_total_that_is_reached_already_is_told(faces, tmp_path):
     root = another(faces, tmp_path)
     assert not train(root, config(2))["notes"]
@@ -179,7 +191,7 @@ def test_clearing_takes_what_was_made_and_leaves_what_was_brought(faces, tmp_pat
     root = another(faces, tmp_path)
     (root / "model").mkdir()
     (root / "model" / "old_SAEHD_encoder.npy").write_bytes(b"brought along")
-    train(root, config(2, backup_hours=1e-9))
+    train(root, config(2, backup_hours=1e-9, name="new"))
     assert (root / "model" / "new_SAEHD_autobackups" / "01" / "new_SAEHD_inter.npy").is_file()
     clear_workspace(root, parts=("model",), really=True)
     left = [path.name for path in (root / "model").rglob("*") if path.is_file()]
