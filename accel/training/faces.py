@@ -32,6 +32,7 @@ SHOWS = (FaceType.HALF, FaceType.MID_FULL, FaceType.FULL, FaceType.WHOLE, FaceTy
 EYES = ((36, 42), (42, 48))
 MOUTH = (48, 60)
 DETAIL_GROWTH = 1 / 32  # how far eyes and mouth are drawn out, as a share of the picture's side
+FAR = 8  # pictures away, a corner of a polygon is taken back: OpenCV walks all rows between them
 RESIZED = 1.5  # landmarks that are for a picture so many times larger, or smaller, are of another
 
 
@@ -132,6 +133,8 @@ def prepare_face(data: bytes, name: str, size: int, kind: FaceType) -> TrainFace
     picture = decode(data, name)
     _check_size(record, picture, name)
     matrix = _cut(record, picture, kind, size)
+    if not np.isfinite(matrix).all():
+        raise InputError(f"{name}: landmarks must be those of a face, got one point")
     landmarks = transform(matrix, record.landmarks)
     return TrainFace(
         name=name,
@@ -213,7 +216,9 @@ def _mask(
     expand = 1.0 if record.eyebrows_expand_mod is None else record.eyebrows_expand_mod
     mask = np.asarray(hull_mask(landmarks, size, size, expand) * 255, np.uint8)
     for polygon in record.polygons:
-        points = transform(matrix, polygon.points)
+        if len(polygon.points) < 3:  # begun in an editor and not gone on with: it surrounds nothing
+            continue
+        points = np.clip(transform(matrix, polygon.points), -FAR * size, FAR * size)
         cv2.fillPoly(mask, [np.round(points).astype(np.int32)], 255 if polygon.include else 0)
     return mask[..., None]
 

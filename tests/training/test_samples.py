@@ -153,6 +153,24 @@ def test_polygons_and_drawn_masks_come_before_the_outline():
     assert (masked.mask[:, 33:] == 0).all()
 
 
+def test_polygons_that_surround_nothing_or_reach_far_are_no_hindrance():
+    plain = prepare_face(face_file(), "a", 64, FaceType.FULL)
+    begun = [Polygon(True, np.zeros((n, 2), np.float32)) for n in range(3)]
+    assert (
+        prepare_face(face_file(polygons=begun), "a", 64, FaceType.FULL).mask == plain.mask
+    ).all()
+    corners = np.array([[-1e9, -1e9], [1e9, -1e9], [1e9, 1e9], [-1e9, 1e9]], np.float32)
+    far = prepare_face(face_file(polygons=[Polygon(True, corners)]), "a", 64, FaceType.FULL)
+    assert (far.mask == 255).all()
+
+
+def test_landmarks_that_are_one_point_are_told():
+    jpeg = cv2.imencode(".jpg", np.zeros((64, 64, 3), np.uint8))[1].tobytes()
+    head = with_face(jpeg, FaceRecord(face_type=FaceType.HEAD, landmarks=np.full((68, 2), 9.0)))
+    with pytest.raises(InputError, match="must be those of a face, got one point"):
+        prepare_face(head, "a", 64, FaceType.FULL)
+
+
 def test_yaw_tells_left_from_right():
     left, right = (prepare_face(_turned(yaw), "a", 64, FaceType.FULL).yaw for yaw in (-0.5, 0.5))
     assert left * right < 0
