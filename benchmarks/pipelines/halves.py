@@ -1,0 +1,79 @@
+"""Stable Diffusion 1.5's UNet from a file in float16: weights as they are, and widened in memory.
+
+    python -m benchmarks.pipelines.halves WORK_FOLDER [--sides 16 32 64] [--threads 1 2]
+
+WORK_FOLDER keeps the checkpoint of random weights (2 GB). Both networks are in one process (6 GB)
+and take turns. What they give is compared byte by byte.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from accel.models.load import load
+from accel.nn.conv import kept_in_halves
+from benchmarks.harness import conditions, interleaved, kept, save
+from benchmarks.pipelines.sd_peers import CHECKPOINTS, step_inputs
+
+ROUNDS = 7
+
+
+def networks(path: Path) -> tuple[dict[str, Any], dict[str, float]]:
+    """The UNet twice, and the seconds that loading the checkpoint and widening took."""
+    began = time.perf_counter()
+    mapped = load(path).model.unet
+    loaded = time.perf_counter()
+    wide = load(path).model.unet
+    for name in kept_in_halves(wide):
+        weight = wide.get_parameter(name)
+        weight.data = weight.data.float()
+    widened = time.perf_counter()
+    seconds = {"as stored": loaded - began, "widened": widened - loaded}
+    return {"as stored": mapped, "widened": wide}, seconds
+
+
+@torch.inference_mode()
+def compare(found: dict[str, Any], side: int, threads: int) -> dict[str, Any]:
+    given = list(step_inputs(side).values())
+    calls = {name: partial(unet, *given) for name, unet in found.items()}
+    first, second = (unet(*given) for unet in found.values())
+    median = interleaved(calls, rounds=ROUNDS, threads=threads)
+    row = {
+        "case": f"UNet step, {side}x{side} latents x2",
+        "threads": threads,
+        "median_s": {name: round(seconds, 3) for name, seconds in median.items()},
+        "ratio": round(median["widened"] / median["as stored"], 3),
+        "same_bytes": torch.equal(first, second),
+    }
+    print(f"  {row}", flush=True)
+    return row
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0] if __doc__ else "")
+    parser.add_argument("work", type=Path)
+    parser.add_argument("--sides", nargs="*", type=int, default=[16, 32, 64])
+    parser.add_argument("--threads", nargs="*", type=int, default=[1, 2])
+    args = parser.parse_args()
+    path = args.work / CHECKPOINTS["F16"]
+    if not path.exists():
+        from tests.pipelines.generate.full_size import write_full_size
+
+        args.work.mkdir(parents=True, exist_ok=True)
+        write_full_size(path, kind="F16")
+    found, seconds = networks(path)
+    print(f"  loading: {seconds}", flush=True)
+    rows = [compare(found, side, threads) for threads in args.threads for side in args.sides]
+    rows = kept("unet_halves", rows, "case", "threads") + rows
+    load_s = {name: round(value, 2) for name, value in seconds.items()}
+    save("unet_halves", {"rows": rows, "load_s": load_s, **conditions(threads=1)})
+
+
+if __name__ == "__main__":
+    main()
