@@ -18,7 +18,7 @@ import torch
 
 from accel.models.load import load
 from accel.nn.conv import kept_in_halves
-from benchmarks.harness import conditions, interleaved, kept, save
+from benchmarks.harness import Call, conditions, interleaved, kept, save
 from benchmarks.pipelines.sd_peers import CHECKPOINTS, step_inputs
 
 ROUNDS = 7
@@ -41,7 +41,7 @@ def networks(path: Path) -> tuple[dict[str, Any], dict[str, float]]:
 @torch.inference_mode()
 def compare(found: dict[str, Any], side: int, threads: int) -> dict[str, Any]:
     given = list(step_inputs(side).values())
-    calls = {name: partial(unet, *given) for name, unet in found.items()}
+    calls: dict[str, Call] = {name: partial(unet, *given) for name, unet in found.items()}
     first, second = (unet(*given) for unet in found.values())
     median = interleaved(calls, rounds=ROUNDS, threads=threads)
     row = {
