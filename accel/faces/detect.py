@@ -98,21 +98,16 @@ class Detector:
 
         threads: on a CPU, how many share the views.
         """
-        # Shrinking a strip of pixels by hundreds takes seconds and leaves nothing to be seen.
-        seen = self._size / views[:, 2] * min(planes.height, planes.width)
-        views = views[seen >= LEAST_SEEN_PX]
-        self.runs += len(views)
-        if not len(views):
-            return []
-        threads = min(threads, len(views))
-        if threads < 2 or planes.c0.device.type != "cpu":
-            return self._find(planes, views, min_score)
-        with ThreadPoolExecutor(threads, initializer=limit_threads, initargs=(1,)) as pool:
-            parts = np.array_split(views, threads)
-            several = pool.map(lambda part: self._find(planes, part, min_score), parts)
-            return distinct([found for part in several for found in part])
+        return find_all([(self, views)], planes, min_score=min_score, threads=threads)
 
-    def _find(self, planes: Planes, views: Array, min_score: float) -> list[Detection]:
+    def worth_a_look(self, planes: Planes, views: Array) -> Array:
+        """Those of the views in which there is something to be seen."""
+        # Shrinking a strip of pixels by hundreds takes seconds and leaves nothing.
+        seen = self._size / views[:, 2] * min(planes.height, planes.width)
+        return np.asarray(views[seen >= LEAST_SEEN_PX])
+
+    def look(self, planes: Planes, views: Array, min_score: float) -> list[Detection]:
+        """What is found in each view, the same face perhaps several times."""
         matrices = region_matrix(views, self._size)
         crops = network_crops(planes, matrices, self._size, low=-1.0, high=1.0)
         if isinstance(crops, Tensor) and isinstance(self._network, Network):
@@ -122,7 +117,7 @@ class Detector:
         found: list[Detection] = []
         for view, back, box, logit in zip(views, invert(matrices), boxes, logits):
             found += self._decode(view, back, box, logit[:, 0], min_score)
-        return distinct(found)
+        return found
 
     def _find_on_device(
         self, network: Network, crops: Tensor, matrices: Array, min_score: float
@@ -140,12 +135,10 @@ class Detector:
             min_score=min_score, overlap=SAME_FACE, margin=REGION_MARGIN, most=MOST_ON_DEVICE,
         )  # fmt: skip
         rows = found.flatten(0, 1).cpu().numpy().astype(np.float64)  # waits: a tracker decides here
-        return distinct(
-            [
-                Detection(row[1:5], row[5:].reshape(6, 2), float(row[0]))
-                for row in rows[rows[:, 0] > 0]
-            ]
-        )
+        return [
+            Detection(row[1:5], row[5:].reshape(6, 2), float(row[0]))
+            for row in rows[rows[:, 0] > 0]
+        ]
 
     def _decode(
         self, view: Array, back: Array, boxes: Array, logits: Array, min_score: float
@@ -168,6 +161,36 @@ class Detector:
             region = np.array([*spots[0], side * REGION_MARGIN, angle])
             found.append(Detection(region, spots[1:], float(weights.max())))
         return found
+
+
+def find_all(
+    looks: Sequence[tuple[Detector, Array]],  # which network looks at which views, [V, 4] each
+    planes: Planes,
+    *,
+    min_score: float = 0.5,
+    threads: int = 1,
+) -> list[Detection]:
+    """Return the faces that any of the looks at one frame finds, the surest first, each once.
+
+    threads: on a CPU, how many share the views; what is found does not depend on them.
+    """
+    asked = [(detector, detector.worth_a_look(planes, views)) for detector, views in looks]
+    for detector, views in asked:
+        detector.runs += len(views)
+    single = [(i, view[None]) for i, (_, views) in enumerate(asked) for view in views]
+    threads = min(threads, len(single))
+    found: list[list[Detection]] = [[] for _ in asked]
+    if threads < 2 or planes.c0.device.type != "cpu":
+        found = [d.look(planes, views, min_score) for d, views in asked if len(views)]
+    else:
+        with ThreadPoolExecutor(threads, initializer=limit_threads, initargs=(1,)) as pool:
+            # From the end: the network named first is the smallest, and the threads end together.
+            several = pool.map(
+                lambda one: asked[one[0]][0].look(planes, one[1], min_score), single[::-1]
+            )
+            for (i, _), part in zip(single, list(several)[::-1]):
+                found[i] += part
+    return distinct([detection for part in found for detection in distinct(part)])
 
 
 def distinct(found: Sequence[Detection]) -> list[Detection]:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 import numpy as np
 
 from accel.faces.align import Array, cover, overlap
-from accel.faces.detect import Detection, distinct, fine_views, near_views, whole_view
+from accel.faces.detect import Detection, find_all, fine_views, near_views, whole_view
 from accel.faces.face import Face, bare_face, make_face
 from accel.faces.find import ANGLES, SAME_FACE, SURE, box_of, settle
 from accel.faces.follow import Sight, Track, in_eyes
@@ -189,7 +189,7 @@ class Stream(Generic[T]):
 
     def _look(self, slot: Slot[T], lost: bool) -> list[Detection]:
         """Run the detectors: at all of a new scene, at parts of it later."""
-        full, near = self.models.full.find, self.models.near.find
+        full, near = self.models.full, self.models.near
         planes, angle = slot.planes, self.settings.angle
         whole, parts, fine = (
             views(planes, angle) for views in (whole_view, near_views, fine_views)
@@ -198,13 +198,12 @@ class Stream(Generic[T]):
             # Newcomers: every other look takes the whole frame, those between go over its parts.
             turn, self.views = self.views, self.views + 1
             tour = np.concatenate([parts, fine])
-            return near(planes, tour[[turn // 2 % len(tour)]] if turn % 2 else whole)
-        found = full(planes, whole)
+            return near.find(planes, tour[[turn // 2 % len(tour)]] if turn % 2 else whole)
+        looks = [(full, whole)]
         if self.misses % 2 == 0:
             all_parts = self.misses % 8 == 0 and not lost
-            views = np.concatenate([parts, fine]) if all_parts else parts
-            found += near(planes, views, threads=self.settings.look_threads)
-        return distinct(found)
+            looks.append((near, np.concatenate([parts, fine]) if all_parts else parts))
+        return find_all(looks, planes, threads=self.settings.look_threads)
 
     def _look_turned(self, planes: Planes) -> list[tuple[Array, float]]:
         """Look at the frame turned by quarters; keep to the way up in which faces are found."""

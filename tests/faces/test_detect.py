@@ -12,6 +12,7 @@ from accel.faces.detect import (
     NEAR,
     Detection,
     distinct,
+    find_all,
     fine_views,
     near_views,
     whole_view,
@@ -110,6 +111,23 @@ def test_threads_that_share_the_views_find_the_same_faces(models):
     for one, other in zip(alone, shared):
         np.testing.assert_array_equal(one.region, other.region)
         assert one.score == other.score
+
+
+def test_threads_share_the_views_of_several_networks(models):
+    planes = planes_of(picture(move(dx=-70, zoom=0.8), move(zoom=0.5, dx=80)))
+    views = np.concatenate([near_views(planes), fine_views(planes)])
+    looks = [(models.full, whole_view(planes)), (models.near, views)]
+    before = models.full.runs, models.near.runs
+    results = [find_all(looks, planes, threads=count) for count in (1, 2, 3)]
+    runs = models.full.runs - before[0], models.near.runs - before[1]
+    assert runs == (3, 3 * len(views))
+    assert len(results[0]) >= 2
+    for found in results[1:]:
+        assert [one.score for one in found] == [one.score for one in results[0]]
+        for one, other in zip(found, results[0], strict=True):
+            np.testing.assert_array_equal(one.region, other.region)
+    apart = distinct(models.full.find(planes, looks[0][1]) + models.near.find(planes, views))
+    assert [one.score for one in apart] == [one.score for one in results[0]]
 
 
 def test_an_eye_seen_from_near_is_no_second_face(models):
