@@ -39,6 +39,8 @@ namespace {
 //
 #include "conv_product.h"
 //
+#include "conv_strips.h"
+//
 #include "conv_direct.h"
 //
 #include "conv_split.h"
@@ -108,9 +110,8 @@ void turn_all(const ConvKernels& k, const float* in, float* out, int64_t count, 
   }
 }
 
-bool same_pixels(const Problem& p) {
-  return p.kernel_h == 1 && p.kernel_w == 1 && p.stride == 1 && p.pad == 0;
-}
+bool is_point(const Problem& p) { return p.kernel_h == 1 && p.kernel_w == 1 && p.pad == 0; }
+bool same_pixels(const Problem& p) { return is_point(p) && p.stride == 1; }
 
 // Turns contiguous pictures to channels-last and the result back.
 template <typename Form>
@@ -145,15 +146,15 @@ void with_form(const Problem& p, const F& f) {
   if (Direct::takes(p)) return f(Direct(kernels(), p));
   if (tiles()) return f(Split(kernels(), *tiles(), p));
   if (is_winograds(p)) return f(Winograd(kernels(), p));
-  if (p.planes && same_pixels(p)) return f(PlaneProduct(kernels(), p));
-  f(Product(kernels(), p));
+  if (p.planes && is_point(p)) return f(PlaneProduct(kernels(), p));
+  if (same_pixels(p)) return f(Product(kernels(), p));
+  f(Strips(kernels(), p));
 }
 
 // Whether that form takes pictures only channels-last.
 bool needs_turning(const Problem& p) {
   if (Direct::takes(p)) return p.out_width < kernels().panel / 2;
-  if (tiles()) return p.stride > 1;
-  return !is_winograds(p) && !same_pixels(p);
+  return tiles() && p.stride > 1;
 }
 
 void run(Problem p) {

@@ -7,7 +7,7 @@
 // over the same terms in the same order. Few outputs: pixels are copied channels-last, and vectors
 // run along the channels of a line of the window.
 
-constexpr int64_t kFewIn = 8, kFewOut = 4;
+constexpr int64_t kFewIn = 8, kFewOut = 4, kFewTerms = 64;
 constexpr int64_t kDirectBytes = 1536 << 10;  // rows of pictures that are worked on together
 
 struct Direct {
@@ -188,6 +188,9 @@ struct Direct {
     }
   }
 
+  // Whether results take as long to write as to sum.
+  bool few_terms() const { return taps * p.inputs <= kFewTerms; }
+
   // Whole panels with nothing but a bias to add need not be written twice.
   bool plain() const { return !p.residual && p.slope == 1.0f && blocks.count == 1; }
   int64_t place_in_result(int64_t image, int64_t y, int64_t x, int64_t channel) const {
@@ -207,6 +210,8 @@ struct Direct {
         const int64_t channel = at * group, offset = place_in_result(image, y, x, channel);
         const int outs = int(std::min(group, p.outputs - channel));
         const bool direct = plain() && outs == k.panel;
+        if (few_terms())
+          expect(p.y + offset + n * p.outputs, n, p.outputs, outs);  // the next call's
         sums(pixels, at, int(n), c, direct ? p.y + offset : nullptr, p.outputs,
              bias_of(image, channel), 0);
         if (!direct)
@@ -225,6 +230,7 @@ struct Direct {
       const int64_t wide = std::min<int64_t>(k.panel, p.out_width - x);
       const int64_t offset = place_in_result(image, y, x, channel);
       const bool direct = plain() && wide == k.panel;
+      if (few_terms()) expect(p.y + offset + k.panel, outs, size, k.panel);  // the next call's
       sums(rows + row * p.stride * column_phases * pitch + x, at, outs, c,
            direct ? p.y + offset : nullptr, size, p.bias ? biases : nullptr, k.panel);
       if (!direct)

@@ -20,15 +20,27 @@ struct ConvStep {
   int64_t a, b;
 };
 
+// The terms of some sums and where those go. Terms lie in segments, each beginning `jumps` bytes
+// behind the end of the one before it; those of b lie side by side.
+struct ConvSums {
+  int64_t quads;  // terms of a segment, over four
+  int64_t segments;
+  const int64_t* jumps;  // after each segment, of all rows of a
+  float* c;
+  int64_t ldc;
+  const float* more;  // rows ldm apart that are added, or null
+  int64_t ldm;
+  const float* ahead;  // memory needed soon
+};
+
 struct ConvKernels {
   const char* name;
   int lanes;  // floats in a vector; channel blocks are multiples of it
   int panel;  // output channels that are worked on together
   int rows;   // the most rows `micro` takes
 
-  // See conv_micro.h.
-  void (*micro)(int rows, const float* a, int64_t lda, const float* b, float* c, int64_t ldc,
-                int64_t k, bool accumulate);
+  // C[rows, panel] = A · B (+ more). See conv_micro.h.
+  void (*micro)(int rows, const float* a, int64_t lda, const float* b, const ConvSums& sums);
 
   // C[rows, panel] = A · B (+ more, rows ldm floats apart) over k terms that lie anywhere: a row's
   // and b's each a step from the one before. b need not be aligned.

@@ -1,10 +1,10 @@
-// The inner product of everything here: C[rows, panel] (+)= A[rows, k] · B[k, panel].
+// The inner product of everything here: C[rows, panel] = A[rows, k] · B[k, panel] (+ more).
 //
 // A has its rows lda floats apart, B is packed (rows of one panel, 64-byte aligned), C has its rows
-// ldc floats apart, k is a multiple of 4. Every element is one chain of multiply-adds over k,
-// begun at zero and added to C at the end, whatever the number of rows: that is what keeps the
-// bytes of a result independent of batch, block and thread. Ending a chain after a block of k is
-// also what keeps rounding small.
+// ldc floats apart, a segment of k is a multiple of 4. Every element is one chain of multiply-adds
+// over k, begun at zero and added to `more` at the end, whatever the number of rows: that is what
+// keeps the bytes of a result independent of batch, block and thread. Ending a chain after a block
+// of k is also what keeps rounding small.
 //
 // Assembly, because gcc 12 spills the accumulators of the same loop written in intrinsics: a third
 // of the speed.
@@ -18,8 +18,6 @@ constexpr int kPanel = 32, kRows = 12;
   "vfmadd231ps %%zmm1,%%zmm" X ",%%zmm" Q "\n\t"
 #define ACCEL_ZERO(P, Q) \
   "vpxord %%zmm" P ",%%zmm" P ",%%zmm" P "\n\tvpxord %%zmm" Q ",%%zmm" Q ",%%zmm" Q "\n\t"
-#define ACCEL_ADD(P, Q) \
-  "vaddps (%[c]),%%zmm" P ",%%zmm" P "\n\tvaddps 64(%[c]),%%zmm" Q ",%%zmm" Q "\n\t"
 #define ACCEL_ADD_MORE(P, Q) \
   "vaddps (%[m]),%%zmm" P ",%%zmm" P "\n\tvaddps 64(%[m]),%%zmm" Q ",%%zmm" Q "\n\t"
 #define ACCEL_PUT(P, Q) \
@@ -60,8 +58,6 @@ constexpr int kPanel = 16, kRows = 6;
   "vfmadd231ps %%ymm1,%%ymm" X ",%%ymm" Q "\n\t"
 #define ACCEL_ZERO(P, Q) \
   "vxorps %%ymm" P ",%%ymm" P ",%%ymm" P "\n\tvxorps %%ymm" Q ",%%ymm" Q ",%%ymm" Q "\n\t"
-#define ACCEL_ADD(P, Q) \
-  "vaddps (%[c]),%%ymm" P ",%%ymm" P "\n\tvaddps 32(%[c]),%%ymm" Q ",%%ymm" Q "\n\t"
 #define ACCEL_ADD_MORE(P, Q) \
   "vaddps (%[m]),%%ymm" P ",%%ymm" P "\n\tvaddps 32(%[m]),%%ymm" Q ",%%ymm" Q "\n\t"
 #define ACCEL_PUT(P, Q) \
@@ -92,16 +88,17 @@ constexpr int kPanel = 16, kRows = 4;
 #define ACCEL_AT_8(AT, X, P, Q) ACCEL_ROW(AT, "8", X, P, Q)
 #define ACCEL_AT_12(AT, X, P, Q) ACCEL_ROW(AT, "12", X, P, Q)
 #define ACCEL_CLEAR(AT, X, P, Q) ACCEL_ZERO(P, Q)
-#define ACCEL_SUM(AT, X, P, Q) ACCEL_ADD(P, Q) ACCEL_PUT(P, Q)
 #define ACCEL_MORE(AT, X, P, Q) ACCEL_ADD_MORE(P, Q) "add %[lm],%[m]\n\t" ACCEL_PUT(P, Q)
 #define ACCEL_SET(AT, X, P, Q) ACCEL_PUT(P, Q)
 #if defined(ACCEL_ISA_AVX512)
 #define ACCEL_NEXT_A "add $16,%[a]\n\tadd $16,%[a3]\n\tadd $16,%[a6]\n\tadd $16,%[a9]\n\t"
 #define ACCEL_MOVE_A "add %[d],%[a]\n\tadd %[d],%[a3]\n\tadd %[d],%[a6]\n\tadd %[d],%[a9]\n\t"
+#define ACCEL_JUMP_A "add %[k],%[a]\n\tadd %[k],%[a3]\n\tadd %[k],%[a6]\n\tadd %[k],%[a9]\n\t"
 #define ACCEL_A_ROWS [a] "+r"(a), [a3] "+r"(a3), [a6] "+r"(a6), [a9] "+r"(a9)
 #else
 #define ACCEL_NEXT_A "add $16,%[a]\n\tadd $16,%[a3]\n\t"
 #define ACCEL_MOVE_A "add %[d],%[a]\n\tadd %[d],%[a3]\n\t"
+#define ACCEL_JUMP_A "add %[k],%[a]\n\tadd %[k],%[a3]\n\t"
 #define ACCEL_A_ROWS [a] "+r"(a), [a3] "+r"(a3)
 #endif
 #define ACCEL_STEPS(N)                                                                        \
@@ -117,13 +114,16 @@ constexpr int kPanel = 16, kRows = 4;
   break;
 #define ACCEL_MICRO(N)                                                                        \
   asm volatile(                                                                               \
-      ACCEL_EACH_##N(ACCEL_CLEAR) ".p2align 5\n1:\n\t" ACCEL_AHEAD ACCEL_B0 ACCEL_EACH_##N(   \
-          ACCEL_AT_0) ACCEL_B1 ACCEL_EACH_##N(ACCEL_AT_4) ACCEL_B2 ACCEL_EACH_##N(ACCEL_AT_8) \
-          ACCEL_B3 ACCEL_EACH_##N(ACCEL_AT_12) ACCEL_NEXT_B ACCEL_NEXT_A                      \
-      "dec %[k]\n\tjnz 1b\n\ttest %[acc],%[acc]\n\tjz 2f\n\t" ACCEL_EACH_##N(                 \
-          ACCEL_SUM) "jmp 3f\n2:\n\t" ACCEL_EACH_##N(ACCEL_SET) "3:\n\t"                      \
-      : ACCEL_A_ROWS, [b] "+r"(b), [k] "+r"(steps), [c] "+r"(c), [ahead] "+r"(ahead)          \
-      : [l] "r"(l), [lc] "r"(lc), [acc] "r"(acc)                                              \
+      ACCEL_EACH_##N(ACCEL_CLEAR) "1:\n\tmov %[quads],%[k]\n\t.p2align 5\n2:\n\t" ACCEL_AHEAD \
+          ACCEL_B0 ACCEL_EACH_##N(ACCEL_AT_0) ACCEL_B1 ACCEL_EACH_##N(ACCEL_AT_4)             \
+              ACCEL_B2 ACCEL_EACH_##N(ACCEL_AT_8) ACCEL_B3 ACCEL_EACH_##N(ACCEL_AT_12)        \
+                  ACCEL_NEXT_B ACCEL_NEXT_A                                                   \
+      "dec %[k]\n\tjnz 2b\n\tmov (%[s]),%[k]\n\tadd $8,%[s]\n\t" ACCEL_JUMP_A                 \
+      "dec %[left]\n\tjnz 1b\n\ttest %[m],%[m]\n\tjz 3f\n\t" ACCEL_EACH_##N(                  \
+          ACCEL_MORE) "jmp 4f\n3:\n\t" ACCEL_EACH_##N(ACCEL_SET) "4:\n\t"                     \
+      : ACCEL_A_ROWS, [b] "+r"(b), [k] "=&r"(k), [s] "+r"(s), [left] "+r"(left), [c] "+r"(c), \
+        [m] "+r"(m), [ahead] "+r"(ahead)                                                      \
+      : [l] "r"(l), [lc] "m"(lc), [lm] "m"(lm), [quads] "m"(quads)                            \
       : "memory", "cc", ACCEL_CLOBBERS);                                                      \
   break;
 
@@ -158,13 +158,13 @@ constexpr int kPanel = 16, kRows = 4;
   }
 #endif
 
-void micro(int rows, const float* a, int64_t lda, const float* b, float* c, int64_t ldc, int64_t k,
-           bool accumulate) {
+void micro(int rows, const float* a, int64_t lda, const float* b, const ConvSums& sums) {
   const float* a3 = a + 3 * lda;
-  int64_t steps = k / 4;
-  const int64_t l = lda * 4, lc = ldc * 4;
-  const int acc = accumulate;
-  const float* ahead = a + rows * lda;  // the rows of the next call, in most cases
+  const int64_t l = lda * 4, lc = sums.ldc * 4, lm = sums.ldm * 4, quads = sums.quads;
+  const int64_t* s = sums.jumps;
+  int64_t left = sums.segments, k;
+  float* c = sums.c;
+  const float *m = sums.more, *ahead = sums.ahead;
 #if defined(ACCEL_ISA_AVX512)
   const float *a6 = a + 6 * lda, *a9 = a + 9 * lda;
 #endif
@@ -182,13 +182,16 @@ void micro_steps(int rows, const float* a, int64_t lda, const float* b, float* c
   ACCEL_SWITCH(ACCEL_STEPS)
 }
 #else
-void micro(int rows, const float* a, int64_t lda, const float* b, float* c, int64_t ldc, int64_t k,
-           bool accumulate) {
-  for (int r = 0; r < rows; ++r, a += lda, c += ldc) {
+void micro(int rows, const float* a, int64_t lda, const float* b, const ConvSums& sums) {
+  for (int r = 0; r < rows; ++r, a += lda) {
     float sum[kPanel] = {};
-    for (int64_t i = 0; i < k; ++i)
-      for (int j = 0; j < kPanel; ++j) sum[j] += a[i] * b[i * kPanel + j];
-    for (int j = 0; j < kPanel; ++j) c[j] = accumulate ? c[j] + sum[j] : sum[j];
+    const float *value = a, *vector = b;
+    for (int64_t i = 0; i < sums.segments; ++i, value += sums.jumps[i - 1] / 4)
+      for (int64_t n = 4 * sums.quads; n; --n, ++value, vector += kPanel)
+        for (int j = 0; j < kPanel; ++j) sum[j] += *value * vector[j];
+    float* c = sums.c + r * sums.ldc;
+    for (int j = 0; j < kPanel; ++j)
+      c[j] = sums.more ? sums.more[r * sums.ldm + j] + sum[j] : sum[j];
   }
 }
 void micro_steps(int rows, const float* a, int64_t lda, const float* b, float* c, int64_t ldc,

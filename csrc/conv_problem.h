@@ -105,15 +105,28 @@ void expect(const float* at, int64_t rows, int64_t step, int64_t floats) {
 #endif
 }
 
-void multiply(const ConvKernels& k, const float* a, int64_t lda, const float* b, float* c,
-              int64_t rows, int64_t depth, bool accumulate) {
-  // Remainders are spread: 13 rows are 7 and 6, for a short call hides no latency.
+// f(first, how many) for the rows of each call of `micro`. Remainders are spread: 13 rows are 7 and
+// 6, for a short call hides no latency.
+template <typename F>
+void each_call(const ConvKernels& k, int64_t rows, const F& f) {
   const int64_t calls = ceil_div(rows, k.rows);
   for (int64_t i = 0, at = 0; i < calls; ++i) {
     const int64_t n = (rows - at + calls - i - 1) / (calls - i);
-    k.micro(int(n), a + at * lda, lda, b, c + at * k.panel, k.panel, depth, accumulate);
+    f(at, n);
     at += n;
   }
+}
+
+constexpr int64_t kNoJump = 0;
+
+void multiply(const ConvKernels& k, const float* a, int64_t lda, const float* b, float* c,
+              int64_t rows, int64_t depth, bool accumulate) {
+  each_call(k, rows, [&](int64_t at, int64_t n) {
+    float* to = c + at * k.panel;
+    k.micro(int(n), a + at * lda, lda, b,
+            {depth / 4, 1, &kNoJump, to, k.panel, accumulate ? to : nullptr, k.panel,
+             a + (at + n) * lda});  // the rows of the next call, in most cases
+  });
 }
 
 // One shape of work for both algorithms: blocks of rows are prepared, then each panel of output
