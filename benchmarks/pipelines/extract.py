@@ -6,13 +6,16 @@ OpenCV, encode it as JPEG, write it with its metadata; the networks run in ONNX 
 default options, on all cores. Both sides write the same kind of file from the same film. Ratios are
 given of the time that passes and of the processor's: on a machine that does other work as well, the
 latter is what to trust, though threads of ONNX Runtime that wait count in it. Decoding the frames
-and nothing else is timed beside them: no extraction can take less.
+and nothing else is timed beside them: no extraction can take less. All run once before they are
+timed: networks are opened then, those too that are opened when first asked for.
 
     python -m benchmarks.pipelines.extract [FILM or FOLDER ...] [--face-types half full head]
+        [--pictures FILM ...]
 
 A folder is one of pictures. Without a film a made one is used. The face types are measured on the
-first film, besides whole faces on all of them; rows that are not measured again stay. The landmarks
-of both are compared as well: they must agree.
+first film, besides whole faces on all of them; rows that are not measured again stay. Of films
+named as pictures the first frames are measured as a folder of PNG files that OpenCV wrote. The
+landmarks of both are compared as well: they must agree.
 """
 
 from __future__ import annotations
@@ -44,6 +47,7 @@ from accel.weights.assets import asset
 from benchmarks.harness import conditions, kept, save
 
 QUALITY = 90
+PICTURES = 120  # frames of a film that become a folder of pictures
 
 
 class Plain:
@@ -152,6 +156,19 @@ def workspace(film: Path, root: Path) -> Path:
     return root
 
 
+def as_pictures(film: Path, place: Path) -> Path:
+    """A folder of a film's first frames as PNG files, with OpenCV's settings."""
+    folder = place / f"{film.name} as PNG"
+    folder.mkdir()
+    capture = cv2.VideoCapture(str(film))
+    for number in range(1, PICTURES + 1):
+        good, picture = capture.read()
+        if not good:
+            break
+        cv2.imwrite(str(folder / f"{number:05d}.png"), picture)
+    return folder
+
+
 def difference(plain: Path, own: Path) -> dict[str, float]:
     """How far the landmarks of both lie apart, in shares of the face's size."""
     found: dict[Any, list[Any]] = {}
@@ -181,18 +198,20 @@ def difference(plain: Path, own: Path) -> dict[str, float]:
 def measure(film: Path, kind: str, rounds: int) -> dict[str, Any]:
     plain, ours = Plain(), Ours()
     config = ExtractConfig(face_type=kind, jpeg_quality=QUALITY)
-    runs = {"plain loop": plain, "accel": ours, "decoding alone": decoding}
+    runs: dict[str, Any] = {"plain loop": plain, "accel": ours, "decoding alone": decoding}
     times: dict[str, list[tuple[float, float]]] = {name: [] for name in runs}
     found = {}
     with tempfile.TemporaryDirectory() as folder:
-        for turn in range(rounds):
+        for turn in range(rounds + 1):
             for name, run in runs.items():
                 root = workspace(film, Path(folder) / f"{name[:5]}{turn}")
                 wall, cpu = time.perf_counter(), time.process_time()
                 found[name] = run(root, config)
-                times[name].append((time.perf_counter() - wall, time.process_time() - cpu))
-                print(f"{film.name} {kind} {name}: {found[name]}, {times[name][-1][0]:.2f} s,"
-                      f" {times[name][-1][1]:.2f} s of CPU")  # fmt: skip
+                took = time.perf_counter() - wall, time.process_time() - cpu
+                if turn:
+                    times[name].append(took)
+                print(f"{film.name} {kind} {name}: {found[name]}, {took[0]:.2f} s,"
+                      f" {took[1]:.2f} s of CPU{'' if turn else ', not counted'}")  # fmt: skip
         root = Path(folder)
         apart = difference(root / "plain0" / "aligned", root / "accel0" / "data_src" / "aligned")
     median = {
@@ -215,14 +234,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("films", nargs="*", type=Path)
     parser.add_argument("--face-types", nargs="*", default=[])
+    parser.add_argument("--pictures", nargs="*", type=Path, default=[])
     parser.add_argument("--rounds", type=int, default=3)
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         films = args.films
-        if not films:
+        if not films and not args.pictures:
             films = [render_clip(Path(folder) / "made.mp4")]
         cases = [(film, "whole") for film in films]
-        cases += [(films[0], kind) for kind in args.face_types if kind != "whole"]
+        cases += [(film, kind) for film in films[:1] for kind in args.face_types if kind != "whole"]
+        cases += [(as_pictures(film, Path(folder)), "whole") for film in args.pictures]
         rows = [measure(film, kind, args.rounds) for film, kind in cases]
     for row in rows:
         print(row)
