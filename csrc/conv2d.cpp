@@ -3,11 +3,12 @@
 //
 // Few input or output channels are summed directly (conv_direct.h). Where a processor has tile
 // registers, everything else is a product on those (conv_split.h). Elsewhere 3x3 with stride 1 goes
-// through Winograd's F(4x4) (conv_winograd.h), the rest through one packed matrix product over
-// [taps, channels] (conv_product.h). Weights that were packed ahead are read as they are; others
-// stay as torch keeps them, and a panel of output channels and a block of input channels is packed
-// where it is used, in cache. That costs a few per cent of the arithmetic on large maps and up to a
-// quarter on small ones, but needs no second copy of a network and no preparation.
+// through Winograd's F(4x4) (conv_winograd.h), the rest through packed matrix products: of pixels
+// (conv_product.h) or of windows (conv_strips.h). Weights that were packed ahead are read as they
+// are; others stay as torch keeps them, and a panel of output channels and a block of input
+// channels is packed where it is used, in cache. That costs a few per cent of the arithmetic on
+// large maps and up to a quarter on small ones, but needs no second copy of a network and no
+// preparation.
 //
 // Every sum runs over blocks of input channels whose size follows from the shape of the weights
 // alone, so the bytes of an image do not depend on the batch around it nor on the threads.
@@ -154,7 +155,10 @@ void with_form(const Problem& p, const F& f) {
 // Whether that form takes pictures only channels-last.
 bool needs_turning(const Problem& p) {
   if (Direct::takes(p)) return p.out_width < kernels().panel / 2;
-  return tiles() && p.stride > 1;
+  if (tiles()) return p.stride > 1;
+  // Pixels that leave much of their last panel empty are better rows of the product than columns.
+  const int64_t size = p.height * p.width;
+  return same_pixels(p) && 5 * round_up(size, kernels().panel) > 6 * size;
 }
 
 void run(Problem p) {

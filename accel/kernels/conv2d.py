@@ -187,7 +187,8 @@ def _native_run(x, weight, bias, residual, stride, padding, groups, slope, packe
     else:
         out = _native.empty(*shape)
 
-    if stride > 1 and not last and not padding and weight.shape[2:] == (1, 1):
+    tiles = _native.module.conv_isa() == "amx"
+    if tiles and stride > 1 and not last and not padding and weight.shape[2:] == (1, 1):
         x, stride = x[:, :, ::stride, ::stride], 1  # the rest would only be turned in memory
 
     def view(t: Tensor) -> Tensor:

@@ -25,6 +25,14 @@ WIDE = ("avx512", "amx")
 MAX_ERROR = 1e-5 if not why_not() and native.conv_isa() == "amx" else 5e-6
 
 # batch, inputs, outputs, height, width, kernel, stride, padding
+WINDOWS = [  # what processors without tile registers sum where the pixels lie
+    (3, 24, 40, 8, 9, 5, 2, 2),  # rows of several images together
+    (2, 41, 33, 13, 11, 2, 3, 0),  # pixels between windows that none reads
+    (2, 326, 34, 12, 30, 3, 2, 1),  # two blocks of channels, the last of another length
+    (1, 128, 32, 41, 75, 3, 2, 1),  # rows of results longer than what is written at once
+    (5, 300, 70, 7, 7, 1, 1, 0),  # few pixels, so turned
+    (2, 330, 66, 19, 12, 1, 2, 0),
+]
 SHAPES = [
     (2, 64, 64, 16, 16, 3, 1, 1),
     (1, 320, 96, 17, 13, 3, 1, 1),  # fills neither tile nor panel, three blocks of channels
@@ -53,6 +61,7 @@ SHAPES = [
     (2, 16, 48, 21, 35, 3, 1, 1),  # channels that fill half a tile
     (1, 44, 24, 18, 50, 3, 2, 1),  # a tile and a part of half of one
     (1, 336, 40, 16, 17, 3, 1, 1),  # many of them, and half of one, in two chains
+    *WINDOWS,
 ]
 EMPTY = [(0, 8, 8, 4, 4, 3, 1, 1), (0, 8, 8, 4, 4, 1, 1, 0)]
 
@@ -167,11 +176,12 @@ def test_many_panels_and_few_on_threads():
 
 @needs_native
 def test_a_bias_for_each_image():
-    for kernel in (1, 3):
-        x, weight, *_ = inputs((3, 8, 40, 7, 9, kernel, 1, 0))
-        bias = torch.randn(3, 40)
-        expected = conv2d(x, weight) + bias[:, :, None, None]
-        torch.testing.assert_close(conv2d(x, weight, bias), expected)
+    for kernel, stride in ((1, 1), (3, 1), (3, 2), (1, 2)):
+        for layout in (torch.contiguous_format, torch.channels_last):
+            x, weight, *_ = inputs((3, 12, 40, 7, 9, kernel, stride, 0), layout)
+            bias = torch.randn(3, 40)
+            expected = conv2d(x, weight, stride=stride) + bias[:, :, None, None]
+            torch.testing.assert_close(conv2d(x, weight, bias, stride=stride), expected)
 
 
 @needs_native
@@ -377,6 +387,12 @@ for shape in {SHAPES[:4] + SHAPES[7:10]!r}:
         t.test_error_against_float64(shape, layout)
 t.test_what_is_not_finite_reaches_what_it_reaches_in_the_reference(3, float("nan"))
 t.test_many_panels_and_few_on_threads()
+t.test_a_bias_for_each_image()
+for shape in {WINDOWS!r}:
+    for layout in (torch.contiguous_format, torch.channels_last):
+        t.test_error_against_float64(shape, layout)
+    t.test_bytes_do_not_depend_on_batch_threads_or_layout(shape)
+    t.test_bytes_do_not_depend_on_packing(shape)
 for shape in {SHAPES[:4] + SHAPES[7:11]!r}:
     t.test_bytes_do_not_depend_on_packing(shape)
 """
