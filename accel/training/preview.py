@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -25,6 +26,7 @@ SMALLEST_TILE, LARGEST_TILE = 96, 256
 PAPER, INK, FAINT = (255, 255, 255), (40, 40, 40), (225, 225, 225)
 LINES = {"src": (200, 90, 20), "dst": (30, 120, 240)}  # BGR
 CURVE = (960, 420)  # width, height
+TICKS = 5  # of an axis, about
 MARGIN = (64, 30, 16, 40)  # left, top, right, bottom
 
 
@@ -100,14 +102,24 @@ def _top(losses: npt.NDArray[Any]) -> float:
 
 def _axes(picture: Bytes, area: tuple[int, int, int, int], high: float, steps: int) -> None:
     left, top, width, height = area
-    for k in range(6):
-        y = top + height - round(height * k / 5)
+    for value, text in ticks(high):
+        y = top + height - round(height * value / high)
         cv2.line(picture, (left, y), (left + width, y), FAINT, 1)
-        _write(picture, f"{high * k / 5:.3f}", (8, y + 4), 0.38)
-        x = left + round(width * k / 5)
-        _write(picture, f"{steps * k / 5:.0f}", (x - 12, top + height + 18), 0.38)
+        _write(picture, text, (8, y + 4), 0.38)
+    for value, text in ticks(float(max(steps, 1)), least=1):
+        x = left + round(width * value / max(steps, 1))
+        _write(picture, text, (x - 12, top + height + 18), 0.38)
     cv2.rectangle(picture, (left, top), (left + width, top + height), INK, 1)
     _write(picture, "iterations", (left + width // 2 - 30, top + height + 34), 0.38)
+
+
+def ticks(high: float, least: float = 0.0) -> list[tuple[float, str]]:
+    """Some round numbers from 0 to `high`, `least` apart or more, as they are written."""
+    rough = max(high / TICKS, least)
+    power = math.floor(math.log10(rough))
+    step = next(m * 10.0**power for m in (1, 2, 5, 10) if m * 10.0**power >= rough * (1 - 1e-9))
+    digits = max(0, -math.floor(math.log10(step) + 1e-9))
+    return [(i * step, f"{i * step:.{digits}f}") for i in range(int(high / step + 1e-9) + 1)]
 
 
 def _curve(
