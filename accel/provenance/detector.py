@@ -17,6 +17,7 @@ import cv2
 import numpy as np
 import torch
 
+from accel.kernels import _native
 from accel.provenance.bch import LENGTH
 from accel.provenance.tile import BAND, KEY, SIDE, TILE, Array, coded, ident_of, layout, tile
 
@@ -151,8 +152,7 @@ class Detector:
         height, width = self._sum.shape
         half = (max(1, width // 2), max(1, height // 2))
         small = cv2.resize(self._sum, half, interpolation=cv2.INTER_AREA)
-        spectra = _folded_roughly(small, EVERY, (height / half[1], width / half[0]))
-        white = np.array([_whitened(spectrum) for spectrum in spectra])
+        white = _folded_roughly(small, EVERY, (height / half[1], width / half[0]))
         parts = [white[first : first + AT_ONCE] for first in range(0, len(white), AT_ONCE)]
         matches = (_matches(part, self.key, TILE // 2, turns) for part in parts)
         return np.concatenate([_scores(one).max(-1) for one in matches])
@@ -324,23 +324,37 @@ def _folded_roughly(
 ) -> Array:  # [S, 2 REACH + 1, REACH + 1] complex64
     """As `_folded`, but for the phase of a shift, and some tenths of what lies near the edges.
 
-    It is read between the samples of one transform, of twice the picture's size and with its middle
-    at the origin, so that what is read changes slowly from sample to sample.
+    Each is `_whitened`. It is read between the samples of one transform, of twice the picture's
+    size and with its middle at the origin, so that what is read changes slowly from sample to
+    sample.
     """
     height, width = residual.shape
     padded = np.zeros((2 * height, 2 * width), np.float32)
     padded[:height, :width] = residual
     centred = np.roll(padded, (-(height // 2), -(width // 2)), (0, 1))
-    spectrum = np.fft.rfft2(centred)
+    spectrum = torch.fft.rfft2(torch.from_numpy(centred))  # a quarter of the time of NumPy's
     sizes = np.array(scales)
     down = np.arange(-REACH, REACH + 1) * (sizes[:, :1] * step[0] / TILE * 2 * height)
     right = np.arange(REACH + 1) * (sizes.prod(1, keepdims=True) * step[1] / TILE * 2 * width)
-    y, x = np.floor(down).astype(int), np.minimum(np.floor(right).astype(int), width - 1)
+    if _native.module is not None:
+        white = np.empty((len(scales), 2 * REACH + 1, REACH + 1), np.complex64)
+        pairs = white.view(np.float32).reshape(*white.shape, 2)
+        _native.module.mark_trace(torch.view_as_real(spectrum), down, right, pairs)
+        return white
+    return np.array([_whitened(one) for one in _between(spectrum.numpy(), down, right)])
+
+
+def _between(spectrum: Array, down: Array, right: Array) -> Array:
+    """Read a spectrum between its samples: rows go round, columns end."""
+    y, x = (
+        np.floor(down).astype(int),
+        np.minimum(np.floor(right).astype(int), spectrum.shape[1] - 2),
+    )
     y_share = (down - y)[:, :, None].astype(np.float32)
     x_share = (right - x)[:, None].astype(np.float32)
 
     def row(at: Array) -> Array:
-        rows = at[:, :, None] % (2 * height)
+        rows = at[:, :, None] % len(spectrum)
         left = spectrum[rows, x[:, None]]
         return np.asarray(left + (spectrum[rows, x[:, None] + 1] - left) * x_share)
 
