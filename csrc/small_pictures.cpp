@@ -105,17 +105,17 @@ double unlike(ConstPicture one, ConstPicture first, ConstPicture last, double sh
 
 // Means of a plane's parts, as torch's adaptive_avg_pool2d has them: where sides do not divide, one
 // part begins within the line that another ends in, and both take all of it.
-template <typename Code>
+template <typename Sum, typename Code>
 void means(const Code* codes, int64_t row, int64_t rows, int64_t width, double share,
            const Picture& out) {
   const int64_t down = out.shape(0), across = out.shape(1);
-  std::vector<uint32_t> sums(width);
+  std::vector<Sum> sums(width);
   float* to = out.data();
   for (int64_t j = 0; j < down; ++j) {
     const int64_t begin = rows * j / down, end = (rows * (j + 1) + down - 1) / down;
     std::fill(sums.begin(), sums.end(), 0);
     for (int64_t y = begin; y < end; ++y)
-      for (int64_t x = 0; x < width; ++x) sums[x] += codes[y * row + x];
+      for (int64_t x = 0; x < width; ++x) sums[x] = Sum(sums[x] + codes[y * row + x]);
     for (int64_t i = 0; i < across; ++i) {
       const int64_t left = width * i / across, right = (width * (i + 1) + across - 1) / across;
       uint64_t sum = 0;
@@ -133,9 +133,11 @@ void thumbnail(ConstArray plane, int step, double share, Picture out) {
     throw std::invalid_argument("thumbnail: sizes of step or out");
   const int64_t row = plane.stride(0) * step, width = plane.shape(1);
   if (plane.dtype() == nb::dtype<uint16_t>())
-    means(static_cast<const uint16_t*>(plane.data()), row, rows, width, share, out);
+    means<uint32_t>(static_cast<const uint16_t*>(plane.data()), row, rows, width, share, out);
+  else if (rows / int64_t(out.shape(0)) + 2 <= 257)  // so many bytes add up to 16 bits at most
+    means<uint16_t>(static_cast<const uint8_t*>(plane.data()), row, rows, width, share, out);
   else
-    means(static_cast<const uint8_t*>(plane.data()), row, rows, width, share, out);
+    means<uint32_t>(static_cast<const uint8_t*>(plane.data()), row, rows, width, share, out);
 }
 
 struct Spread {  // of a small picture's values

@@ -77,12 +77,12 @@ class ContentGate:
         self._judge(Planes(green, blue, red, gbr_layout()), what)
 
     def _is_due(self, time_s: float, planes: Planes) -> bool:
+        since = EVERY_S if self._last_s is None else abs(time_s - self._last_s)
+        if since < SOONEST_S:
+            return False
         thumb = thumbnail(planes)
-        if self._last is not None and self._last_s is not None:
-            since = abs(time_s - self._last_s)
-            another = since >= SOONEST_S and difference(self._last, thumb) >= ANOTHER
-            if since < EVERY_S and not another:
-                return False
+        if since < EVERY_S and self._last is not None and difference(self._last, thumb) < ANOTHER:
+            return False
         self._last_s, self._last = time_s, thumb
         return True
 
