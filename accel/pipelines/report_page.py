@@ -22,7 +22,8 @@ dl { display: grid; grid-template-columns: 9rem 1fr; gap: .5rem 1rem; }
 dt { font-weight: 600; } dd { margin: 0; word-break: break-word; }
 .PROVEN { color: #14532d; } .INDICATED { color: #7a4a00; } .DECLARED { color: #374d7c; }
 .LEDGER { color: #4c3a78; } .UNKNOWN { color: #5b5b5b; }
-.drawn { overflow-x: auto; } .broken { opacity: .5; }
+.drawn { overflow-x: auto; direction: rtl; text-align: left; } .drawn > * { direction: ltr; }
+.broken { opacity: .5; }
 svg text { font: 13px system-ui, sans-serif; fill: #1c2430; }
 svg .small { font-size: 11px; fill: #56657a; } pre { white-space: pre-wrap; font: inherit; }
 @media (prefers-color-scheme: dark) { body { color: #e7ebf1; background: #14181f; }
@@ -121,7 +122,7 @@ def _boxes(history: Sequence[Mapping[str, Any]], words: Mapping[str, str]) -> li
                     {"label": f"{label}/{number}", "into": label, "depth": depth + 1,
                      "title": one["title"] or words["input"],
                      "lines": [words.get(one["relationship"], one["relationship"]),
-                               words["unsigned"]],
+                               words["left out" if one["label"] else "unsigned"]],
                      "signed": False}
                 )  # fmt: skip
     return boxes

@@ -255,6 +255,7 @@ PAGE = {  # of the page that `verify --report` writes
     "signer": {"en": "signed by {name}", "ko": "서명: {name}"},
     "doubtful": {"en": "did not hold when taken over", "ko": "이어받을 때 이미 맞지 않음"},
     "unsigned": {"en": "no signed history", "ko": "서명된 이력 없음"},
+    "left out": {"en": "signed, its history not drawn", "ko": "서명된 이력 있음(그리지 않음)"},
     "input": {"en": "input", "ko": "입력"},
     "parentOf": {"en": "what was altered", "ko": "바뀐 원본"},
     "componentOf": {"en": "what was put in", "ko": "넣은 것"},

@@ -57,6 +57,9 @@ def test_a_history_in_a_circle_and_a_long_one_are_drawn():
     )
     html = page([report(PROVEN, "proven AI", history=chain)])
     assert "28 earlier statements" in html
+    # The thirteenth is signed as well.
+    assert html.count(PAGE["left out"]["en"]) == 1
+    assert PAGE["unsigned"]["en"] not in html
 
 
 def test_a_statement_that_did_not_hold_is_drawn_as_one():
