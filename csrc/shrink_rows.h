@@ -34,6 +34,14 @@ inline void shrink_row(const Sample* from, int64_t row, int side, int few, float
       return shrink_means<3>(sums, side, few, share, out);
     case 4:
       return shrink_means<4>(sums, side, few, share, out);
+    case 5:
+      return shrink_means<5>(sums, side, few, share, out);
+    case 6:
+      return shrink_means<6>(sums, side, few, share, out);
+    case 7:
+      return shrink_means<7>(sums, side, few, share, out);
+    case 8:
+      return shrink_means<8>(sums, side, few, share, out);
     default:
       return shrink_means<0>(sums, side, few, share, out);
   }
