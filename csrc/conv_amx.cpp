@@ -119,20 +119,20 @@ void cut_pixels(const float* const* rows, int64_t channels, int pixels, int part
   }
 }
 
-void cut_weights(const float* w, int64_t channels, int parts, char* to) {
-  const bool half = fits_half(channels, parts);
+void cut_weights(const float* w, int64_t channels, Parts parts, char* to) {
+  const bool half = fits_half(channels, parts.pixel);
   for (int64_t c = 0; c < (half ? kTileDepth / 2 : kTileDepth); c += 2)
     for (int64_t tile = 0; tile < 2; ++tile) {
       const float* from = w + c * kTileWide + tile * kLanes;
       __m512i pairs[kMostParts];
-      cut_pairs(load(from), load(from + kTileWide), parts, pairs);
+      cut_pairs(load(from), load(from + kTileWide), parts.weight, pairs);
       char* line = to + tile * (kWeightBytes / 2) + c / 2 * kPartBytes;
-      for (int part = 0; part < parts; ++part)
+      for (int part = 0; part < parts.weight; ++part)
         _mm512_storeu_si512(line + part * kWeightBytes, pairs[part]);
       if (!half) continue;  // the upper part meets both of a pixel's, the lower the upper
       char* second = line + kTileDepth / 4 * kPartBytes;
       _mm512_storeu_si512(second, pairs[0]);
-      _mm512_storeu_si512(second + kWeightBytes, _mm512_setzero_si512());
+      if (parts.weight > 1) _mm512_storeu_si512(second + kWeightBytes, _mm512_setzero_si512());
     }
 }
 
@@ -148,6 +148,7 @@ inline __m512i pairs_apart() {
 // Where weights are read from. `line`: what lies side by side; `two`: the first halves of two
 // lines; `ninths`: the last tap of the pairs' first or second channels.
 struct FromFloats {
+  static constexpr int kParts = 2;
   static constexpr int kLine = kPartBytes / 4;  // numbers of a line of the cache
   const float* at;
 
@@ -163,6 +164,7 @@ struct FromFloats {
 
 template <Half kKind>
 struct FromHalves {
+  static constexpr int kParts = kKind == Half::kBfloat16 ? 1 : 2;
   static constexpr int kLine = kPartBytes / 2;
   const uint16_t* at;
 
@@ -189,42 +191,42 @@ struct FromHalves {
 
 template <typename From>
 inline void cut_filter(From w, int vector, __m512i* to) {
-  if (vector == kFilter - 1) return cut_pairs(w.ninths(false), w.ninths(true), 2, to);
+  if (vector == kFilter - 1) return cut_pairs(w.ninths(false), w.ninths(true), From::kParts, to);
   w.at += 2 * kPair * vector;
-  cut_pairs(w.two(0, kPair), w.two(kFilter, kFilter + kPair), 2, to);
+  cut_pairs(w.two(0, kPair), w.two(kFilter, kFilter + kPair), From::kParts, to);
 }
 
 // Where a lane of such a vector belongs: the row of its pair in its tap's tile.
-inline char* place_of(char* to, int vector, int lane) {
+inline char* place_of(char* to, int vector, int lane, int parts) {
   const bool last = vector == kFilter - 1;
   const int tap = last ? vector : lane % 8, pair = last ? lane : 2 * vector + lane / 8;
-  return to + tap * 2 * kWeightBytes + pair * kPartBytes;
+  return to + tap * parts * kWeightBytes + pair * kPartBytes;
 }
 
 template <typename From>
 void cut_all_filters(From w, int64_t in_step, int outs, int taps, char* to) {
   for (int tile = 0; tile < 2; ++tile, to += kWeightBytes / 2)
     for (int vector = 0; vector < taps; ++vector) {
-      __m512i parts[kLanes][2];
+      __m512i parts[kLanes][From::kParts];
       for (int i = 0; i < kLanes; ++i) {
         const From from = {w.at + (tile * kLanes + i) * in_step};
         if (tile * kLanes + i >= outs) {
-          parts[i][0] = parts[i][1] = _mm512_setzero_si512();
+          for (auto& part : parts[i]) part = _mm512_setzero_si512();
           continue;
         }
         // The next call's: each vector is of kTileDepth numbers.
         const auto* next = from.at + (taps + vector) * kTileDepth;
         for (int64_t j = 0; j < kTileDepth; j += From::kLine) _mm_prefetch(next + j, _MM_HINT_T0);
         if (taps == 1)  // pairs of channels lie side by side
-          cut_row(from.line(0), from.line(kLanes), 2, reinterpret_cast<char*>(parts[i]));
+          cut_row(from.line(0), from.line(kLanes), From::kParts, reinterpret_cast<char*>(parts[i]));
         else
           cut_filter(from, vector, parts[i]);
       }
-      for (int part = 0; part < 2; ++part) {
+      for (int part = 0; part < From::kParts; ++part) {
         Vec lines[kLanes];
         float* rows[kLanes];
         for (int i = 0; i < kLanes; ++i) {
-          char* place = taps == 1 ? to + i * kPartBytes : place_of(to, vector, i);
+          char* place = taps == 1 ? to + i * kPartBytes : place_of(to, vector, i, From::kParts);
           rows[i] = reinterpret_cast<float*>(place + part * kWeightBytes);
           lines[i] = _mm512_castsi512_ps(parts[i][part]);
         }
@@ -266,7 +268,7 @@ struct Step {
     if (kTall == 2 && kWide == 2) _tile_dpbf16ps(3, 5, 7);
   }
   // Each load serves as many products as it can.
-  template <int kParts>
+  template <int kParts, int kWeightParts>
   __attribute__((always_inline)) void run() const {
     load_b(0);
     if (kParts == 3) {
@@ -279,12 +281,13 @@ struct Step {
     } else {
       load_a(1), products();
       load_a(0), products();
-      load_b(1), products();
+      if (kWeightParts == 2) load_b(1), products();
     }
   }
+  template <int kWeightParts>
   __attribute__((always_inline)) void run_half() const {
     load_b(0), load_a(0), products();
-    load_b(1), products();
+    if (kWeightParts == 2) load_b(1), products();
   }
 };
 
@@ -313,7 +316,7 @@ void store_sums(float* to) {
   if (kTall == 2 && kWide == 2) _tile_stored(3, to + 16 * kTileWide + 16, kRow);
 }
 
-template <int kTall, int kWide, int kParts>
+template <int kTall, int kWide, int kParts, int kWeightParts>
 __attribute__((always_inline)) inline void sum_block(const char* a, const int64_t* offsets,
                                                      int64_t steps, int64_t halves, const char* b,
                                                      float* sums, bool accumulate,
@@ -323,18 +326,18 @@ __attribute__((always_inline)) inline void sum_block(const char* a, const int64_
   else
     clear_sums();
   for (int64_t i = 0; i < steps; ++i) {
-    const Step<kTall, kWide> step{a + offsets[i], b + i * kParts * kWeightBytes,
+    const Step<kTall, kWide> step{a + offsets[i], b + i * kWeightParts * kWeightBytes,
                                   kParts * kPartBytes};
     if (i < steps - halves)
-      step.template run<kParts>();
+      step.template run<kParts, kWeightParts>();
     else
-      step.run_half();
+      step.template run_half<kWeightParts>();
     for (int64_t j = 0; j < lines; ++j, ahead += 64) _mm_prefetch(ahead, _MM_HINT_T1);
   }
   store_sums<kTall, kWide>(sums);
 }
 
-template <int kWide, int kParts>
+template <int kWide, int kParts, int kWeightParts>
 void multiply_all(const char* a, int64_t pixels, const int64_t* offsets, int64_t steps,
                   int64_t halves, const char* b, float* sums, bool accumulate, const char* ahead,
                   int64_t ahead_bytes) {
@@ -342,17 +345,25 @@ void multiply_all(const char* a, int64_t pixels, const int64_t* offsets, int64_t
   const int64_t lines = (ahead_bytes / 64 + calls * steps - 1) / (calls * steps);
   const int64_t next = kTilePixels * kParts * kPartBytes;
   for (; pixels > 16; pixels -= kTilePixels, a += next, sums += kTilePixels * kTileWide)
-    sum_block<2, kWide, kParts>(a, offsets, steps, halves, b, sums, accumulate, ahead, lines);
+    sum_block<2, kWide, kParts, kWeightParts>(a, offsets, steps, halves, b, sums, accumulate, ahead,
+                                              lines);
   if (pixels > 0)
-    sum_block<1, kWide, kParts>(a, offsets, steps, halves, b, sums, accumulate, ahead, lines);
+    sum_block<1, kWide, kParts, kWeightParts>(a, offsets, steps, halves, b, sums, accumulate, ahead,
+                                              lines);
+}
+
+template <int kWide>
+auto chosen(Parts parts) {
+  return parts.pixel == 3    ? multiply_all<kWide, 3, 3>
+         : parts.weight == 2 ? multiply_all<kWide, 2, 2>
+                             : multiply_all<kWide, 2, 1>;
 }
 
 void multiply(const char* a, int64_t pixels, const int64_t* offsets, int64_t steps, int64_t halves,
-              const char* b, int parts, int wide, float* sums, bool accumulate, const char* ahead,
+              const char* b, Parts parts, int wide, float* sums, bool accumulate, const char* ahead,
               int64_t ahead_bytes) {
   _tile_loadconfig(&kTileShapes);
-  const auto run = wide > 16 ? (parts == 3 ? multiply_all<2, 3> : multiply_all<2, 2>)
-                             : (parts == 3 ? multiply_all<1, 3> : multiply_all<1, 2>);
+  const auto run = wide > 16 ? chosen<2>(parts) : chosen<1>(parts);
   run(a, pixels, offsets, steps, halves, b, sums, accumulate, ahead, ahead_bytes);
   _tile_release();
 }

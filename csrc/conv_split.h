@@ -17,7 +17,7 @@ struct Split {
   const Problem& p;
   int64_t taps;
   int64_t chunks, steps;  // tiles of a cut pixel's channels; tiles of weights of a panel
-  int parts;
+  Parts parts;
   int64_t phase_rows, phase_columns, phases;
   int64_t down, across;  // rows of an image, pixels of a row
   int64_t reach;         // the farthest a tap reads beyond its first pixel
@@ -29,7 +29,8 @@ struct Split {
       : k(k), t(t), p(p), taps(int64_t(p.kernel_h) * p.kernel_w) {
     chunks = ceil_div(p.inputs, kTileDepth);
     steps = chunks * taps;
-    parts = taps * p.inputs <= kShortSum ? 3 : 2;
+    const bool cut_already = p.w.halves && p.w.kind == Half::kBfloat16;
+    parts = taps * p.inputs <= kShortSum ? Parts{3, 3} : Parts{2, cut_already ? 1 : 2};
     phase_rows = std::min(p.stride, p.kernel_h);
     phase_columns = std::min(p.stride, p.kernel_w);
     phases = phase_rows * phase_columns;
@@ -42,7 +43,7 @@ struct Split {
     length = (p.count - 1) * down * across + (p.out_height - 1) * across + p.out_width;
     items = ceil_div(length, kTilePixels);
     panels = ceil_div(p.outputs, kTileWide);
-    const int64_t pixel_bytes = phases * chunks * parts * kPartBytes;
+    const int64_t pixel_bytes = phases * chunks * pixel_step();
     const int64_t fits = kCutBytes / (pixel_bytes * kTilePixels);
     together = std::min(items, std::clamp<int64_t>(fits, taps > 1 ? 20 : 8, 64));
     together = ceil_div(items, ceil_div(items, together));
@@ -58,9 +59,9 @@ struct Split {
     return tap / p.kernel_w % p.stride * phase_columns + tap % p.kernel_w % p.stride;
   }
   int64_t stored(int64_t n) const { return n * kTilePixels + reach; }  // pixels of a phase
-  int64_t pixel_step() const { return parts * kPartBytes; }
+  int64_t pixel_step() const { return parts.pixel * kPartBytes; }
   int64_t chunk_step(int64_t n) const { return phases * stored(n) * pixel_step(); }
-  int64_t weight_step() const { return parts * kWeightBytes; }
+  int64_t weight_step() const { return parts.weight * kWeightBytes; }
   int64_t first_chunk(int64_t group) const { return chunks * group / groups; }
   int64_t group_steps() const { return ceil_div(chunks, groups) * taps; }
 
@@ -101,7 +102,7 @@ struct Split {
     char* put = to + begin * pixel_step();
     if (!p.planes) {
       for (int64_t i = begin; i < end; ++i, put += pixel_step(), from += s * p.inputs)
-        t.cut_pixel(from, p.inputs, parts, put, apart);
+        t.cut_pixel(from, p.inputs, parts.pixel, put, apart);
       return;
     }
     const float* rows[kTileDepth];
@@ -110,7 +111,7 @@ struct Split {
       for (int64_t j = 0; j < some; ++j) rows[j] = from + (c + j) * at.step();
       for (int64_t i = 0; i < end - begin; i += 16) {
         expect<0>(rows[0] + 2 * 16, some, at.step(), 16);
-        t.cut_pixels(rows, some, int(std::min<int64_t>(16, end - begin - i)), parts,
+        t.cut_pixels(rows, some, int(std::min<int64_t>(16, end - begin - i)), parts.pixel,
                      put + i * pixel_step(), apart);
         for (int64_t j = 0; j < some; ++j) rows[j] += 16;
       }
@@ -125,7 +126,7 @@ struct Split {
     for (int64_t chunk = first; chunk < last; ++chunk) {
       const int64_t from = chunk * kTileDepth, some = std::min(kTileDepth, p.inputs - from);
       const int64_t at = panel * kTileWide * apart + from * taps;
-      if (parts == 2 && some == kTileDepth && (taps == 1 || taps == 9)) {
+      if (parts.pixel == 2 && some == kTileDepth && (taps == 1 || taps == 9)) {
         if (p.w.floats)
           t.cut_filters(p.w.floats + at, apart, outs, int(taps), to);
         else
@@ -170,7 +171,8 @@ struct Split {
       } else {
         cut_weights(weights, values, panel, begin, end);
       }
-      const bool half = end == chunks && fits_half(p.inputs - (chunks - 1) * kTileDepth, parts);
+      const bool half =
+          end == chunks && fits_half(p.inputs - (chunks - 1) * kTileDepth, parts.pixel);
       t.multiply(cut, pixels, offsets, count, half ? taps : 0, b, parts, outs, sums, group > 0,
                  b + count * weight_step(), ahead * weight_step());
     }

@@ -5,7 +5,8 @@
 // float32 is cut into bfloat16 parts, each what rounding to the one before left over: two hold 17
 // bits of it, three all 24. Of two parts three products are summed (the fourth, of both lower
 // parts, is smaller than what the parts leave out), of three the six that matter (Henry, Tang and
-// Heinecke 2019, arXiv:1904.06376).
+// Heinecke 2019, arXiv:1904.06376). Weights that are bfloat16 already are one part, which leaves
+// nothing over for the third product of two.
 #pragma once
 
 #include <cstdint>
@@ -31,8 +32,13 @@ struct TileShapes {
 inline constexpr TileShapes kTileShapes = {
     1, 0, {}, {64, 64, 64, 64, 64, 64, 64, 64}, {16, 16, 16, 16, 16, 16, 16, 16}};
 
+// Parts that a pixel and a weight are cut into: 3 and 3, 2 and 2, or 2 and 1.
+struct Parts {
+  int pixel, weight;
+};
+
 // Whether channels that are left, the last of a pixel, are so few that both of their parts fit into
-// one row of a tile: they then take two products instead of three.
+// one row of a tile: they then take one product less.
 constexpr bool fits_half(int64_t channels, int parts) {
   return channels <= kTileDepth / 2 && parts == 2;
 }
@@ -47,9 +53,9 @@ struct TileKernels {
                      int64_t chunk_step);
   // Weights [kTileDepth][kTileWide], of which `channels` count, to parts
   // [parts][2 tiles][kTileDepth / 2][16][2].
-  void (*cut_weights)(const float* w, int64_t channels, int parts, char* to);
-  // The same for weights [outs, kTileDepth, taps] as torch keeps them, in two parts, for all taps;
-  // outs in_step apart, those that are missing zero. Only 1 and 9 taps.
+  void (*cut_weights)(const float* w, int64_t channels, Parts parts, char* to);
+  // The same for weights [outs, kTileDepth, taps] as torch keeps them, beside pixels in two parts,
+  // for all taps; outs in_step apart, those that are missing zero. Only 1 and 9 taps.
   void (*cut_filters)(const float* w, int64_t in_step, int outs, int taps, char* to);
   // The same for weights of 16 bits, which are widened in registers.
   void (*cut_half_filters)(const uint16_t* w, Half kind, int64_t in_step, int outs, int taps,
@@ -58,8 +64,8 @@ struct TileKernels {
   // steps are of channels that `fits_half`. `wide`: output channels that count. `ahead`: memory
   // needed soon, `ahead_bytes` of it.
   void (*multiply)(const char* a, int64_t pixels, const int64_t* offsets, int64_t steps,
-                   int64_t halves, const char* b, int parts, int wide, float* sums, bool accumulate,
-                   const char* ahead, int64_t ahead_bytes);
+                   int64_t halves, const char* b, Parts parts, int wide, float* sums,
+                   bool accumulate, const char* ahead, int64_t ahead_bytes);
   bool (*finite)(const float* sums, int64_t pixels, int wide);
 };
 
