@@ -4,6 +4,7 @@ What the networks say of the frame is known already, as it is when a person look
 `merge_keys.json`: the time from a key to a JPEG, of one core alone: neighbours do not count.
 `merge_browser.json`: from the key until a browser shows a picture of it, and the exact one, by the
 clock, on all cores; for a machine that does nothing else, and only where Chromium is installed.
+There frames are gone through, too, of a film with one key frame.
 """
 
 from __future__ import annotations
@@ -17,11 +18,12 @@ import tempfile
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # as the command does, see accel/cli
 
+import av
 import cv2
 import numpy as np
 import torch
@@ -41,6 +43,8 @@ from benchmarks.harness import _print, conditions, save
 from tests.pipelines.dfl.chromium import PROGRAM, Chromium
 
 WIDTH, HEIGHT, ROUNDS = 1920, 1080, 5
+PRESSES = 20  # of a key in the browser, the first of them included
+FILM_FRAMES = 240
 OPTIONS = {
     "resolution": 96, "archi": "df-ud", "face_type": "f",
     "ae_dims": 16, "e_dims": 8, "d_dims": 8, "d_mask_dims": 4,
@@ -104,18 +108,42 @@ def make_workspace(root: Path, unit: int = 320, resolution: int = 96) -> None:
     """A clip of three frames, `unit` the size of the face in pixels, and a model for it."""
     aligned = root / "data_dst" / "aligned"
     aligned.mkdir(parents=True)
-    (root / "model").mkdir()
     for number in range(3):
         frame, points = drawn(number, unit)
         name = f"{number + 1:05d}.png"
         cv2.imwrite(str(root / "data_dst" / name), frame)
-        matrix = crop_matrix(points, FaceType.FULL, 256)
-        _, jpeg = cv2.imencode(".jpg", cv2.warpAffine(frame, matrix, (256, 256)))
-        record = FaceRecord(
-            FaceType.FULL, points, source_filename=name, source_landmarks=points, matrix=matrix
-        )
-        path = aligned / name.replace(".png", "_0.jpg")
-        path.write_bytes(with_face(jpeg.tobytes(), record))
+        add_face(aligned, name, frame, points)
+    add_model(root / "model", resolution)
+
+
+def make_film(root: Path, unit: int = 320) -> None:
+    """A film of one key frame, so that going back is as hard as it can be."""
+    aligned = root / "data_dst" / "aligned"
+    aligned.mkdir(parents=True)
+    frame, points = drawn(0, unit)
+    options = {"g": "1000", "sc_threshold": "0", "preset": "veryfast"}
+    with av.open(str(root / "data_dst.mp4"), "w") as film:
+        stream = film.add_stream("libx264", rate=25, options=options)
+        stream.width, stream.height, stream.pix_fmt = WIDTH, HEIGHT, "yuv420p"
+        for number in range(FILM_FRAMES):
+            moved = np.roll(frame, 2 * number, 1)
+            film.mux(stream.encode(av.VideoFrame.from_ndarray(moved, format="bgr24")))
+            add_face(aligned, f"{number + 1:05d}.png", moved, points + [2 * number, 0])
+        film.mux(stream.encode(None))
+    add_model(root / "model", 96)
+
+
+def add_face(aligned: Path, name: str, frame: np.ndarray, points: np.ndarray) -> None:
+    matrix = crop_matrix(points, FaceType.FULL, 256)
+    _, jpeg = cv2.imencode(".jpg", cv2.warpAffine(frame, matrix, (256, 256)))
+    record = FaceRecord(
+        FaceType.FULL, points, source_filename=name, source_landmarks=points, matrix=matrix
+    )
+    (aligned / name.replace(".png", "_0.jpg")).write_bytes(with_face(jpeg.tobytes(), record))
+
+
+def add_model(folder: Path, resolution: int) -> None:
+    folder.mkdir()
     options = OPTIONS | {"resolution": resolution}
     numbers = {k: v for k, v in options.items() if isinstance(v, int)}
     config = AutoencoderConfig(archi="df-ud", face_type=FaceType.FULL, **numbers)
@@ -123,8 +151,8 @@ def make_workspace(root: Path, unit: int = 320, resolution: int = 96) -> None:
     for decoder in (network.decoder_src, network.decoder_dst):
         torch.nn.init.constant_(decoder.out_convm.bias, 4.0)
     for part, module in network.parts.items():
-        write_weights(part_file(root / "model", "new", "SAEHD", part), to_dfl_order(module))
-    write_data(root / "model" / "new_SAEHD_data.dat", {"iter": 1, "options": options})
+        write_weights(part_file(folder, "new", "SAEHD", part), to_dfl_order(module))
+    write_data(folder / "new_SAEHD_data.dat", {"iter": 1, "options": options})
 
 
 def measure(live: LiveMerger, before: MergeSettings, key: str) -> tuple[list[float], list[float]]:
@@ -149,18 +177,23 @@ def measure_shown(
     live: LiveMerger, browser: Chromium, before: MergeSettings, key: str
 ) -> tuple[list[float], list[float]]:
     """Milliseconds from a key to the first picture on the screen, and to the exact one."""
-    first, exact = [], []
-    for _ in range(ROUNDS):
+    times = []
+    for _ in range(PRESSES):
         live.session.change(1, before)
         live.frames.forget_steps()
         live.picture()
-        browser.value("document.body.dataset.latency = document.body.dataset.exact = ''")
-        browser.press(key)
-        first.append(float(browser.wait("document.body.dataset.latency")))
-        browser.wait("!document.querySelector('#frame.busy')")
-        exact.append(first[-1])
-        if browser.value("state.draft || document.body.dataset.exact"):
-            exact[-1] = float(browser.wait("document.body.dataset.exact"))
+        times.append(shown_after(browser, key))
+    first, exact = zip(*times)
+    return list(first), list(exact)
+
+
+def shown_after(browser: Chromium, key: str, is_shifted: bool = False) -> tuple[float, float]:
+    browser.value("document.body.dataset.latency = document.body.dataset.exact = ''")
+    browser.press(key, is_shifted)
+    first = exact = float(browser.wait("document.body.dataset.latency"))
+    browser.wait("!document.querySelector('#frame.busy')")
+    if browser.value("state.draft || document.body.dataset.exact"):
+        exact = float(browser.wait("document.body.dataset.exact"))
     return first, exact
 
 
@@ -212,37 +245,67 @@ def by_core() -> None:
     merge_effects.ThreadPoolExecutor = ThreadPoolExecutor
 
 
+@contextmanager
+def shown(live: LiveMerger) -> Iterator[Chromium]:
+    folder = Path(tempfile.mkdtemp())
+    with closing(MergePage(live)) as page, Chromium(folder) as browser:
+        browser.open(page.url)
+        browser.wait("document.body && document.body.dataset.pictures && window.state")
+        yield browser
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def browser_row(label: str, first: list[float], exact: list[float]) -> dict:
+    more = {
+        "p95_ms": round(float(np.percentile(first, 95)), 1),
+        "worst_ms": round(max(first), 1),
+        "exact_ms": round(statistics.median(exact), 1),
+        "drafts": sum(e > f for e, f in zip(exact, first)),
+    }
+    return row(label, first) | more
+
+
+def frame_rows() -> Iterator[dict]:
+    """Frame by frame through a film, and from its one end to the other."""
+    with tempfile.TemporaryDirectory() as folder:
+        make_film(Path(folder))
+        job = MergeJob(Workspace(folder), MergeConfig(device="cpu"))
+        live = LiveMerger(job, Path(folder) / "session.json")
+        with closing(job), closing(live), shown(live) as browser:
+            for label, key in (("next frame", "."), ("last frame", "/"), ("frame before", ",")):
+                times = [
+                    shown_after(browser, key, key == "/")
+                    for _ in range(1 if key == "/" else 2 * PRESSES)
+                ]
+                first, exact = zip(*times)
+                yield browser_row(label, list(first), list(exact))
+
+
 def by_clock() -> None:
     cv2.setNumThreads(os.cpu_count() or 1)
-    rows = []
+    rows = list(frame_rows())
     for prefix, keys, live in scenes():
-        folder = Path(tempfile.mkdtemp())
-        with closing(MergePage(live)) as page, Chromium(folder) as browser:
-            browser.open(page.url)
-            browser.wait("document.body && document.body.dataset.pictures && window.state")
+        with shown(live) as browser:
             for label, (before, key) in keys.items():
                 first, exact = measure_shown(live, browser, MergeSettings(**before), key)
-                more = {
-                    "worst_ms": round(max(first), 1),
-                    "exact_ms": round(statistics.median(exact), 1),
-                    "drafts": sum(e > f for e, f in zip(exact, first)),
-                }
-                rows.append(row(prefix + label, first) | more)
-        shutil.rmtree(folder, ignore_errors=True)
+                rows.append(browser_row(prefix + label, first, exact))
     _print("merge, 1080p, key to screen", rows)
     note = (
-        "wall time from a key to the first picture of it in headless Chromium; exact_ms: to the"
-        f" exact one; drafts: how many of {ROUNDS} first ones were drafts"
+        "wall time from a key to the first picture of it (or word that the frame is being read) in"
+        f" headless Chromium, of {PRESSES} presses each, the first included; exact_ms: to the exact"
+        " picture; drafts: how many of the first ones were drafts"
     )
     save("merge_browser", {"op": "merge", "note": note, "rows": rows, **conditions(2)})
 
 
-def main() -> None:
-    by_core()
-    if PROGRAM is not None:
+def main(only: str | None = None) -> None:
+    if only != "browser":
+        by_core()
+    if only != "keys" and PROGRAM is not None:
         by_clock()
 
 
 if __name__ == "__main__":
-    argparse.ArgumentParser(description=__doc__).parse_args()
-    main()
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--only", choices=("keys", "browser"), help="one of the two files")
+    main(parser.parse_args().only)
