@@ -26,9 +26,11 @@ from accel.core import (
 )
 from accel.faces.between import Sparse, quick
 from accel.faces.face import Face
+from accel.faces.sort import recover
 from accel.faces.track import Analyser, FaceModels
 from accel.kernels._native import limit_threads, limited_threads
 from accel.kernels.planes import Planes
+from accel.pipelines.dfl.alone import alone
 from accel.pipelines.dfl.extract_config import ExtractConfig
 from accel.pipelines.dfl.extract_cut import Cut, Landmarker, choose, write_debug, write_faces
 from accel.pipelines.dfl.extract_journal import Journal, read_journal
@@ -93,21 +95,33 @@ class _Run:
                 from accel.faces.fan import FanNet
 
                 self.landmarker = FanNet(self.config.landmarks, device=self.config.device)
-            settings = self.config.settings() | {"frames": len(source)}
-            self.journal = Journal(self.folder, settings)
-            is_complete = self.journal.begin(overwrite=self.config.overwrite)
-            self.first = self.journal.done
-            stats: dict[str, Any] = {}
-            if not is_complete:
-                sparse = self._sparse()
-                with light_collector(), one_opencv_thread():
-                    self._write_all(source, sparse, progress, cancel, started)
-                self.journal.save(is_complete=True)
-                stats = sparse.analyser.stats | {
-                    "placed": sparse.placed,
-                    "measured_between": sparse.measured,
-                }
-            return self._report(source, stats, started)
+            self.folder.mkdir(parents=True, exist_ok=True)
+            with alone(self.folder):
+                recover(self.folder)  # what a sort that was killed left beside it
+                return self._extract(source, progress, cancel, started)
+
+    def _extract(
+        self,
+        source: FrameSource,
+        progress: ProgressCallback | None,
+        cancel: Cancel,
+        started: float,
+    ) -> dict[str, Any]:
+        settings = self.config.settings() | {"frames": len(source)}
+        self.journal = Journal(self.folder, settings)
+        is_complete = self.journal.begin(overwrite=self.config.overwrite)
+        self.first = self.journal.done
+        stats: dict[str, Any] = {}
+        if not is_complete:
+            sparse = self._sparse()
+            with light_collector(), one_opencv_thread():
+                self._write_all(source, sparse, progress, cancel, started)
+            self.journal.save(is_complete=True)
+            stats = sparse.analyser.stats | {
+                "placed": sparse.placed,
+                "measured_between": sparse.measured,
+            }
+        return self._report(source, stats, started)
 
     def _sparse(self) -> Sparse:
         models = self.models or FaceModels(device=self.config.device)

@@ -15,6 +15,7 @@ from accel.faces.faceset import faces_in, read_face, with_face
 from accel.faces.faceset_pak import open_pak
 from accel.faces.find import FaceModels
 from accel.faces.sort import MODES, arrange, aside_of
+from accel.pipelines.dfl.alone import alone
 from accel.pipelines.dfl.clear import clear_workspace, list_made
 from accel.pipelines.dfl.extract import ExtractConfig, extract_faces
 from accel.pipelines.dfl.made import LIST_NAME, made_in
@@ -67,6 +68,19 @@ def test_origname_puts_faces_back_in_the_films_order(faces):
     sort_faces(faces, "src", "origname")
     names = [read_face(p).source_filename for p in faces_in(aligned(faces))]
     assert names == sorted(names)
+
+
+def test_an_extraction_takes_back_what_a_killed_sort_left_aside(faces):
+    before, aside = contents(faces), aside_of(aligned(faces))
+    aside.mkdir()
+    for path in faces_in(aligned(faces)):
+        path.rename(aside / path.name)
+    report = extract_faces(faces, "src", ExtractConfig(size=96, debug=True))
+    assert report["frames_now"] == 0  # all of it was done once more, and there twice in the end
+    assert contents(faces) == before
+    with alone(aligned(faces)), pytest.raises(ConfigError, match="another run is at work there"):
+        extract_faces(faces, "src", ExtractConfig(size=96, debug=True, overwrite=True))
+    assert contents(faces) == before
 
 
 def test_the_contact_sheet_is_a_picture_of_all(faces):
