@@ -33,6 +33,10 @@ from accel.video.sniff import open_demuxer
 FIRST_S, FIRST, LATER, WINDOWS = 3.0, 75, 25, 10
 PASSED_OVER = 300  # frames at most that are decoded again to get at new ones
 FARTHEST = 1000  # in a film that does not tell its length
+# Of large frames fewer, as each holds more of a mark: so many pixels at the start, as many later,
+# and as many of frames that are passed over; of 8192x4320 still FEWEST and FEWEST_LATER frames.
+MOST_PX = FIRST * 3840 * 2160
+FEWEST, FEWEST_LATER = 25, 3
 
 
 def verify_file(
@@ -122,14 +126,16 @@ def windows(path: Path, limits: Limits = DEFAULT_LIMITS) -> Generator[Frames]:
     with open_video(path, limits=limits) as reader:
         info = reader.info
         rate = float(info.average_rate or 25)
+        fitting = MOST_PX // (info.width * info.height)
         first = max(FIRST, min(4 * FIRST, math.ceil(FIRST_S * rate)))
+        first = min(first, max(FEWEST, fitting))
         yield (_luma(frame) for frame in islice(reader, first))
         if not isinstance(reader, VideoReader) or (info.frames or first) <= first:
             return
         length_s, demuxer = info.duration_s, reader.demuxer
     if not length_s:
         with open_video(path, limits=limits) as reader:
-            frames = islice(iter(reader), first, FARTHEST)
+            frames = islice(iter(reader), first, max(2 * FEWEST, min(FARTHEST, 2 * fitting)))
             while window := [_luma(frame) for frame in islice(frames, LATER)]:
                 yield window
         return
@@ -137,7 +143,7 @@ def windows(path: Path, limits: Limits = DEFAULT_LIMITS) -> Generator[Frames]:
         stream = main_video(container, path)
         stream.codec_context.thread_type = "AUTO"
         start_s = float((stream.start_time or 0) * stream.time_base)
-        later = _Later(container, stream, info, start_s + (first - 0.5) / rate)
+        later = _Later(container, stream, info, start_s + (first - 0.5) / rate, fitting)
         for step in range(1, WINDOWS):
             yield later.stretch(start_s + length_s * step / WINDOWS)
 
@@ -145,23 +151,38 @@ def windows(path: Path, limits: Limits = DEFAULT_LIMITS) -> Generator[Frames]:
 class _Later:
     """Stretches of a film after its start, in order; no frame is given twice.
 
-    seen_s: time of the last frame that was given.
+    seen_s: time of the last frame that was given. fitting: frames that all of them may have
+    together, and how many more may be passed over.
     """
 
-    def __init__(self, container: Any, stream: Any, info: VideoInfo, seen_s: float) -> None:
+    def __init__(
+        self, container: Any, stream: Any, info: VideoInfo, seen_s: float, fitting: int
+    ) -> None:
         self._container, self._stream, self._info, self._seen_s = container, stream, info, seen_s
+        self._each = min(LATER, max(FEWEST_LATER, fitting // (WINDOWS - 1)))
+        self._spare = max(FEWEST, fitting)
 
     def stretch(self, at_s: float) -> Frames:
         """New frames from the last key frame before a time on; none where the file is damaged."""
         with suppress(av.error.FFmpegError, OSError):
             self._container.seek(int(at_s / self._stream.time_base), stream=self._stream)
-            decoded = islice(self._container.decode(self._stream), PASSED_OVER + LATER)
-            new = (one for one in decoded if one.time is not None and one.time > self._seen_s)
-            for index, picture in enumerate(islice(new, LATER)):
+            for index, picture in enumerate(islice(self._new(), self._each)):
                 self._seen_s = picture.time
                 flat = planar(picture)
                 if flat.format.name == self._info.pixel_format:
                     yield _luma(Frame(self._info.layout, index, self._info.time_base, index, flat))
+
+    def _new(self) -> Iterator[av.VideoFrame]:
+        """Decoded frames that were not given yet, while others may be passed over."""
+        most = min(PASSED_OVER, self._spare)
+        for picture in self._container.decode(self._stream):
+            if picture.time is not None and picture.time > self._seen_s:
+                yield picture
+            elif most > 0:
+                self._spare -= 1
+                most -= 1
+            else:
+                return
 
 
 def _luma(frame: Frame) -> tuple[NDArray[Any], float]:

@@ -107,6 +107,13 @@ def test_three_seconds_are_looked_at_first_at_any_rate(tmp_path):
     assert len(list(next(windows(tmp_path / "a.mp4")))) == 180
 
 
+def test_of_large_frames_fewer_are_looked_at_and_passed_over(tmp_path, monkeypatch):
+    """A film of 200 kB, 8192x4320 at 240 a second, took minutes."""
+    monkeypatch.setattr("accel.pipelines.verify.MOST_PX", 1)
+    (tmp_path / "a.mp4").write_bytes(encode(flat([90] * 120), rate=60))  # one key frame
+    assert [len(list(one)) for one in windows(tmp_path / "a.mp4")] == [25, 3, *[0] * 8]
+
+
 @pytest.mark.slow
 def test_a_mark_in_the_last_third_is_found(tmp_path):
     mark, frames = Mark(MARK), film(300)
