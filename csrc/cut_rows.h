@@ -101,7 +101,7 @@ inline int cut_lines(const CutPlane& p, int lines, float u0, float v0, int x, in
   const Vec du = spread(p.du), dv = spread(p.dv);
   const VecInt last_x = VecInt{} + (p.width - 2), last_y = VecInt{} + (p.height - 2);
   const __m512i spread_byte = _mm512_set4_epi32(0x0c0c0c0c, 0x08080808, 0x04040404, 0);
-  const auto codes = [](const uint8_t* row) {
+  const auto codes = [&](const uint8_t* row) {
     return _mm512_broadcast_i32x4(_mm_loadu_si128((const __m128i*)row));
   };
   const int left = p.du < 0 ? kLanes - 1 : 0, upper = p.dv < 0 ? kLanes - 1 : 0;

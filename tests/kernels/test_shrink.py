@@ -20,7 +20,7 @@ def plane(height=61, width=103, bits=8, seed=0):
 
 
 @pytest.mark.parametrize("variance", [0.0, 0.1, 0.5])
-@pytest.mark.parametrize("side", [1, 2, 3, 4, 5, 16, 61])
+@pytest.mark.parametrize("side", [1, 2, 3, 4, 5, 6, 7, 8, 16, 61])
 @pytest.mark.parametrize("bits", [8, 10, 16])
 def test_agrees_with_reference(bits, side, variance):
     args = (plane(bits=bits), side, round(128 * variance), 255 / ((1 << bits) - 1) / side**2)
@@ -31,6 +31,13 @@ def test_agrees_with_reference(bits, side, variance):
 @pytest.mark.parametrize(("height", "width"), [(1, 1), (2, 1), (1, 9), (3, 2), (4, 64), (5, 200)])
 def test_small_planes(height, width):
     args = (plane(height, width), 1, 40, 1.0)
+    check_kernel(op, args, atol=0, rtol=0)
+
+
+@pytest.mark.parametrize("beside", [1, 46, 63, 64, 65, 127, 128])
+def test_black_beside_white_is_blurred_exactly(beside):
+    """The largest differences there are, at every weight; rows of several vectors and a rest."""
+    args = ((plane(40, 331) % 2) * 255, 1, beside, 1.0)
     check_kernel(op, args, atol=0, rtol=0)
 
 
