@@ -10,6 +10,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -303,6 +304,8 @@ class _Merging:
         live = self.live
         try:
             live.finished = run_merge(live.job, progress=self._look, cancel=self.cancel)
+            if live.job.config.to is not None:  # merged once more, it is this person's own film
+                live.job.config = replace(live.job.config, overwrite=True)
             live.note = f"{live.finished['output']}: merged"
         except Cancelled:
             live.note = "stopped; what was merged is kept"

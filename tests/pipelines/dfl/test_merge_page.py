@@ -27,7 +27,15 @@ from accel.pipelines.dfl.merge_live import LiveMerger, open_live, session_path
 from accel.pipelines.dfl.merge_page import MergePage, merge_interactively
 from accel.pipelines.dfl.workspace import Workspace
 from tests.pipelines.dfl.chromium import PROGRAM, Chromium
-from tests.pipelines.dfl.merge_clip import FRAMES, HEIGHT, WIDTH, drawn, make_workspace, pictures
+from tests.pipelines.dfl.merge_clip import (
+    FRAMES,
+    HEIGHT,
+    WIDTH,
+    add_film,
+    drawn,
+    make_workspace,
+    pictures,
+)
 
 BROWSER = pytest.mark.skipif(PROGRAM is None, reason="chromium is not installed")
 SHOWN = MergeConfig(settings=MergeSettings(mask="dst"))
@@ -186,6 +194,25 @@ def test_keys_are_told_why_they_do_nothing_while_the_clip_is_merged(opened, monk
     pressed(live, ">")
     live.wait()
     assert live.state()["note"] == "stopped; what was merged is kept"
+
+
+def test_a_film_that_was_merged_from_the_page_may_be_merged_again(opened, workspace):
+    """A stranger's of the same name may not."""
+    add_film(workspace)
+    film = workspace / "result.mp4"
+    film.write_bytes(b"of somebody else")
+    live = opened(MergeConfig(settings=MergeSettings(mask="dst"), to=film))
+    pressed(live, ">")
+    live.wait()
+    assert "exists" in live.note
+    film.unlink()
+    sizes = []
+    for keys in (">", "3EEE>"):
+        pressed(live, keys)
+        live.wait()
+        assert live.note == f"{film}: merged"
+        sizes.append(film.stat().st_size)
+    assert sizes[0] != sizes[1]
 
 
 def test_what_was_set_is_there_after_closing(opened):
