@@ -31,6 +31,7 @@ from torch import Tensor
 
 import accel
 from accel.core import ConfigError, files_below
+from accel.kernels._native import limited_threads
 from accel.kernels.paste import paste_rectangle
 from accel.kernels.planes import Planes, gbr_layout
 from accel.pipelines.provenance_config import ProvenanceConfig as ProvenanceConfig
@@ -358,13 +359,14 @@ def earlier_mark(frames: Frames, *, thorough: bool = True) -> str | None:
     cut, mirrored or squeezed since, which takes some ten milliseconds where there is none.
     """
     detector = Detector()
-    for luma, weight in frames:
-        detector.add(luma, weight)
-    if not detector.frames:
-        return None
-    found = detector.find(thorough=False)
-    if found.ident is None and thorough and detector.is_suspect():
-        found = detector.find()
+    with limited_threads(1):  # others decode and analyse meanwhile
+        for luma, weight in frames:
+            detector.add(luma, weight)
+        if not detector.frames:
+            return None
+        found = detector.find(thorough=False)
+        if found.ident is None and thorough and detector.is_suspect():
+            found = detector.find()
     return found.ident
 
 

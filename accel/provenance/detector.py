@@ -253,9 +253,9 @@ def _about_origin(tile: Array, turns: int, mirrored: bool) -> Array:
 @cache
 def _turned_signals(key: bytes) -> Array:  # [8, 2 REACH + 1, REACH + 1] complex64
     """What a whitened spectrum is multiplied with to find the fixed signal, for each turn."""
-    signal = tile(key, None)
-    turned = [_about_origin(_about_origin(signal, 0, m), turns, False) for turns, m in TURNS]
-    spectra = np.conj(np.fft.rfft2(np.array(turned)))[:, _ROWS, : REACH + 1]
+    spectrum = np.fft.fft2(tile(key, None))  # turns and mirrors as the tile itself
+    turned = [_about_origin(_about_origin(spectrum, 0, m), turns, False) for turns, m in TURNS]
+    spectra = np.conj(np.array(turned))[:, _ROWS, : REACH + 1]
     size = np.abs(spectra)
     unit = np.where(size > size.max() * 0.5, spectra / np.maximum(size, 1e-9), 0)
     return unit.astype(np.complex64)
