@@ -129,16 +129,16 @@ void multiply(const ConvKernels& k, const float* a, int64_t lda, const float* b,
   });
 }
 
-// One shape of work for both algorithms: blocks of rows are prepared, then each panel of output
-// channels is run over them. With few panels a thread takes whole blocks, otherwise all threads
-// share each block.
+// One shape of work for several forms: blocks of rows are prepared, then each panel of output
+// channels is run over them. With few panels or small blocks a thread takes whole blocks, otherwise
+// all threads share each block.
 template <typename Prepare, typename Panel>
 void run_blocks(const Problem& p, int64_t items, int64_t together, int64_t panels,
                 int64_t shared_floats, int64_t own_floats, const Prepare& prepare,
-                const Panel& panel) {
+                const Panel& panel, bool small = false) {
   const int64_t blocks = ceil_div(items, together);
   const int threads = p.threads;
-  const bool apart = threads > 1 && panels < 2 * threads && blocks >= threads;
+  const bool apart = threads > 1 && (small || panels < 2 * threads) && blocks >= threads;
   float* shared = apart ? nullptr : shared_scratch.get(shared_floats);
 #pragma omp parallel num_threads(threads) if (threads > 1)
   {

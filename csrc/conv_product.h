@@ -2,13 +2,14 @@
 // products of windows (conv_strips.h) share with them. Included once, by conv2d.cpp inside an
 // unnamed namespace.
 
-constexpr int64_t kBlockProduct = 320;    // length of a chain of multiply-adds elsewhere
-constexpr int64_t kRowBytes = 1 << 20;    // pixels that are worked on together
-constexpr int64_t kMostRows = 1536;       // the same, in number, at most
-constexpr int64_t kFewestRows = 16;       // and at least, in calls of `micro`
-constexpr int64_t kPixelBytes = 1 << 20;  // packed pixels that are worked on together
-constexpr int64_t kStreams = 32;          // channels that are copied side by side
-constexpr int64_t kGroup = 4;             // calls of `micro` whose sums are written together
+constexpr int64_t kBlockProduct = 320;     // length of a chain of multiply-adds elsewhere
+constexpr int64_t kRowBytes = 1 << 20;     // pixels that are worked on together
+constexpr int64_t kMostRows = 1536;        // the same, in number, at most
+constexpr int64_t kFewestRows = 16;        // and at least, in calls of `micro`
+constexpr int64_t kNearBytes = 512 << 10;  // weights that stay near while all rows pass by
+constexpr int64_t kPixelBytes = 1 << 20;   // packed pixels that are worked on together
+constexpr int64_t kStreams = 32;           // channels that are copied side by side
+constexpr int64_t kGroup = 4;              // calls of `micro` whose sums are written together
 
 // Weights [panel][block][tap][channel of the block][output].
 struct Panels {
@@ -18,6 +19,7 @@ struct Panels {
   Blocks blocks;
   int64_t count;
   const float* ahead = nullptr;  // weights that are packed
+  bool near = false;             // and stay so near that they need not be fetched
 
   Panels(const ConvKernels& k, const Problem& p)
       : k(k),
@@ -55,7 +57,7 @@ struct Panels {
   const float* next(const float* weights, int64_t call, int64_t done, int64_t terms,
                     const float* rows) const {
     const int64_t share = terms * k.panel * 3 / 8;  // see ACCEL_AHEAD
-    const bool fetch = ahead && call * share < terms * k.panel;
+    const bool fetch = ahead && !near && call * share < terms * k.panel;
     return fetch ? weights + floats() + done * k.panel + call * share : rows;
   }
 
@@ -90,7 +92,11 @@ struct Product {
                p.inputs % 1024 != 0) {  // rows 4 KiB apart would fall on one set of the cache
     const int64_t bytes = p.packed ? kRowBytes : 2 * kRowBytes;  // packing takes as much as 30 rows
     const int64_t fits = bytes / (blocks.padded * 4) / k.rows * k.rows;
-    together = std::min(rows, std::clamp<int64_t>(fits, kFewestRows * k.rows, kMostRows));
+    together = std::clamp<int64_t>(fits, kFewestRows * k.rows, kMostRows);
+    // All outputs of some rows, then the next rows: many results are written as they lie.
+    weights.near = packed_floats() * 4 <= kNearBytes && rows * p.outputs * 4 > kRowBytes;
+    if (weights.near) together = 2 * kGroup * k.rows;
+    together = std::min(rows, together);
     together = ceil_div(rows, ceil_div(rows, together));
   }
   Product(const Product& other) : Product(other.k, other.p) {}
@@ -152,7 +158,8 @@ struct Product {
         [&](float* a, float*, int64_t first, int64_t n, int64_t i) { gather(a, first, n, i); },
         [&](const float* a, float* own, int64_t first, int64_t n, int64_t panel) {
           run_panel(a, own, first, n, panel);
-        });
+        },
+        weights.near);
   }
 };
 

@@ -32,6 +32,7 @@ WINDOWS = [  # what processors without tile registers sum where the pixels lie
     (1, 128, 32, 41, 75, 3, 2, 1),  # rows of results longer than what is written at once
     (5, 300, 70, 7, 7, 1, 1, 0),  # few pixels, so turned
     (2, 330, 66, 19, 12, 1, 2, 0),
+    (2, 36, 70, 50, 61, 1, 1, 0),  # results beyond the cache, if not those of one image alone
 ]
 SHAPES = [
     (2, 64, 64, 16, 16, 3, 1, 1),
