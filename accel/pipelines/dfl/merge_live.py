@@ -60,6 +60,7 @@ class LiveMerger:
         self.is_closing = False
         self.frames = LookedFrames(job)
         self._pace = Pace()
+        self._encoding: dict[tuple[int, int], float] = {}  # seconds, by level and zoom
         self._newer = Cancel()  # set when what is being made is asked for no longer
         self._lock = threading.RLock()  # of all of the above
         self._saver = _Saver(self._save_now)
@@ -178,12 +179,14 @@ class LiveMerger:
             )
             if looked is None:
                 return b"", self.state() | {"ms": _ms_since(started), "draft": True}
-            level = self._level(looked, settings) if hurried else EXACT
+            level = self._level(looked, settings, zoom) if hurried else EXACT
             rgb, scale = self._shown(looked, settings, level, is_checkered, newer)
         except (ConfigError, InputError) as error:
             rgb = np.zeros((9, 16, 3), np.uint8)
             self.note = str(error)
+        begun = time.perf_counter()
         jpeg = encoded(rgb, zoom)
+        self._encoding[level, zoom] = time.perf_counter() - begun
         state = self.state() | {
             "ms": _ms_since(started),
             "draft": level != EXACT,
@@ -219,13 +222,14 @@ class LiveMerger:
         self._pace.note(level, kind, time.perf_counter() - started)
         return rgb, one.scale
 
-    def _level(self, looked: Looked, settings: MergeSettings) -> int:
+    def _level(self, looked: Looked, settings: MergeSettings, zoom: int) -> int:
         """The best picture that is there soon, as far as earlier ones tell."""
         if not looked.has(settings):
             return ROUGH
         for level in (EXACT, DRAFT):
             one, wanted = at_level(looked, settings, level)
-            if self._pace.expected(level, kind_of(wanted, one.last, one.faces)) <= SOON_S:
+            making = self._pace.expected(level, kind_of(wanted, one.last, one.faces))
+            if making + self._encoding.get((level, zoom), 0.0) <= SOON_S:
                 return level
         return ROUGH
 

@@ -24,6 +24,7 @@ from accel.pipelines.dfl.merge import merge_faces
 from accel.pipelines.dfl.merge_job import MergeConfig, MergeJob
 from accel.pipelines.dfl.merge_keys import HELP, STEPS, changed, rows
 from accel.pipelines.dfl.merge_live import LiveMerger, open_live, session_path
+from accel.pipelines.dfl.merge_looked import on_checkerboard
 from accel.pipelines.dfl.merge_page import MergePage, merge_interactively
 from accel.pipelines.dfl.workspace import Workspace
 from tests.pipelines.dfl.chromium import PROGRAM, Chromium
@@ -346,6 +347,28 @@ def test_the_mask_can_be_seen(opened):
     shown = live.merged(0, settings(live), is_checkered=True)
     assert set(np.unique(shown[:12, :12])) == {128}
     assert np.array_equal(shown[50, 75], plain[50, 75])
+
+
+def test_the_checkerboard_is_mixed_with_the_picture_by_the_mask():
+    make = np.random.default_rng(0)
+    rgb = make.integers(0, 256, (50, 70, 3)).astype(np.uint8)
+    mask = np.zeros((50, 70), np.float32)
+    mask[10:40, 5:60] = make.random((30, 55))
+    y, x = np.mgrid[:50, :70] // 12
+    light = np.where((x + y) % 2, 192.0, 128.0)[..., None]
+    wanted = light + mask[..., None] * (rgb - light)
+    assert np.abs(on_checkerboard(rgb, mask, 12) - wanted).max() <= 0.51
+    nothing = on_checkerboard(rgb, np.zeros_like(mask), 12)
+    assert np.array_equal(nothing, np.broadcast_to(light, nothing.shape))
+
+
+def test_a_large_preview_that_takes_long_to_encode_is_preceded_by_a_draft(opened):
+    live = opened()
+    live.picture()
+    live.picture()
+    assert live.picture(hurried=True)[1]["draft"] is False
+    live._encoding[merge_live.EXACT, live.zoom] = 1.0
+    assert live.picture(hurried=True)[1]["draft"] is True
 
 
 # --- the page -----------------------------------------------------------------------------------
