@@ -70,7 +70,8 @@ check tests/kernels tests/nn/test_onnx_native.py tests/nn/test_onnx.py \
 # The code that CPUs with narrower vectors, or without tile registers, run.
 for less in "avx512 16" "avx2 8" "plain 4"; do
   export ACCEL_CONV_ISA="${less% *}" ACCEL_LANES="${less#* }"
-  check tests/kernels/test_conv2d.py tests/kernels/test_network_ops.py \
+  check tests/kernels/test_conv2d.py tests/kernels/test_conv2d_halves.py \
+    tests/kernels/test_network_ops.py \
     tests/kernels/test_layer_norm.py tests/kernels/test_to_uint8.py tests/kernels/test_unusual.py \
     tests/nn/test_onnx_native.py -m "$quick"
 done

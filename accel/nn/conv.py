@@ -90,8 +90,8 @@ def choose_packing(network: nn.Module, most_bytes: int = PACKED_BYTES) -> bool:
 def kept_in_halves(network: nn.Module) -> set[str]:
     """Names of the parameters that may have 16 bits where the network computes in float32.
 
-    They are given to our kernels alone, which widen what they need in cache: a module names its own
-    in `may_be_halves`.
+    They are given to our kernels alone, which widen what they need in cache, or widened row by row
+    where they are looked up: a module names its own in `may_be_halves`.
     """
     return {
         f"{path}.{name}" if path else name

@@ -153,6 +153,8 @@ class ClipLayers(nn.Module):
 
 
 class ClipEmbeddings(nn.Module):
+    may_be_halves = ("token_embedding.weight",)  # rows of it are added to positions, which are wide
+
     def __init__(self, config: TextConfig):
         super().__init__()
         self.token_embedding = nn.Embedding(config.vocabulary, config.width)
@@ -204,6 +206,8 @@ class ClipAttention(nn.Module):
 
 class OpenClipText(TextTower):
     """OpenCLIP's text tower (SD 2.x: H; SDXL's second: bigG); names as in open_clip."""
+
+    may_be_halves = ClipEmbeddings.may_be_halves
 
     def __init__(self, config: TextConfig):
         super().__init__(config)

@@ -72,7 +72,9 @@ def test_layers_stay_as_stored_and_compute_the_same(two):
         assert tensor.dtype == (stored.dtype if name in stay else torch.float32)
         assert (tensor.data_ptr() == stored.data_ptr()) == (name in stay)
     layers = [m for m in narrow.modules() if isinstance(m, (Conv2d, Linear))]
-    assert len(stay) == len(layers) + 2  # a tower's layers have one joint matrix each
+    towers = len(narrow.towers)
+    # Words of each, and the joint matrices of one's two layers.
+    assert len(stay) == len(layers) + towers + 2
     assert {t.dtype for t in wide.parameters()} == {torch.float32}
     assert computing_dtype(narrow) == torch.float32
     for _ in range(3):  # the third time with packed weights
