@@ -14,16 +14,18 @@ from typing import Any
 import av
 from numpy.typing import NDArray
 
-from accel.core import files_below
+from accel.core import InputError, files_below
 from accel.provenance import keys
 from accel.provenance.c2pa_read import media_of
 from accel.provenance.detector import weight_of
 from accel.provenance.label import local_language as local_language
 from accel.provenance.ledger import Ledger as Ledger
+from accel.provenance.media import media_type
 from accel.provenance.verify import BROKEN, UNREADABLE, Frames, examine, nothing_readable
 from accel.provenance.verify import Report as Report
 from accel.provenance.watermark import luma_of
 from accel.provenance.words import EXPLANATION
+from accel.video.boxes import check_film
 from accel.video.frame import Frame, planar
 from accel.video.info import VideoInfo
 from accel.video.read import DEFAULT_LIMITS, Limits, VideoReader, main_video, open_video
@@ -53,6 +55,11 @@ def verify_file(
     """
     trusted = own_anchors() if anchors is None else list(anchors)
     known = Ledger() if ledger is None else ledger
+    try:
+        if media_type(path)[0] in ("video/mp4", "video/quicktime"):
+            check_film(path)  # before c2pa-rs makes a tree of it
+    except (InputError, OSError):
+        return nothing_readable(path)
     with closing(windows(path, limits)) as stretches:
         return examine(path, stretches, anchors=trusted, ledger=known)
 
