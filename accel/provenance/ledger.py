@@ -16,7 +16,7 @@ import sqlite3
 import sys
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +37,7 @@ CREATE INDEX IF NOT EXISTS by_mark ON entries (mark);
 """
 _START = "0" * 64
 _NO_ENTRY = (TypeError, AttributeError, ValueError, KeyError)  # what a row raises that is none
+_LONGEST = 1 << 20  # bytes of a row, or of a schema
 _WAIT_S, _LOOK_S = 30, 3  # for another process that writes: to append, and to look
 SIMILAR = 10  # of 64 bits that two looks of one picture may differ in; strangers differ in 32
 
@@ -186,8 +187,8 @@ class Ledger:
             return []
         self._check_files()
         with self._open(write=False) as base:
-            kind = base.execute("SELECT type FROM sqlite_master WHERE name = 'entries'").fetchone()
-            if kind != ("table",):  # a view may have rows without end
+            base.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, _LONGEST)
+            if not _has_entries(base):
                 raise InputError(
                     f"{self.path.name}: the ledger cannot be used: it has no table of entries"
                 )
@@ -234,6 +235,16 @@ class Ledger:
             beside = self.path.with_name(self.path.name + end)
             if beside.is_symlink() or (beside.exists() and not beside.is_file()):
                 raise InputError(f"{beside.name}: must be a file of a ledger, is a link or a pipe")
+
+
+def _has_entries(base: sqlite3.Connection) -> bool:
+    """Whether there is a plain table of entries: views, and tables of modules, which may look into
+    views, have rows without end, and columns may be worked out as they are read."""
+    found = base.execute("SELECT type, sql FROM sqlite_master WHERE name = 'entries'").fetchone()
+    if found is None or found[0] != "table" or not str(found[1]).upper().startswith("CREATE TABLE"):
+        return False
+    columns = base.execute("PRAGMA table_xinfo(entries)").fetchall()
+    return {one[1]: one[-1] for one in columns} == {one.name: 0 for one in fields(Entry)}
 
 
 def _entry(row: dict[str, Any]) -> Entry:

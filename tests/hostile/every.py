@@ -10,10 +10,11 @@ from tests.hostile import (
     attacks_paths,
     attacks_prompts,
     attacks_settings,
+    attacks_tables,
     attacks_weights,
 )
 from tests.hostile.attacks import ATTACKS as ATTACKS
 
 MADE_BY = (attacks_media, attacks_more, attacks_prompts, attacks_settings, attacks_weights,
            attacks_filling, attacks_folders, attacks_graphs, attacks_late,
-           attacks_paths)  # fmt: skip
+           attacks_paths, attacks_tables)  # fmt: skip

@@ -130,3 +130,42 @@ def test_who_looks_does_not_wait_long_for_who_writes(ledger, monkeypatch):
         with pytest.raises(InputError, match="locked"):
             ledger.entries()
     assert len(ledger.entries()) == 5
+
+
+COLUMNS = ("number", "time", "task", "sha256", "mark", "consent", "looks", "credential",
+           "previous", "hash")  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "commands",
+    [
+        (
+            "CREATE VIEW v AS WITH RECURSIVE c(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM c LIMIT"
+            f" 5) SELECT n AS id, {', '.join(f'n AS {name}' for name in COLUMNS)} FROM c",
+            f"CREATE VIRTUAL TABLE entries USING fts5({', '.join(COLUMNS)}, content='v',"
+            " content_rowid='id')",
+        ),
+        (
+            f"CREATE TABLE entries ({', '.join(COLUMNS[1:])}, number AS (hex(zeroblob(9))))",
+            "INSERT INTO entries VALUES ('', '', '', '', '', '', '', '', '')",
+        ),
+        (
+            f"CREATE TABLE entries ({', '.join(COLUMNS)}, more)",
+            "INSERT INTO entries VALUES (1, '', '', '', '', '', '', '', '', '', '')",
+        ),
+        (
+            f"CREATE TABLE entries ({', '.join(COLUMNS)})",
+            "INSERT INTO entries VALUES (1, hex(zeroblob(900000)), '', '', '', '', '', '', '', '')",
+        ),
+    ],
+)
+def test_a_table_that_computes_or_is_endless_is_no_ledger(tmp_path, commands):
+    """A view behind a table of words hung; a column of 400 MB that was worked out took 3 GB."""
+    base = sqlite3.connect(tmp_path / "a.sqlite")
+    for one in commands:
+        base.execute(one)
+    base.commit()
+    base.close()
+    for look_into in (Ledger.entries, Ledger.faults):
+        with pytest.raises(InputError, match="the ledger cannot be used"):
+            look_into(Ledger(tmp_path / "a.sqlite"))
