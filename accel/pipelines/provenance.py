@@ -19,7 +19,7 @@ import hashlib
 import os
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -360,8 +360,9 @@ def earlier_mark(frames: Frames, *, thorough: bool = True) -> str | None:
     """
     detector = Detector()
     with limited_threads(1):  # others decode and analyse meanwhile
-        for luma, weight in frames:
-            detector.add(luma, weight)
+        with suppress(ValueError):  # a frame of another size than the first, or of one line
+            for luma, weight in frames:
+                detector.add(luma, weight)
         if not detector.frames:
             return None
         found = detector.find(thorough=False)

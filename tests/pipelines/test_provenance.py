@@ -14,7 +14,7 @@ from PIL import Image
 from accel.cli import main
 from accel.core import ConfigError
 from accel.pipelines.demo import PORTRAIT, moving_portrait
-from accel.pipelines.provenance import Marker, ProvenanceConfig
+from accel.pipelines.provenance import Marker, ProvenanceConfig, earlier_mark
 from accel.pipelines.swap import swap_video
 from accel.pipelines.verify import Ledger, verify_file
 from accel.provenance import c2pa, keys
@@ -239,3 +239,10 @@ def test_settings_that_cannot_be(settings, text):
 def test_face_alone_is_for_faces():
     with pytest.raises(ConfigError, match="for swapped faces"):
         Marker(ProvenanceConfig(watermark="face"), task="generate")
+
+
+def test_frames_that_no_mark_fits_into_end_the_search_for_one():
+    """A film whose frames change in size, or have one line, ended in a traceback."""
+    wide, narrow = np.full((64, 96), 90.0), np.full((32, 48), 90.0)
+    assert earlier_mark([(wide, 1.0), (narrow, 1.0)]) is None
+    assert earlier_mark([(np.zeros((1, 1)), 1.0)]) is None
