@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from accel.video.stills import FolderReader, ImageReader
 
 MAX_SIDE = 65535  # as in JPEG; kernels count on rows that are not endless
+MAX_FRUITLESS = 100_000  # packets in a row that give no picture; an hour of film
 FOUR_BYTES = ("gif", "apng")  # whose pixels take as much, where those of other films take 1.5
 
 
@@ -216,9 +217,15 @@ class Decoding:
         yield from self._source
 
     def _decode(self) -> Iterator[av.VideoFrame]:
-        given = 0
+        given = fruitless = 0
         for packet in self._packets():
             self.hidden += packet is not None and packet.is_discard
+            fruitless += 1  # a few bytes can hold a packet, and a file millions
+            if fruitless > MAX_FRUITLESS:
+                raise InputError(
+                    f"{self.path}: {MAX_FRUITLESS} packets in a row near frame {given} must hold"
+                    " a picture, none does"
+                )
             # The packet without dts or data at the end is what empties the decoder's queue.
             try:
                 pictures = self.stream.decode(packet)
@@ -228,6 +235,7 @@ class Decoding:
                 self._damaged(given, error)
                 continue
             while pictures:
+                fruitless = 0
                 given += 1
                 yield pictures.pop(0)
 
