@@ -11,10 +11,16 @@ def with_next(text: str, step: str, workspace: Path, *options: str) -> str:
     return f"{text}\nnext: {shlex.join(['accel', 'dfl', step, str(workspace), *options])}"
 
 
-def after_faces(text: str, workspace: Path) -> str:
-    """The same while faces are being made ready: what is still missing, else the training."""
+def after_faces(text: str, workspace: Path, extracted: str | None = None) -> str:
+    """The same while faces are being made ready: what is still missing, else the training.
+
+    extracted: the side whose faces were just looked for; to do that again would find no more.
+    """
     for side in ("src", "dst"):
         folder = workspace / f"data_{side}" / "aligned"
         if not any(any(folder.glob(name)) for name in ("*.jpg", "*.png", "faceset.pak")):
+            if side == extracted:
+                film = workspace / f"data_{side}"
+                return f"{text}\nnext: a film or pictures that show a face, as {film}.* or in {film}"
             return with_next(text, "extract", workspace, "--side", side)
     return with_next(text, "train", workspace, "--iterations", "100000")

@@ -195,7 +195,7 @@ def _run_extract(args: argparse.Namespace) -> None:
         reasons = ", ".join(f"{why} {n}" for why, n in report["dropped"].items())
         lines.append(f"dropped: {reasons}")
     text = _with_notes("\n".join(lines), report)
-    deliver(report, args.json, after_faces(text, args.workspace))
+    deliver(report, args.json, after_faces(text, args.workspace, args.side))
 
 
 # --- sort, pack, unpack --------------------------------------------------------------------------

@@ -64,16 +64,16 @@ class MergeJob:
         self.workspace, self.config = workspace, config
         self.notes: list[str] = []
         device = choose_device(config.device)
-        self.model: FaceModel = open_model(workspace.model, config.model)
         self.source: FrameSource = open_frames(workspace, "dst")
         try:
+            self.session = self._session()  # first, for a file that is no settings is told at once
+            self.model: FaceModel = open_model(workspace.model, config.model)
             self.predictor = Predictor(self.model, config.xseg, device=str(device))
             self._xseg = config.xseg and hashlib.sha256(config.xseg.read_bytes()).hexdigest()
             folder = workspace.need_faces("dst")
             self.table: FaceTable = read_faces(
                 folder, self.source.names, self.model.config.face_type
             )
-            self.session = self._session()
         except BaseException:
             self.source.close()
             raise

@@ -7,6 +7,7 @@ import json
 import sys
 
 import pytest
+from PIL import Image
 
 from accel.cli import main
 from accel.faces.faceset import faces_in, read_face
@@ -126,3 +127,17 @@ def test_bad_input_is_one_line(tmp_path, capsys, args, wanted):
     assert wanted in err
     assert err.startswith("accel: ")
     assert err.count("\n") == 1
+
+
+def test_extract_that_found_no_face_is_not_told_to_extract_again(tmp_path, capsys):
+    for side in ("src", "dst"):
+        (tmp_path / f"data_{side}").mkdir()
+        Image.new("RGB", (64, 64), (90, 120, 60)).save(tmp_path / f"data_{side}" / "00001.png")
+        status, out, _ = run(capsys, "extract", tmp_path, "--side", side)
+        assert status == 0
+        told = out.splitlines()[-1]
+        if side == "src":
+            assert told.startswith("next: a film or pictures that show a face, as ")
+            assert "data_src" in told
+        else:  # the other side's are missing too
+            assert told == f"next: accel dfl extract {tmp_path} --side src"
