@@ -49,11 +49,7 @@ def sort_faces(
     if by not in MODES:
         raise ConfigError(f"sort: must be by one of {', '.join(MODES)}, got {by!r:.40}")
     sheet = Path(sheet) if sheet else workspace.root / f"aligned_{side}_sheet.png"
-    # Said before a face is moved.
-    if not sheet.parent.is_dir():
-        raise ConfigError(f"{sheet}: the folder must exist, {sheet.parent} does not")
-    if sheet.suffix.lower() != ".png" or sheet.is_dir():
-        raise ConfigError(f"{sheet}: the contact sheet must have a name that ends in .png")
+    _check_sheet(sheet)  # before a face is moved
     started = time.perf_counter()
     with alone(workspace.aligned(side)):
         recovered = recover(workspace.aligned(side))
@@ -93,6 +89,13 @@ def sort_faces(
         "notes": notes,
         **end_of_report(started),
     }
+
+
+def _check_sheet(sheet: Path) -> None:
+    if not sheet.parent.is_dir():
+        raise ConfigError(f"{sheet}: the folder must exist, {sheet.parent} does not")
+    if sheet.suffix.lower() != ".png" or sheet.is_dir():
+        raise ConfigError(f"{sheet}: the contact sheet must have a name that ends in .png")
 
 
 def _pictures(folder: Path) -> list[Path]:
