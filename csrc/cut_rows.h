@@ -72,6 +72,28 @@ inline CutPair cut_gather(const CutPlane& p, VecInt ix, VecInt iy) {
 #endif
 }
 
+// Of the pixels from x on: the samples left of and above their places, and how far beyond they lie.
+struct CutPlaces {
+  VecInt x, y;
+  Vec s, t;
+};
+
+__attribute__((always_inline)) inline CutPlaces cut_places(const CutPlane& p, float u0, float v0,
+                                                           int x) {
+#if ACCEL_LANES == 16
+  const Vec step = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+#else
+  const Vec step = {0, 1, 2, 3, 4, 5, 6, 7};
+#endif
+  const VecInt last_x = VecInt{} + (p.width - 2), last_y = VecInt{} + (p.height - 2);
+  const Vec at = spread(float(x)) + step;
+  const Vec u = spread(p.du) * at + spread(u0), v = spread(p.dv) * at + spread(v0);
+  VecInt ix = __builtin_convertvector(u, VecInt), iy = __builtin_convertvector(v, VecInt);
+  ix = ix > last_x ? last_x : ix;
+  iy = iy > last_y ? last_y : iy;
+  return {ix, iy, u - __builtin_convertvector(ix, Vec), v - __builtin_convertvector(iy, Vec)};
+}
+
 // Bilinear, from codes in the low bytes and where between them the places lie.
 __attribute__((always_inline)) inline Vec cut_mix(VecInt top, VecInt bottom, Vec s, Vec t) {
   const Vec a = __builtin_convertvector(top & 255, Vec);
@@ -97,29 +119,21 @@ inline int cut_lines_of(const CutPlane& p) {
 // shuffle takes from each row what belongs to it.
 inline int cut_lines(const CutPlane& p, int lines, float u0, float v0, int x, int high,
                      float* out) {
-  const Vec step = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
-  const Vec du = spread(p.du), dv = spread(p.dv);
-  const VecInt last_x = VecInt{} + (p.width - 2), last_y = VecInt{} + (p.height - 2);
   const __m512i spread_byte = _mm512_set4_epi32(0x0c0c0c0c, 0x08080808, 0x04040404, 0);
   const auto codes = [&](const uint8_t* row) {
     return _mm512_broadcast_i32x4(_mm_loadu_si128((const __m128i*)row));
   };
   const int left = p.du < 0 ? kLanes - 1 : 0, upper = p.dv < 0 ? kLanes - 1 : 0;
   for (; x + kLanes <= high; x += kLanes) {
-    const Vec at = spread(float(x)) + step;
-    const Vec u = du * at + spread(u0), v = dv * at + spread(v0);
-    VecInt ix = __builtin_convertvector(u, VecInt), iy = __builtin_convertvector(v, VecInt);
-    ix = ix > last_x ? last_x : ix;
-    iy = iy > last_y ? last_y : iy;
-    const Vec s = u - __builtin_convertvector(ix, Vec), t = v - __builtin_convertvector(iy, Vec);
+    const CutPlaces at = cut_places(p, u0, v0, x);
     const int base = std::min(int(p.du * float(x + left) + u0), p.width - kWindow);
     const int first = std::min(int(p.dv * float(x + upper) + v0), p.height - 2);
     // Of each pixel two samples above, two below: where in the row, and in which.
     const __m512i place =
-        _mm512_add_epi8(_mm512_shuffle_epi8((__m512i)(ix - (VecInt{} + base)), spread_byte),
+        _mm512_add_epi8(_mm512_shuffle_epi8((__m512i)(at.x - (VecInt{} + base)), spread_byte),
                         _mm512_set1_epi32(0x01000100));
     const __m512i line =
-        _mm512_add_epi8(_mm512_shuffle_epi8((__m512i)(iy - (VecInt{} + first)), spread_byte),
+        _mm512_add_epi8(_mm512_shuffle_epi8((__m512i)(at.y - (VecInt{} + first)), spread_byte),
                         _mm512_set1_epi32(0x01010000));
     const uint8_t* row = p.data + first * p.row + base;
     __m512i seen = _mm512_shuffle_epi8(codes(row), place);
@@ -129,7 +143,7 @@ inline int cut_lines(const CutPlane& p, int lines, float u0, float v0, int x, in
       const __mmask64 here = _mm512_cmpeq_epi8_mask(line, _mm512_set1_epi8(char(i)));
       seen = _mm512_mask_shuffle_epi8(seen, here, codes(row), place);
     }
-    store(out + x, cut_mix((VecInt)seen, (VecInt)_mm512_srli_epi32(seen, 16), s, t));
+    store(out + x, cut_mix((VecInt)seen, (VecInt)_mm512_srli_epi32(seen, 16), at.s, at.t));
   }
   return x;
 }
@@ -137,23 +151,11 @@ inline int cut_lines(const CutPlane& p, int lines, float u0, float v0, int x, in
 
 // From pixel x on, as long as whole vectors fit before `high`; returns where it stopped.
 inline int cut_vectors(const CutPlane& p, float u0, float v0, int x, int high, float* out) {
-#if ACCEL_LANES == 16
-  const Vec step = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
-#else
-  const Vec step = {0, 1, 2, 3, 4, 5, 6, 7};
-#endif
-  const Vec du = spread(p.du), dv = spread(p.dv);
-  const VecInt last_x = VecInt{} + (p.width - 2), last_y = VecInt{} + (p.height - 2);
   for (; x + kLanes <= high; x += kLanes) {
-    const Vec at = spread(float(x)) + step;
-    const Vec u = du * at + spread(u0), v = dv * at + spread(v0);
-    VecInt ix = __builtin_convertvector(u, VecInt), iy = __builtin_convertvector(v, VecInt);
-    ix = ix > last_x ? last_x : ix;
-    iy = iy > last_y ? last_y : iy;
-    const Vec s = u - __builtin_convertvector(ix, Vec), t = v - __builtin_convertvector(iy, Vec);
+    const CutPlaces at = cut_places(p, u0, v0, x);
     CutPair pair;
-    if (!cut_window(p, ix, iy, pair)) pair = cut_gather(p, ix, iy);
-    store(out + x, cut_mix(pair.top, pair.bottom, s, t));
+    if (!cut_window(p, at.x, at.y, pair)) pair = cut_gather(p, at.x, at.y);
+    store(out + x, cut_mix(pair.top, pair.bottom, at.s, at.t));
   }
   return x;
 }
