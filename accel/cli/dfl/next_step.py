@@ -21,6 +21,7 @@ def after_faces(text: str, workspace: Path, extracted: str | None = None) -> str
         if not any(any(folder.glob(name)) for name in ("*.jpg", "*.png", "faceset.pak")):
             if side == extracted:
                 film = workspace / f"data_{side}"
-                return f"{text}\nnext: a film or pictures that show a face, as {film}.* or in {film}"
+                wanted = "a film or pictures that show a face"
+                return f"{text}\nnext: {wanted}, as {film}.* or in {film}"
             return with_next(text, "extract", workspace, "--side", side)
     return with_next(text, "train", workspace, "--iterations", "100000")
