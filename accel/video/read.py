@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 MAX_SIDE = 65535  # as in JPEG; kernels count on rows that are not endless
 MAX_FRUITLESS = 100_000  # packets in a row that give no picture; an hour of film
+MAX_FRUITLESS_BYTES = 2 << 30  # of such, once unpacked
 FOUR_BYTES = ("gif", "apng")  # whose pixels take as much, where those of other films take 1.5
 
 
@@ -217,13 +218,14 @@ class Decoding:
         yield from self._source
 
     def _decode(self) -> Iterator[av.VideoFrame]:
-        given = fruitless = 0
+        given = fruitless = read = 0
         for packet in self._packets():
             self.hidden += packet is not None and packet.is_discard
             fruitless += 1  # a few bytes can hold a packet, and a file millions
-            if fruitless > MAX_FRUITLESS:
+            read += 0 if packet is None else packet.size
+            if fruitless > MAX_FRUITLESS or read > MAX_FRUITLESS_BYTES:
                 raise InputError(
-                    f"{self.path}: {MAX_FRUITLESS} packets in a row near frame {given} must hold"
+                    f"{self.path}: {fruitless} packets in a row near frame {given} must hold"
                     " a picture, none does"
                 )
             # The packet without dts or data at the end is what empties the decoder's queue.
@@ -235,7 +237,7 @@ class Decoding:
                 self._damaged(given, error)
                 continue
             while pictures:
-                fruitless = 0
+                fruitless = read = 0
                 given += 1
                 yield pictures.pop(0)
 
