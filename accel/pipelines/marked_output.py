@@ -10,8 +10,8 @@ from accel.provenance.watermark import luma_of
 from accel.video.frame import Frame
 from accel.video.read import VideoReader
 from accel.video.save_stills import picture_name
-from accel.video.sniff import PICTURE_SUFFIXES
 from accel.video.stills import FolderReader, ImageReader
+from accel.video.write import is_pictures
 
 AnyReader = VideoReader | ImageReader | FolderReader
 
@@ -25,9 +25,7 @@ class MarkedOutput:
 
     def __init__(self, marker: Marker, reader: AnyReader, output: Path) -> None:
         self.marker, self._reader, self._output = marker, reader, output
-        self.is_film = output.suffix.lower() not in PICTURE_SUFFIXES and not (
-            output.is_dir() or not output.suffix
-        )
+        self.is_film = not is_pictures(output)
         self._film: Marking | None = None
         self._pictures: dict[int, Marking] = {}
         self._is_altered = False

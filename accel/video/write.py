@@ -349,12 +349,13 @@ def check_output(
 
     It costs nothing, so it can be asked before anything is opened that takes long.
     """
-    if not _is_pictures(path):
+    if not is_pictures(path):
         check_place(path, like.path)
         choose_encoder(like.info, choose_muxer(path.suffix), config)
 
 
-def _is_pictures(path: Path) -> bool:
+def is_pictures(path: Path) -> bool:
+    """Whether what `open_writer` opens for this name is a picture or a folder of them, no film."""
     return path.suffix.lower() in PICTURE_SUFFIXES or path.is_dir() or not path.suffix
 
 
@@ -375,7 +376,7 @@ def open_writer(
     path = Path(path)
     if path.suffix.lower() in PICTURE_SUFFIXES:
         return ImageWriter(path, like, finish=finish)
-    if _is_pictures(path):
+    if is_pictures(path):
         return FolderWriter(path, like, finish=finish)
     on_device = open_film_writer(path, like, config, finish=finish)
     return on_device or VideoWriter(path, like, config, finish=finish)
