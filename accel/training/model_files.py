@@ -46,7 +46,8 @@ def stem_of(name: str, model: str) -> str:
 def save(trainer: AutoencoderTrainer, folder: Path, name: str) -> None:
     """Write all files, all or none.
 
-    Raises ConfigError if that cannot be done; the last save is intact then.
+    Raises ConfigError if that cannot be done, NotSaved where it is the disk's fault; the last save
+    is intact then.
     """
     stem = stem_of(name, trainer.options.model)
     for part, module in trainer.parts.items():

@@ -26,10 +26,14 @@ from accel.unfinished import PARTIAL, fresh
 NOTE = "saving.json"
 
 
+class NotSaved(ConfigError):
+    """The disk is full or cannot be written; what was there before is intact."""
+
+
 def save_together(folder: Path, stem: str, files: Mapping[str, bytes]) -> None:
     """Replace `files` of a folder, all or none. `stem` tells this set from others in the folder.
 
-    Raises ConfigError if the disk is full or cannot be written: what was there before stays.
+    Raises NotSaved if the disk is full or cannot be written: what was there before stays.
     """
     folder.mkdir(parents=True, exist_ok=True)
     with undisturbed(folder, stem):
@@ -76,7 +80,7 @@ def _save(folder: Path, stem: str, files: Mapping[str, bytes]) -> None:
             path.unlink(missing_ok=True)
         is_first = not any((folder / name).exists() for name in files)
         last = "there is no earlier save" if is_first else "the last save is intact"
-        raise ConfigError(f"{folder}: could not be saved to ({error.strerror}); {last}") from error
+        raise NotSaved(f"{folder}: could not be saved to ({error.strerror}); {last}") from error
     _sync(folder)
 
 
@@ -114,19 +118,22 @@ def _alone(folder: Path) -> Iterator[None]:
 
 
 def back_up(folder: Path, stem: str, keep: int) -> Path:
-    """Copy the set's files to `<stem>_autobackups/01`, where older copies move one number up."""
+    """Copy the set's files to `<stem>_autobackups/01`, where older copies move one number up.
+
+    Raises NotSaved if the disk is full or cannot be written: the older copies stay.
+    """
     home = folder / f"{stem}_autobackups"
     newest, oldest = home / "01", home / f"{keep:02d}"
     partial = home / f"01{PARTIAL}"
     shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
     try:
+        partial.mkdir(parents=True)
         for path in sorted(folder.glob(f"{_escaped(stem)}_*")):
             if path.is_file() and path.name != _note(folder, stem).name:
                 shutil.copy2(path, partial)
     except OSError as error:
         shutil.rmtree(partial, ignore_errors=True)
-        raise ConfigError(f"{home}: could not be written to ({error.strerror})") from error
+        raise NotSaved(f"{home}: could not be written to ({error.strerror})") from error
     if oldest.exists():  # not before the new one is there: a full disk must cost none
         shutil.rmtree(oldest)
     for number in range(keep - 1, 0, -1):

@@ -230,7 +230,7 @@ class _Display:
     def __init__(self) -> None:
         self._bar: Any = None
         self._task: Any = None
-        self._stage = self._page = ""
+        self._stage = self._page = self._warning = ""
         self._terminal = sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
         self._last = float("-inf")
 
@@ -264,6 +264,11 @@ class _Display:
         if page and page != self._page:
             self._page = page
             print(f"preview on {page}", file=sys.stderr, flush=True)
+        warning = getattr(event, "warning", "")
+        if warning != self._warning:
+            self._warning = warning
+            line = f"warning: {warning}" if warning else "it could be saved now"
+            print(line, file=sys.stderr, flush=True)
         if self._bar:
             if event.stage != self._stage:
                 if self._task is not None:

@@ -6,8 +6,10 @@ makes files calls `remember`; one that renames them calls `renamed`.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import BinaryIO
 
 from accel.core import InputError, read_file
 from accel.unfinished import PARTIAL, partial_of, placed, write_whole
@@ -20,8 +22,17 @@ def remember(folder: Path, names: Iterable[str]) -> None:
     """Add file names to a folder's list. A name may come twice."""
     if (folder / LIST_NAME).is_symlink():
         raise InputError(f"{folder / LIST_NAME}: must be a plain file, got a link; remove it")
-    with placed(folder / LIST_NAME), (folder / LIST_NAME).open("ab") as file:
-        file.write("".join(f"{name}\n" for name in names).encode())
+    with placed(folder / LIST_NAME), (folder / LIST_NAME).open("a+b") as file:
+        begun = "\n" if _is_torn(file) else ""
+        file.write((begun + "".join(f"{name}\n" for name in names)).encode())
+
+
+def _is_torn(file: BinaryIO) -> bool:
+    """Whether the last line was cut short, as a disk does that gets full."""
+    if not file.seek(0, os.SEEK_END):
+        return False
+    file.seek(-1, os.SEEK_END)
+    return file.read(1) != b"\n"
 
 
 def made_in(folder: Path) -> list[Path]:

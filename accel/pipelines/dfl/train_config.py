@@ -60,8 +60,12 @@ class TrainConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainProgress(Progress):
-    """What is told after each step, with the step's losses."""
+    """What is told after each step, with the step's losses.
+
+    warning: what goes wrong while the training goes on, such as a full disk; empty once it is over.
+    """
 
     loss_src: float = 0.0
     loss_dst: float = 0.0
     page: str | None = None
+    warning: str = ""

@@ -17,10 +17,11 @@ from accel.training import model_files
 from accel.training.autoencoder import AutoencoderTrainer, Batches
 from accel.training.faces import FaceSet
 from accel.training.preview import as_png, chosen, loss_curve, preview_grid
-from accel.training.state import back_up
+from accel.training.state import NotSaved, back_up
 from accel.unfinished import write_whole
 
 RATE_OVER_S = 20.0  # how far back the shown speed looks
+AGAIN_S = 60.0  # after a save that failed, where saves are not due sooner
 
 
 class TrainRun:
@@ -39,6 +40,7 @@ class TrainRun:
         self.samples = [chosen(side) for side in faces]
         self.page: LivePage | None = None
         self.notes: list[str] = []
+        self.warnings: dict[str, str] = {}  # by what could not be done, until it can
         self._known = self._files()  # a model that was brought along is not ours to clear
         self.saves = 0
         self.save_seconds = 0.0
@@ -59,10 +61,11 @@ class TrainRun:
             )
             tasks = [
                 _Every(config.preview_minutes * 60, self.preview),
-                _Every(config.save_minutes * 60, self.save),
+                _Every(config.save_minutes * 60, lambda: self._try("save", self.save)),
             ]
             if config.backup_hours:
-                tasks.append(_Every(config.backup_hours * 3600, self.back_up))
+                hours = config.backup_hours
+                tasks.append(_Every(hours * 3600, lambda: self._try("backup", self.back_up)))
             self.preview()
             rate = _Rate()
             while trainer.iteration < config.iterations and not cancel.is_set:
@@ -74,6 +77,18 @@ class TrainRun:
             # The save comes first: it is what must not be lost.
             self.save()
             self.preview()
+
+    def _try(self, name: str, write: Callable[[], None]) -> bool:
+        """Save now if the disk lets us; if not say so and train on, for it may have room later."""
+        try:
+            write()
+        except NotSaved as error:
+            text = f"{error}; the training goes on and tries again"
+            self.notes.append(f"{text} (iteration {self.trainer.iteration})")
+            self.warnings[name] = text
+            return False
+        self.warnings.pop(name, None)
+        return True
 
     def _check(self, losses: tuple[float, float]) -> None:
         """Stop a training that came apart. In fp16 it may: such a step moves no weight."""
@@ -87,8 +102,10 @@ class TrainRun:
     def _tell(
         self, progress: ProgressCallback | None, losses: tuple[float, float], rate: float
     ) -> None:
+        warning = "; ".join(self.warnings.values())
         if self.page:
-            self.page.say(_sentence(self.trainer.iteration, self.config.iterations, losses, rate))
+            text = _sentence(self.trainer.iteration, self.config.iterations, losses, rate)
+            self.page.say(f"{text} · WARNING: {warning}" if warning else text)
         if progress:
             progress(
                 TrainProgress(
@@ -99,6 +116,7 @@ class TrainRun:
                     loss_src=losses[0],
                     loss_dst=losses[1],
                     page=self.page.url if self.page else None,
+                    warning=warning,
                 )
             )
 
@@ -112,7 +130,7 @@ class TrainRun:
     def back_up(self) -> None:
         self.save()
         copy = back_up(self.folder, self.stem, self.config.backups)
-        remember(copy, sorted(path.name for path in copy.iterdir()))
+        self._list(copy, {path.name for path in copy.iterdir()})
 
     def _files(self) -> set[str]:
         return {path.name for path in self.folder.glob(f"{self.stem}_*") if path.is_file()}
@@ -120,9 +138,16 @@ class TrainRun:
     def _remember(self) -> None:
         """So that clearing the workspace finds what was made here."""
         new = self._files() - self._known
-        if new:
-            remember(self.folder, sorted(new))
+        if new and self._list(self.folder, new):
             self._known |= new
+
+    def _list(self, folder: Path, names: set[str]) -> bool:
+        try:
+            remember(folder, sorted(names))
+        except OSError as error:  # costs only that clearing leaves them; the save is worth more
+            self.notes.append(f"{folder}: clearing will not find all in it ({error.strerror})")
+            return False
+        return True
 
     def preview(self) -> None:
         pictures = {
@@ -144,15 +169,19 @@ class TrainRun:
 
 
 class _Every:
-    """Calls a function once so many seconds have passed since it last returned."""
+    """Calls a function once so many seconds have passed since it last returned.
 
-    def __init__(self, seconds: float, call: Callable[[], None]) -> None:
-        self.seconds, self.call, self.last = seconds, call, time.monotonic()
+    Sooner, in AGAIN_S, where it returned False: that it failed.
+    """
+
+    def __init__(self, seconds: float, call: Callable[[], bool | None]) -> None:
+        self.seconds, self.call, self.due = seconds, call, time.monotonic() + seconds
 
     def __call__(self) -> None:
-        if time.monotonic() - self.last >= self.seconds:
-            self.call()
-            self.last = time.monotonic()
+        if time.monotonic() >= self.due:
+            failed = self.call() is False
+            wait = min(self.seconds, AGAIN_S) if failed else self.seconds
+            self.due = time.monotonic() + wait
 
 
 class _Rate:

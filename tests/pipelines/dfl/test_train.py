@@ -20,10 +20,12 @@ import pytest
 import torch
 
 from accel.cli import main
+from accel.cli.dfl.train import _Display
 from accel.core import Cancel, ConfigError, InputError
 from accel.faces.face_types import FaceType
 from accel.faces.faceset_pak import pack_folder
 from accel.pipelines.dfl.clear import clear_workspace
+from accel.pipelines.dfl.made import LIST_NAME, made_in, remember
 from accel.pipelines.dfl.train import TrainConfig, train
 from accel.training import state
 from accel.training.autoencoder import AutoencoderTrainer
@@ -243,6 +245,47 @@ def test_a_full_disk_leaves_the_last_save(faces, tmp_path, monkeypatch):
     assert model_bytes(root) == before
     monkeypatch.undo()
     assert train(root, config(3))["iterations"] == 3
+
+
+def test_a_disk_that_is_full_for_a_while_stops_no_training(faces, tmp_path, monkeypatch, capsys):
+    """Autosaves and backups that fail are told of and tried again; hours of steps are worth that."""
+    root, told, is_full = another(faces, tmp_path), [], False
+    real = os.fsync
+
+    def flush(handle):
+        if is_full:
+            raise OSError(28, "No space left on device")
+        real(handle)
+
+    monkeypatch.setattr(state.os, "fsync", flush)
+    train(root, config(1))
+    before = model_bytes(root)
+    show = _Display()
+
+    def progress(event):
+        nonlocal is_full
+        show(event)
+        if event.stage == "train":
+            told.append((event.done, event.warning, model_bytes(root) == before))
+            is_full = event.done < 4
+
+    report = train(root, config(5, save_minutes=1e-9, backup_hours=1e-9), progress=progress)
+    assert [(done, bool(warning), kept) for done, warning, kept in told] == [
+        (2, False, True), (3, True, True), (4, True, True), (5, False, False),
+    ]  # fmt: skip
+    assert "No space left on device); the last save is intact; the training goes on" in told[1][1]
+    assert report["iterations"] == 5
+    assert any("goes on and tries again (iteration 2)" in note for note in report["notes"])
+    lines = capsys.readouterr().err.splitlines()
+    assert [line.partition(" ")[0] for line in lines if "sav" in line] == ["warning:", "it"]
+    assert dfl.read_data(root / "model" / "new_SAEHD_data.dat")["iter"] == 5
+
+
+def test_a_list_that_was_cut_short_loses_no_later_name(tmp_path):
+    (tmp_path / "one.npy").touch()
+    (tmp_path / LIST_NAME).write_text("half.n")
+    remember(tmp_path, ["one.npy"])
+    assert tmp_path / "one.npy" in made_in(tmp_path)
 
 
 def test_a_training_that_comes_apart_leaves_the_last_save(faces, tmp_path, monkeypatch):
