@@ -35,7 +35,7 @@ from accel.faces.merge_settings import MergeSettings as MergeSettings
 from accel.kernels import planes_to_rgb
 from accel.kernels._native import limit_threads
 from accel.pipelines.dfl.encode import open_result
-from accel.pipelines.dfl.frames import FrameSource, NamedFrame
+from accel.pipelines.dfl.frames import FrameSource, NamedFrame, PictureFrames
 from accel.pipelines.dfl.made import LIST_NAME, made_in, remember
 from accel.pipelines.dfl.merge_frame import MergedFrame, raw_picture
 from accel.pipelines.dfl.merge_job import MergeConfig as MergeConfig
@@ -88,7 +88,9 @@ def run_merge(
     config = job.config
     write = _to_film if config.to else _to_pictures
     with light_collector():
-        report = write(job, gate or ContentGate(), progress, cancel or Cancel())
+        # Pictures of a folder need not come from one film, whatever lies beside them.
+        gate = gate or ContentGate(stills=isinstance(job.source, PictureFrames))
+        report = write(job, gate, progress, cancel or Cancel())
     return {
         "command": "dfl merge",
         "workspace": str(job.workspace.root),

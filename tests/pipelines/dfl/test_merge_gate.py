@@ -55,6 +55,24 @@ def test_a_stop_leaves_nothing(workspace, to):
     ]
 
 
+@pytest.mark.parametrize("from_film", [False, True])
+def test_each_picture_of_a_folder_is_looked_at(workspace, monkeypatch, from_film):
+    """A folder may hold anything between two pictures that look alike; a film is one thing."""
+    looks = []
+
+    def classify(views):
+        looks.append(len(views))
+        return np.array([[0.0, 0.0, 1.0, 0.0, 0.0]], np.float32)
+
+    monkeypatch.setattr(gates, "_network", lambda: classify)
+    if from_film:
+        add_film(workspace)
+        for picture in (workspace / "data_dst").glob("*.png"):
+            picture.unlink()
+    merge_faces(workspace, MergeConfig(settings=SHOWN))
+    assert len(looks) == (1 if from_film else FRAMES)
+
+
 def test_what_is_merged_already_is_not_looked_at_again_and_stays(workspace):
     merge_faces(workspace, MergeConfig(settings=SHOWN))
     (workspace / "data_dst" / "merged" / "00002.png").unlink()
