@@ -248,7 +248,7 @@ def test_a_full_disk_leaves_the_last_save(faces, tmp_path, monkeypatch):
 
 
 def test_a_disk_that_is_full_for_a_while_stops_no_training(faces, tmp_path, monkeypatch, capsys):
-    """Autosaves and backups that fail are told of and tried again; hours of steps are worth that."""
+    """Autosaves and backups that fail are told of and tried again: hours of steps are worth it."""
     root, told, is_full = another(faces, tmp_path), [], False
     real = os.fsync
 
