@@ -26,6 +26,7 @@ _HOMES = {
     "SCHEDULES": "accel.sampling.schedules",
     "schedule": "accel.sampling.names",
     "SwapConfig": "accel.pipelines.swap",
+    "swap_films": "accel.pipelines.swap_films",
     "swap_video": "accel.pipelines.swap",
 }
 __all__ = [*sorted(_HOMES), "__version__"]
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
     from accel.pipelines.generate.sampler import Sampler as Sampler
     from accel.pipelines.swap import SwapConfig as SwapConfig
     from accel.pipelines.swap import swap_video as swap_video
+    from accel.pipelines.swap_films import swap_films as swap_films
     from accel.sampling.names import schedule as schedule
     from accel.sampling.samplers import SAMPLERS as SAMPLERS
     from accel.sampling.samplers import run_sampler as run_sampler

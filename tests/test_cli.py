@@ -252,7 +252,8 @@ def test_ledger_lists_checks_and_exports(tmp_path, capsys, monkeypatch):
         (RuntimeError("DefaultCPUAllocator: can't allocate memory"), 2, "needs more memory"),
         (MemoryError(), 2, "needs more memory"),
         (Refused("no"), 3, "refused: no"),
-        (Cancelled("x"), 130, "cancelled"),
+        (Cancelled("cancelled"), 130, "cancelled; nothing half done was left behind"),
+        (Cancelled("2 of 3 films are done"), 130, "cancelled; 2 of 3 films are done"),
     ],
 )
 def test_what_ends_a_command_is_one_line(error, status, says, monkeypatch, capsys):

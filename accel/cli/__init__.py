@@ -38,6 +38,7 @@ COMMANDS = (
     "verify",
     "ledger",
 )
+NOTHING_LEFT = "nothing half done was left behind"
 NO_MEMORY = "needs more memory than this process may have"
 
 
@@ -71,8 +72,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _complain(NO_MEMORY, BAD_INPUT)
     except Refused as error:
         return _complain(f"refused: {error}", REFUSED)
-    except (Cancelled, KeyboardInterrupt):
-        return _complain("cancelled; nothing half done was left behind", INTERRUPTED)
+    except (Cancelled, KeyboardInterrupt) as error:
+        said = str(error).removeprefix("cancelled")
+        return _complain(f"cancelled; {said or NOTHING_LEFT}", INTERRUPTED)
     except RuntimeError as error:
         if "can't allocate memory" not in str(error):  # which torch has no class for
             raise

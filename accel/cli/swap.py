@@ -3,26 +3,30 @@
 from __future__ import annotations
 
 import argparse
+import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from accel.cli.shared import command, deliver, with_progress
+from accel.cli.shared import BAD_INPUT, DONE, REFUSED, command, deliver, with_progress
+from accel.core import ConfigError, one_line
 
 
 def add(commands: Any) -> None:
     parser = command(
         commands,
         "swap",
-        "put one face into a video, a picture or a folder of pictures",
+        "put one face into a video, a picture, a folder of pictures or a folder of films",
         "  accel swap clip.mp4 swapped.mp4 --source face.png\n"
         "  accel swap clip.mp4 out.mp4 --source a.jpg --source b.jpg --preview sheet.png\n"
         "  accel swap party.mov out.mov --source face.png --select reference --reference her.png\n"
         "  accel swap clip.mkv out.mkv --source face.png --swapper inswapper_128.onnx"
         " --recogniser w600k_r50.onnx\n"
         "  accel swap clip.mp4 out.mp4 --swapper her.dfm\n"
-        "  accel swap photo.jpg swapped.jpg --source face.png --json -",
+        "  accel swap photo.jpg swapped.jpg --source face.png --json -\n"
+        "  accel swap films/ swapped/ --source face.png",
     )
-    parser.add_argument("input", type=Path, help="video, gif, picture or folder of pictures")
+    parser.add_argument("input", type=Path, help="video, gif, picture or folder of either")
     parser.add_argument("output", type=Path, help="file to write; a folder when the input is one")
     parser.add_argument(
         "--source",
@@ -61,6 +65,12 @@ def add(commands: Any) -> None:
     parser.add_argument("--preset", help="encoder speed, such as veryfast or slow")
     parser.add_argument("--preview", type=Path, metavar="PNG", help="write a before/after sheet")
     parser.add_argument("--overwrite", action="store_true", help="replace an existing output")
+    parser.add_argument(
+        "--jobs",
+        type=int,
+        metavar="N",
+        help="films of a folder that share the cores (default: one for every four cores)",
+    )
     add_marking(parser)
     parser.set_defaults(run=run)
 
@@ -106,15 +116,40 @@ def marking(args: argparse.Namespace) -> Any:
     )
 
 
-def run(args: argparse.Namespace) -> None:
-    from accel.pipelines.swap import EncodeConfig, SwapConfig, swap_video
+def run(args: argparse.Namespace) -> int:
+    from accel.pipelines.swap import swap_video
+    from accel.pipelines.swap_films import holds_films, swap_films
+
+    config = _config(args)
+    if holds_films(args.input):
+        report = with_progress(
+            lambda progress, cancel: swap_films(
+                args.input, args.output, config, jobs=args.jobs, progress=progress, cancel=cancel
+            )
+        )
+        deliver(report, args.json, describe_films(report))
+        return _complain_of(report["failed"])
+    if args.jobs is not None:
+        raise ConfigError(f"--jobs is for a folder of films, {args.input} is none")
+    report = with_progress(
+        lambda progress, cancel: swap_video(
+            args.input, args.output, config, progress=progress, cancel=cancel
+        )
+    )
+    deliver(report, args.json, describe(report))
+    return DONE
+
+
+def _config(args: argparse.Namespace) -> Any:
+    """The SwapConfig that the options ask for."""
+    from accel.pipelines.swap import EncodeConfig, SwapConfig
 
     optional = {
         name: value
         for name in ("max_distance", "min_score")
         if (value := getattr(args, name)) is not None
     }
-    config = SwapConfig(
+    return SwapConfig(
         sources=tuple(args.source),
         swapper=args.swapper,
         recogniser=args.recogniser,
@@ -129,12 +164,6 @@ def run(args: argparse.Namespace) -> None:
         provenance=marking(args),
         **optional,
     )
-    report = with_progress(
-        lambda progress, cancel: swap_video(
-            args.input, args.output, config, progress=progress, cancel=cancel
-        )
-    )
-    deliver(report, args.json, describe(report))
 
 
 def describe(report: dict[str, Any]) -> str:
@@ -149,3 +178,31 @@ def describe(report: dict[str, Any]) -> str:
         report["marked"]["line"],
     ]
     return "\n".join(lines + [f"note: {note}" for note in report["notes"]])
+
+
+def describe_films(report: dict[str, Any]) -> str:
+    lines = [
+        f"{one['output']}: {one['frames_swapped']} of {one['frames']} frames swapped,"
+        f" {one['seconds']:.1f} s; {one['marked']['line']}"
+        for one in report["films"]
+    ]
+    lines += [f"{path}: there already" for path in report["there_already"]]
+    made, failed = len(report["films"]), len(report["failed"])
+    lines += [
+        f"{made} films, {report['frames']} frames in {report['seconds']:.1f} s"
+        f" ({report['fps']:.1f} fps); {len(report['there_already'])} were there already,"
+        f" {failed} could not be swapped",
+        f"peak memory {report['peak_memory_mb'] or 0:.0f} MB, {report['device']}",
+    ]
+    notes = [*report["notes"]]
+    notes += [f"{one['output']}: {note}" for one in report["films"] for note in one["notes"]]
+    return "\n".join(lines + [f"note: {note}" for note in notes])
+
+
+def _complain_of(failed: Sequence[dict[str, str]]) -> int:
+    """Tell on stderr which films were not swapped, and why; the exit status."""
+    for one in failed:
+        told = one["error"] if one["input"] in one["error"] else f"{one['input']}: {one['error']}"
+        print(f"accel: {one_line(told)}", file=sys.stderr)
+    kinds = {one["kind"] for one in failed}
+    return BAD_INPUT if "error" in kinds else REFUSED if kinds else DONE

@@ -19,6 +19,7 @@ doi:10.1145/245.247 (blending).
 from __future__ import annotations
 
 from collections.abc import Sequence
+from copy import copy
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -128,6 +129,12 @@ class MeshSwapper:
         self._triangles = torch.from_numpy(self._mesh.triangles).to(self._device)
         self._which = torch.zeros(1, dtype=torch.int32, device=self._device)
         self._tracks: dict[tuple[int, int], _Track] = {}
+
+    def apart(self) -> MeshSwapper:
+        """The same faces to put in, with tracks of its own: for another film."""
+        found = copy(self)
+        found._tracks = {}
+        return found
 
     def _prepare(self, source: SourceFace, irises: IrisNet) -> PreparedSource:
         rgb = (source.picture.permute(1, 2, 0).clamp(0, 1) * 255).round().byte().cpu().numpy()

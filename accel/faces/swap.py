@@ -49,7 +49,10 @@ class Patch:
 
 
 class Swapper(Protocol):
-    """Puts faces in. Jobs of one track must come in order of time."""
+    """Puts faces in. Jobs of one track must come in order of time.
+
+    One that remembers tracks has `apart()` too, which gives it without them: for another film.
+    """
 
     @property
     def name(self) -> str: ...

@@ -11,12 +11,10 @@ from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing, suppress
 from dataclasses import dataclass, replace
-from functools import cache, partial
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
-
-import numpy as np
 
 from accel.core import (
     Cancel,
@@ -28,7 +26,7 @@ from accel.core import (
 )
 from accel.faces.face import Face
 from accel.faces.find import FaceModels
-from accel.faces.swap import Job, SourceFace, Swapper, open_swapper
+from accel.faces.swap import Job, Swapper
 from accel.faces.track import Analyser
 from accel.kernels import OPS, paste
 from accel.kernels._native import limit_threads
@@ -42,7 +40,7 @@ from accel.pipelines.select import Selection
 from accel.pipelines.swap_checks import check_paths
 from accel.pipelines.swap_config import SwapConfig as SwapConfig
 from accel.pipelines.swap_config import swap_config
-from accel.pipelines.swap_source import load_source
+from accel.pipelines.swap_tools import SwapTools
 from accel.provenance.detector import weight_of
 from accel.provenance.watermark import luma_of
 from accel.video.device import open_film
@@ -84,7 +82,7 @@ def swap_video(
     Nothing is left under the output's name unless the run completes.
     """
     config = swap_config(config, settings)
-    job = _Run(Path(input), Path(output), config, progress, cancel or Cancel(), swapper, gate)
+    job = SwapRun(Path(input), Path(output), config, progress, cancel or Cancel(), swapper, gate)
     return job.run()
 
 
@@ -101,8 +99,12 @@ class _NothingAltered(Exception):
     """Not a face was swapped in a film that was marked frame by frame."""
 
 
-class _Run:
-    """One run: holds the counters, so that the stages stay small."""
+class SwapRun:
+    """One film's run: holds the counters, so that the stages stay small.
+
+    tools: what films share; opened for this one alone when it is left out.
+    side_by_side: how many films share the cores.
+    """
 
     def __init__(
         self,
@@ -113,10 +115,13 @@ class _Run:
         cancel: Cancel,
         swapper: Swapper | None,
         gate: Gate | None = None,
+        tools: SwapTools | None = None,
+        side_by_side: int = 1,
     ):
         self.input, self.output, self.config = input, output, config
         self.progress, self.cancel = progress, cancel
         self.device = choose_device(config.device)
+        self.tools, self.threads = tools, threads_a_stage(side_by_side)
         self.seconds = dict.fromkeys(
             ("prepare", "decode", "analyse", "gate", "swap", "paste", "mark", "encode"), 0.0
         )
@@ -137,9 +142,7 @@ class _Run:
             if self.device.type == "cpu":  # a GPU's own encoder has other settings
                 check_output(self.output, reader, self.config.encode)
             self.output_marks = MarkedOutput(marker, reader, self.output)
-            models = FaceModels(device=str(self.device))
-            reference = self._prepare(models)
-            self.selection = Selection(self.config.select, reference, self.config.max_distance)
+            models = self._take_tools()
             if self.config.preview:
                 self.sheet = ContactSheet(reader.info.frames, reader.info.rotation)
             analyser = Analyser(
@@ -162,6 +165,16 @@ class _Run:
             notes += self._save_preview()
         report = self._report(time.perf_counter() - started, analyser, writer.encoder, notes)
         return report | {"marked": marker.report()}
+
+    def _take_tools(self) -> FaceModels:
+        """Open the networks and the sources, or take those that films share."""
+        tools = self.tools or SwapTools(self.config, self.device, self.swapper)
+        if self.tools is None:
+            self.notes += tools.notes
+        models, self.swapper = tools.for_a_film()
+        config = self.config
+        self.selection = Selection(config.select, tools.reference, config.max_distance)
+        return models
 
     def _write(self, reader: Any, analyser: Analyser, started: float) -> Any:
         """Stream all frames into the output, mark and name it; return the closed writer."""
@@ -233,41 +246,9 @@ class _Run:
             "label": "corner" if marker.is_labelled else "off",
         }
 
-    def _prepare(self, models: FaceModels) -> np.ndarray | None:
-        """Open the swapper, read the sources; return the embedding to look for, if any.
-
-        Sources are read after the networks' files have proved good: a stranger's may not cost more
-        than its own check.
-        """
-
-        @cache
-        def sources() -> list[list[SourceFace]]:
-            return [[self._source(path, models) for path in self.config.sources]]
-
-        if self.swapper is None:
-            self.swapper = open_swapper(
-                self.config.swapper,
-                sources,
-                device=str(self.device),
-                recogniser=self.config.recogniser,
-                converter=self.config.converter,
-                spec=self.config.kind,
-            )
-        sources()  # some networks ask for none, which is no reason to accept what shows no face
-        reference = None
-        if self.config.select == "reference" and self.config.reference:
-            reference = self._source(self.config.reference, models).embedding
-        return reference
-
-    def _source(self, path: Path, models: FaceModels) -> SourceFace:
-        source = load_source(path, models=models)
-        if source.shown > 1:
-            self.notes.append(f"{path}: shows {source.shown} faces; the largest one was taken")
-        return source
-
     def _swapped(self, reader: Any, analyser: Analyser) -> Iterator[_Swapped]:
         """Frames after swapping, in order; runs in a thread of its own."""
-        limit_threads(_threads_a_stage())
+        limit_threads(self.threads)
         # Closed by name: an error's traceback would keep the stages before it alive and waiting.
         few = partial(frames_ahead, reader.info)
         with closing(buffered(self._analysed(reader, analyser), few(4), "analyse")) as analysed:
@@ -308,7 +289,7 @@ class _Run:
         self, reader: Any, analyser: Analyser
     ) -> Iterator[tuple[Frame, Planes, list[Face]]]:
         """Frames with the faces found in them; runs in a thread of its own."""
-        limit_threads(_threads_a_stage())
+        limit_threads(self.threads)
         ahead = frames_ahead(reader.info, 8)
         frames = self._watched(self._timed(reader, "decode"), reader)
         with closing(buffered(frames, ahead, "decode")) as decoded:
@@ -433,6 +414,6 @@ def frames_ahead(info: VideoInfo, most: int) -> int:
     return max(1, min(most, AHEAD_PX // (info.width * info.height)))
 
 
-def _threads_a_stage() -> int:
-    """Four stages run side by side, so each may use a quarter of the cores."""
-    return max(1, (os.cpu_count() or 1) // 4)
+def threads_a_stage(side_by_side: int = 1) -> int:
+    """Four stages of each film run side by side, so each may use a quarter of its share."""
+    return max(1, (os.cpu_count() or 1) // (4 * side_by_side))

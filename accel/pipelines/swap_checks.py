@@ -27,6 +27,11 @@ def check_paths(input: Path, output: Path, config: SwapConfig) -> None:
             raise ConfigError(f"{path}: output must be a file or a folder, is a pipe or device")
         if not path.absolute().parent.is_dir():
             raise ConfigError(f"{path}: its folder must exist")
+    check_sources(config)
+
+
+def check_sources(config: SwapConfig) -> None:
+    """Raise InputError or ConfigError where a picture of a face cannot be one."""
     reference = [config.reference] if config.reference else []
     for path in (*config.sources, *reference):
         if not path.is_dir():

@@ -15,6 +15,10 @@ from accel.core import InputError, open_file
 from accel.video.boxes import check_film
 
 PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
+FILM_SUFFIXES = (  # of what is taken for a film where a folder is looked through
+    ".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".gif", ".ts", ".mts", ".m2ts", ".mpg",
+    ".wmv", ".flv",
+)  # fmt: skip
 MAX_STREAMS = 100  # of one file; each may open a decoder while the file is looked at
 _MOV_BOXES = (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip", b"pnot", b"styp")
 _STARTS = (

@@ -11,10 +11,11 @@ from accel.core import ConfigError
 from accel.faces.sort import trash_of
 from accel.pipelines.dfl.alone import LOCK
 from accel.pipelines.dfl.made import LIST_NAME, made_in
-from accel.pipelines.dfl.workspace import SIDES, VIDEO_SUFFIXES, Workspace, open_workspace
+from accel.pipelines.dfl.workspace import SIDES, Workspace, open_workspace
 from accel.pipelines.run_report import end_of_report
 from accel.training.options import MODELS
 from accel.unfinished import leftovers
+from accel.video.sniff import FILM_SUFFIXES
 
 PARTS = ("frames", "aligned", "merged", "model", "result")
 
@@ -73,7 +74,7 @@ def list_made(workspace: Workspace, parts: tuple[str, ...] = PARTS) -> Going:
     for folder in folders(workspace, parts):
         here = [path for path in made_in(folder) if _belongs(path, workspace, parts)]
         if folder == workspace.root and "result" in parts:  # of runs that were killed
-            films = {workspace.result, *(path for path in here if path.suffix in VIDEO_SUFFIXES)}
+            films = {workspace.result, *(path for path in here if path.suffix in FILM_SUFFIXES)}
             here = [left for film in sorted(films) for left in leftovers(film)] + here
         if folder == workspace.model:
             here = [path for path in sorted(folder.glob(f".*{LOCK}")) if _is_lock(path)] + here

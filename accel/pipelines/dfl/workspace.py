@@ -19,14 +19,11 @@ from accel.core import ConfigError, InputError
 from accel.faces.faceset import PICTURES
 from accel.faces.sort import aside_of, recover, trash_of
 from accel.pipelines.dfl.alone import alone
+from accel.video.sniff import FILM_SUFFIXES
 
 SIDES = ("src", "dst")
 FOLLOW_LINKS = "ACCEL_FOLLOW_LINKS"  # set to 1: folders of a workspace may lie elsewhere
 FACES = (*PICTURES, ".pak")  # suffixes
-VIDEO_SUFFIXES = (
-    ".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".gif", ".ts", ".mts", ".m2ts", ".mpg",
-    ".wmv", ".flv",
-)  # fmt: skip
 
 
 class Workspace:
@@ -69,7 +66,7 @@ class Workspace:
         found = sorted(
             path
             for path in self.root.iterdir()
-            if path.stem == stem and path.suffix.lower() in VIDEO_SUFFIXES and path.is_file()
+            if path.stem == stem and path.suffix.lower() in FILM_SUFFIXES and path.is_file()
         )
         if len(found) > 1:
             names = ", ".join(path.name for path in found)
@@ -80,7 +77,7 @@ class Workspace:
         """The same, where a step cannot do without. Raises InputError that names what to put."""
         found = self.video(side)
         if found is None:
-            kinds = ", ".join(suffix[1:] for suffix in VIDEO_SUFFIXES)
+            kinds = ", ".join(suffix[1:] for suffix in FILM_SUFFIXES)
             raise InputError(
                 f"{self.root}: must hold a film data_{side}.* ({kinds}), found none; copy one there"
             )
