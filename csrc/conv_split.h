@@ -43,7 +43,7 @@ struct Split {
     length = (p.count - 1) * down * across + (p.out_height - 1) * across + p.out_width;
     items = ceil_div(length, kTilePixels);
     panels = ceil_div(p.outputs, kTileWide);
-    const int64_t pixel_bytes = phases * chunks * pixel_step();
+    const int64_t pixel_bytes = phases * chunks * parts.pixel * kPartBytes;
     const int64_t fits = kCutBytes / (pixel_bytes * kTilePixels);
     together = std::min(items, std::clamp<int64_t>(fits, taps > 1 ? 20 : 8, 64));
     together = ceil_div(items, ceil_div(items, together));
@@ -59,8 +59,10 @@ struct Split {
     return tap / p.kernel_w % p.stride * phase_columns + tap % p.kernel_w % p.stride;
   }
   int64_t stored(int64_t n) const { return n * kTilePixels + reach; }  // pixels of a phase
-  int64_t pixel_step() const { return parts.pixel * kPartBytes; }
-  int64_t chunk_step(int64_t n) const { return phases * stored(n) * pixel_step(); }
+  CutSteps apart(int64_t n) const {
+    const int64_t part = phases * stored(n) * kPartBytes;
+    return {parts.pixel * part, part};
+  }
   int64_t weight_step() const { return parts.weight * kWeightBytes; }
   int64_t first_chunk(int64_t group) const { return chunks * group / groups; }
   int64_t group_steps() const { return ceil_div(chunks, groups) * taps; }
@@ -75,18 +77,18 @@ struct Split {
       const Place row = place(flat, down, across);
       int64_t run = std::min(until - at, stored(n) - at % stored(n));
       run = std::min(run, across - row.x);
-      cut_row(row, at / stored(n), run, to + at * pixel_step(), chunk_step(n));
+      cut_row(row, at / stored(n), run, to + at * kPartBytes, apart(n));
       at += run;
     }
   }
 
-  void clear(char* to, int64_t pixels, int64_t apart) const {
-    for (int64_t chunk = 0; pixels > 0 && chunk < chunks; ++chunk)
-      std::memset(to + chunk * apart, 0, pixels * pixel_step());
+  void clear(char* to, int64_t pixels, CutSteps apart) const {
+    for (int64_t part = 0; pixels > 0 && part < chunks * parts.pixel; ++part)
+      std::memset(to + part * apart.part, 0, pixels * kPartBytes);
   }
 
   // `run` pixels of one phase from `row` on.
-  void cut_row(Place row, int64_t phase, int64_t run, char* to, int64_t apart) const {
+  void cut_row(Place row, int64_t phase, int64_t run, char* to, CutSteps apart) const {
     const int64_t s = p.stride, y = row.y * s + phase / phase_columns - p.pad;
     const int64_t shift = phase % phase_columns - p.pad;  // x = column * s + shift
     const bool inside = row.image < p.count && y >= 0 && y < p.height;
@@ -95,24 +97,24 @@ struct Split {
     begin = inside ? std::min(begin, run) : run;
     end = std::max(begin, std::min(end, run));
     clear(to, begin, apart);
-    clear(to + end * pixel_step(), run - end, apart);
+    clear(to + end * kPartBytes, run - end, apart);
     if (begin == end) return;
     const PlainSum at{p};
     const float* from = p.x + at.offset(row.image, y, (row.x + begin) * s + shift);
-    char* put = to + begin * pixel_step();
+    char* put = to + begin * kPartBytes;
     if (!p.planes) {
-      for (int64_t i = begin; i < end; ++i, put += pixel_step(), from += s * p.inputs)
+      for (int64_t i = begin; i < end; ++i, put += kPartBytes, from += s * p.inputs)
         t.cut_pixel(from, p.inputs, parts.pixel, put, apart);
       return;
     }
     const float* rows[kTileDepth];
-    for (int64_t c = 0; c < p.inputs; c += kTileDepth, put += apart) {
+    for (int64_t c = 0; c < p.inputs; c += kTileDepth, put += apart.chunk) {
       const int64_t some = std::min(kTileDepth, p.inputs - c);
       for (int64_t j = 0; j < some; ++j) rows[j] = from + (c + j) * at.step();
       for (int64_t i = 0; i < end - begin; i += 16) {
         expect<0>(rows[0] + 2 * 16, some, at.step(), 16);
         t.cut_pixels(rows, some, int(std::min<int64_t>(16, end - begin - i)), parts.pixel,
-                     put + i * pixel_step(), apart);
+                     put + i * kPartBytes, apart);
         for (int64_t j = 0; j < some; ++j) rows[j] += 16;
       }
     }
@@ -146,71 +148,112 @@ struct Split {
 
   // ---- results
 
+  // Sums of a stretch: all of them where groups of channels are added to them one after the other,
+  // otherwise only what is summed and what is written meanwhile.
+  int64_t sum_floats(int64_t n) const {
+    return (groups > 1 ? n : std::min<int64_t>(n, 2)) * kTilePixels * kTileWide;
+  }
+  int64_t place_of_sums(int64_t i) const {
+    return (groups > 1 ? i : i % 2) * kTilePixels * kTileWide;
+  }
+
   void run_panel(const char* cut, char* own, int64_t first, int64_t n, int64_t panel) const {
     const int64_t pixels = std::min(n * kTilePixels, length - first * kTilePixels);
     float* sums = reinterpret_cast<float*>(own);
-    float* values = sums + n * kTilePixels * kTileWide;
+    float* values = sums + sum_floats(n);
     int64_t* offsets = reinterpret_cast<int64_t*>(values + value_floats());
     char* weights = reinterpret_cast<char*>(offsets + offset_floats() / 2);
     const int outs = int(std::min<int64_t>(kTileWide, p.outputs - panel * kTileWide));
+    const auto some = [&](int64_t i) { return std::min(kTilePixels, pixels - i * kTilePixels); };
+    const auto written = [&](int64_t i) {
+      write(sums + place_of_sums(i), (first + i) * kTilePixels, some(i), panel, outs);
+    };
+    t.begin();
     for (int64_t group = 0; group < groups; ++group) {
-      const int64_t begin = first_chunk(group), end = first_chunk(group + 1);
-      int64_t count = 0;
-      for (int64_t chunk = begin; chunk < end; ++chunk)
-        for (int64_t tap = 0; tap < taps; ++tap)
-          offsets[count++] =
-              chunk * chunk_step(n) + (phase_of(tap) * stored(n) + place_of(tap)) * pixel_step();
-      const char* b = weights;
-      int64_t ahead = 0;
-      if (kept) {
-        b = kept + (panel * steps + begin * taps) * weight_step();
-        if (group + 1 < groups)
-          ahead = (first_chunk(group + 2) - end) * taps;
-        else if (panel + 1 < panels)
-          ahead = first_chunk(1) * taps;
-      } else {
-        cut_weights(weights, values, panel, begin, end);
+      const TileSum of = sum_of(group, panel, n, offsets, weights, values);
+      const bool last = group + 1 == groups;
+      for (int64_t i = 0; i < n; ++i) {
+        TileSum one = of;
+        const int64_t share = round_up(ceil_div(of.ahead_bytes, n), kPartBytes);
+        one.ahead += i * share;
+        one.ahead_bytes = std::clamp<int64_t>(of.ahead_bytes - i * share, 0, share);
+        if (last) expect_results((first + i) * kTilePixels, some(i), panel, outs);
+        t.sum(one, cut + i * kTilePixels * kPartBytes, some(i), sums + place_of_sums(i));
+        // While the tiles are at work the vectors write what those had done before.
+        if (last && i) written(i - 1);
       }
-      const bool half =
-          end == chunks && fits_half(p.inputs - (chunks - 1) * kTileDepth, parts.pixel);
-      t.multiply(cut, pixels, offsets, count, half ? taps : 0, b, parts, outs, sums, group > 0,
-                 b + count * weight_step(), ahead * weight_step());
     }
-    write(sums, first * kTilePixels, pixels, panel, outs);
+    t.end();
+    written(n - 1);
   }
 
-  void write(const float* sums, int64_t first, int64_t pixels, int64_t panel, int outs) const {
+  // What a group's products need to know.
+  TileSum sum_of(int64_t group, int64_t panel, int64_t n, int64_t* offsets, char* weights,
+                 float* values) const {
+    const int64_t begin = first_chunk(group), end = first_chunk(group + 1);
+    int64_t count = 0;
+    for (int64_t chunk = begin; chunk < end; ++chunk)
+      for (int64_t tap = 0; tap < taps; ++tap)
+        offsets[count++] =
+            chunk * apart(n).chunk + (phase_of(tap) * stored(n) + place_of(tap)) * kPartBytes;
+    const char* b = weights;
+    int64_t ahead = 0;
+    if (kept) {
+      b = kept + (panel * steps + begin * taps) * weight_step();
+      if (group + 1 < groups)
+        ahead = (first_chunk(group + 2) - end) * taps;
+      else if (panel + 1 < panels)
+        ahead = first_chunk(1) * taps;
+    } else {
+      cut_weights(weights, values, panel, begin, end);
+    }
+    const bool half = end == chunks && fits_half(p.inputs - (chunks - 1) * kTileDepth, parts.pixel);
+    const int64_t outs = std::min<int64_t>(kTileWide, p.outputs - panel * kTileWide);
+    return {apart(n).part, offsets,   count,     half ? taps : 0,           b,
+            parts,         int(outs), group > 0, b + count * weight_step(), ahead * weight_step()};
+  }
+
+  // Fetches where the results of some sums go, about: rows may end between them.
+  void expect_results(int64_t first, int64_t some, int64_t panel, int outs) const {
+    const Place at = place(first, down, across);
+    const int64_t size = p.out_height * p.out_width, channel = panel * kTileWide;
+    const int64_t pixel = at.y * p.out_width + at.x;
+    if (p.planes)
+      expect(p.y + (at.image * p.outputs + channel) * size + pixel, outs, size, some);
+    else
+      expect(p.y + (at.image * size + pixel) * p.outputs + channel, some, p.outputs, outs);
+  }
+
+  // Sums of `some` pixels.
+  void write(const float* sums, int64_t first, int64_t some, int64_t panel, int outs) const {
     const int64_t apart = p.planes ? p.out_height * p.out_width : 1;
     // Whole vectors are read from the middle of the last row.
     alignas(kAlign) float turned[kTileWide * kTilePixels + kPad];
-    for (int64_t i = 0; i < pixels; i += kTilePixels, sums += kTilePixels * kTileWide) {
-      const int64_t some = std::min(kTilePixels, pixels - i);
-      const bool finite = t.finite(sums, some, outs);
-      if (p.planes) k.turn(sums, kTileWide, some, outs, turned, kTilePixels);
-      for (int64_t j = 0; j < some;) {
-        const Place at = place(first + i + j, down, across);
-        const int64_t run =
-            std::min(some - j, at.x < p.out_width ? p.out_width - at.x : across - at.x);
-        if (at.x < p.out_width && at.y < p.out_height) {
-          const int64_t image = at.image * p.out_height * p.out_width * p.outputs;
-          const int64_t pixel = at.y * p.out_width + at.x, channel = panel * kTileWide;
-          const int64_t offset =
-              image + (p.planes ? channel * apart + pixel : pixel * p.outputs + channel);
-          const float* bias = p.bias ? p.bias + at.image * p.bias_step + channel : nullptr;
-          const float* residual = p.residual ? p.residual + offset : nullptr;
-          if (p.planes)
-            k.columns_out(turned + j, outs, int(run), p.y + offset, residual, apart, bias, p.slope);
-          else
-            k.rows_out(sums + j * kTileWide, run, outs, p.y + offset, residual, p.outputs, bias,
-                       p.slope);
-          for (int64_t m = 0; m < run && !finite; ++m) {
-            const int64_t step = m * (p.planes ? 1 : p.outputs);
-            PlainSum{p}.repair({at.image, at.y, at.x + m}, p.y + offset + step,
-                               residual ? residual + step : nullptr, apart, channel, outs);
-          }
+    const bool finite = t.finite(sums, some, outs);
+    if (p.planes) k.turn(sums, kTileWide, some, outs, turned, kTilePixels);
+    for (int64_t j = 0; j < some;) {
+      const Place at = place(first + j, down, across);
+      const int64_t run =
+          std::min(some - j, at.x < p.out_width ? p.out_width - at.x : across - at.x);
+      if (at.x < p.out_width && at.y < p.out_height) {
+        const int64_t image = at.image * p.out_height * p.out_width * p.outputs;
+        const int64_t pixel = at.y * p.out_width + at.x, channel = panel * kTileWide;
+        const int64_t offset =
+            image + (p.planes ? channel * apart + pixel : pixel * p.outputs + channel);
+        const float* bias = p.bias ? p.bias + at.image * p.bias_step + channel : nullptr;
+        const float* residual = p.residual ? p.residual + offset : nullptr;
+        if (p.planes)
+          k.columns_out(turned + j, outs, int(run), p.y + offset, residual, apart, bias, p.slope);
+        else
+          k.rows_out(sums + j * kTileWide, run, outs, p.y + offset, residual, p.outputs, bias,
+                     p.slope);
+        for (int64_t m = 0; m < run && !finite; ++m) {
+          const int64_t step = m * (p.planes ? 1 : p.outputs);
+          PlainSum{p}.repair({at.image, at.y, at.x + m}, p.y + offset + step,
+                             residual ? residual + step : nullptr, apart, channel, outs);
         }
-        j += run;
       }
+      j += run;
     }
   }
 
@@ -227,8 +270,8 @@ struct Split {
   void run() {
     kept = reinterpret_cast<const char*>(packed_for(p, *this, items > together));
     run_blocks(
-        p, items, together, panels, chunks * chunk_step(together) / 4,
-        together * kTilePixels * kTileWide + value_floats() + offset_floats() +
+        p, items, together, panels, chunks * apart(together).chunk / 4,
+        sum_floats(together) + value_floats() + offset_floats() +
             (kept ? 0 : group_steps() * weight_step() / 4),
         [&](float* to, float*, int64_t first, int64_t n, int64_t share) {
           cut(reinterpret_cast<char*>(to), first, n, share);

@@ -43,14 +43,33 @@ constexpr bool fits_half(int64_t channels, int parts) {
   return channels <= kTileDepth / 2 && parts == 2;
 }
 
-// Cut pixels are [chunks of kTileDepth channels, chunk_step bytes
-// apart][pixels][parts][kTileDepth].
+// A part of a pixel's tile after the other: cut pixels are [chunks of kTileDepth channels, chunk
+// bytes apart][parts, part bytes apart][pixels][kTileDepth]. Pixels of a part lie side by side, for
+// lines of the cache that are apart come half as fast from the second cache.
+struct CutSteps {
+  int64_t chunk, part;
+};
+
+// Sums of up to kTilePixels pixels x kTileWide: over all steps a[+ offsets[step]] * b[step]; the
+// last `halves` steps are of channels that `fits_half`.
+struct TileSum {
+  int64_t part_step;
+  const int64_t* offsets;
+  int64_t steps, halves;
+  const char* b;
+  Parts parts;
+  int wide;  // output channels that count
+  bool accumulate;
+  const char* ahead;  // memory needed soon
+  int64_t ahead_bytes;
+};
+
 struct TileKernels {
   // One pixel whose channels lie side by side.
-  void (*cut_pixel)(const float* x, int64_t channels, int parts, char* to, int64_t chunk_step);
+  void (*cut_pixel)(const float* x, int64_t channels, int parts, char* to, CutSteps apart);
   // Up to 16 pixels whose channels lie anywhere: channel i of them at rows[i].
   void (*cut_pixels)(const float* const* rows, int64_t channels, int pixels, int parts, char* to,
-                     int64_t chunk_step);
+                     CutSteps apart);
   // Weights [kTileDepth][kTileWide], of which `channels` count, to parts
   // [parts][2 tiles][kTileDepth / 2][16][2].
   void (*cut_weights)(const float* w, int64_t channels, Parts parts, char* to);
@@ -60,12 +79,10 @@ struct TileKernels {
   // The same for weights of 16 bits, which are widened in registers.
   void (*cut_half_filters)(const uint16_t* w, Half kind, int64_t in_step, int outs, int taps,
                            char* to);
-  // sums[pixels, kTileWide] (+)= over all steps a[+ offsets[step]] * b[step]; the last `halves`
-  // steps are of channels that `fits_half`. `wide`: output channels that count. `ahead`: memory
-  // needed soon, `ahead_bytes` of it.
-  void (*multiply)(const char* a, int64_t pixels, const int64_t* offsets, int64_t steps,
-                   int64_t halves, const char* b, Parts parts, int wide, float* sums,
-                   bool accumulate, const char* ahead, int64_t ahead_bytes);
+  // Calls of `sum` lie between one of `begin` and one of `end`, of the same thread.
+  void (*begin)();
+  void (*sum)(const TileSum& of, const char* a, int64_t pixels, float* sums);
+  void (*end)();
   bool (*finite)(const float* sums, int64_t pixels, int wide);
 };
 
