@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, TextIO
 
 import torch
 
@@ -91,6 +91,14 @@ def _file_system(handle: int) -> int:
     return int(about[0]) if FSTATFS and FSTATFS(handle, about) == 0 else 0
 
 
+def user_folder() -> Path:
+    """The user's folder; ConfigError where the system knows of none."""
+    try:
+        return Path.home()
+    except RuntimeError:
+        raise ConfigError("this user has no folder: set ACCEL_HOME to one") from None
+
+
 def files_below(folder: Path) -> list[Path]:
     """Every regular file below a folder in order, and every link to one, however deep they lie.
 
@@ -122,12 +130,17 @@ def read_file(path: Path, most_bytes: int, what: str = "a file") -> bytes:
 
 def write_text(path: Path, text: str) -> None:
     """Write a small file where a user asked for it; OSError for a pipe that nobody reads from."""
+    with open_text(path) as file:
+        file.write(text)
+
+
+def open_text(path: Path) -> TextIO:
+    """Open a file that a user asked for, to write it; OSError for a pipe that nobody reads from."""
     flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | getattr(os, "O_NONBLOCK", 0)
     handle = os.open(path, flags, 0o666)
     if hasattr(os, "set_blocking"):
         os.set_blocking(handle, True)
-    with os.fdopen(handle, "w", encoding="utf-8") as file:
-        file.write(text)
+    return os.fdopen(handle, "w", encoding="utf-8")
 
 
 def read_json(path: Path, what: str = "JSON", most_bytes: int = 64 << 20) -> Any:

@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 import argparse
+import json
+import sys
+from collections.abc import Iterable
+from contextlib import nullcontext
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from accel.cli.shared import DONE, command, deliver
-from accel.core import ConfigError, one_line, open_file
+from accel.cli.shared import DONE, command
+from accel.core import ConfigError, one_line, open_file, open_text
+
+if TYPE_CHECKING:
+    from accel.pipelines.verify import Ledger
 
 
 def add(commands: Any) -> None:
@@ -34,26 +41,45 @@ def run(args: argparse.Namespace) -> int:
     if args.file:  # this machine's may not be there yet; one that was named must be
         open_file(args.file, "a ledger").close()
     ledger = Ledger(args.file)
-    faults = ledger.faults() if args.what == "verify" else []
-    entries = [] if faults else ledger.entries(args.last)
-    told = {
-        "ledger": str(ledger.path),
-        "entries": [vars(entry) | {"looks": list(entry.looks)} for entry in entries],
-        "faults": faults,
-    }
-    if args.what == "export" and args.json not in (None, "-"):
-        text = f"{_counted(len(entries))} written to {args.json}"
-    elif args.what == "export":
-        text = ledger.export(args.last).rstrip("\n")
-    elif faults:
-        text = "\n".join(faults)
-    elif args.what == "verify":
-        last = f", the last hash is {entries[-1].hash}" if entries else ""
-        text = one_line(f"the chain of {_counted(len(ledger.entries()))} holds{last}")
-    else:
-        text = "\n".join(map(_line, entries)) or f"no entries in {ledger.path}"
-    deliver(told, args.json, text)
+    chain = ledger.check() if args.what == "verify" else None
+    faults = chain.faults if chain else []
+    if args.json:
+        count = _write(args.json, ledger, [] if faults else ledger.each(args.last), faults)
+        if args.json == "-":
+            return 1 if faults else DONE
+        if args.what == "export":
+            print(f"{_counted(count)} written to {args.json}")
+    if chain:
+        last = f", the last hash is {chain.last}" if chain.rows else ""
+        print("\n".join(faults) or one_line(f"the chain of {_counted(chain.rows)} holds{last}"))
+    elif args.what == "list" or not args.json:
+        _print(ledger, args)
     return 1 if faults else DONE
+
+
+def _print(ledger: Ledger, args: argparse.Namespace) -> None:
+    """The entries one by one: of a list of years the first ones are there at once."""
+    from accel.pipelines.verify import as_json
+
+    told = as_json if args.what == "export" else _line
+    count = 0
+    for entry in ledger.each(args.last):
+        print(told(entry))
+        count += 1
+    if not count and args.what == "list":
+        print(f"no entries in {one_line(str(ledger.path))}")
+
+
+def _write(target: str, ledger: Ledger, entries: Iterable[Any], faults: list[str]) -> int:
+    """The report, which may be longer than memory; returns how many entries it holds."""
+    count = 0
+    with nullcontext(sys.stdout) if target == "-" else open_text(Path(target)) as file:
+        file.write(f'{{\n "ledger": {json.dumps(str(ledger.path))},\n "entries": [')
+        for entry in entries:
+            file.write(f"{',' if count else ''}\n  {json.dumps(vars(entry))}")
+            count += 1
+        file.write(f'\n ],\n "faults": {json.dumps(faults)}\n}}\n')
+    return count
 
 
 def _counted(entries: int) -> str:

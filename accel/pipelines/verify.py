@@ -20,6 +20,7 @@ from accel.provenance.c2pa_read import media_of
 from accel.provenance.detector import weight_of
 from accel.provenance.label import local_language as local_language
 from accel.provenance.ledger import Ledger as Ledger
+from accel.provenance.ledger import as_json as as_json
 from accel.provenance.media import media_type
 from accel.provenance.verify import BROKEN, UNREADABLE, Frames, examine, nothing_readable
 from accel.provenance.verify import Report as Report

@@ -13,6 +13,7 @@ import datetime
 import os
 import secrets
 import shutil
+import stat
 import sys
 import tempfile
 from collections.abc import Iterable
@@ -27,7 +28,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from accel.core import ConfigError, read_file
+from accel.core import ConfigError, read_file, user_folder
 from accel.unfinished import Unfinished
 
 MAX_PEM_BYTES = 1 << 20
@@ -73,11 +74,11 @@ def config_folder() -> Path:
     if home := os.environ.get("ACCEL_HOME"):
         return Path(home)
     if sys.platform == "win32":
-        base = Path(os.environ.get("APPDATA") or Path.home() / "AppData" / "Roaming")
+        base = Path(os.environ.get("APPDATA") or user_folder() / "AppData" / "Roaming")
     elif sys.platform == "darwin":
-        base = Path.home() / "Library" / "Application Support"
+        base = user_folder() / "Library" / "Application Support"
     else:
-        base = Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config")
+        base = Path(os.environ.get("XDG_CONFIG_HOME") or user_folder() / ".config")
     return base / "accel"
 
 
@@ -96,7 +97,8 @@ def local_identity(folder: Path | None = None) -> Identity:
     leaf = certificates_of(place / "leaf.pem")[0]
     if leaf.not_valid_after_utc - _now() < datetime.timedelta(days=RENEW_DAYS):
         key = _private_key(place / "root.key")
-        assert isinstance(key, ec.EllipticCurvePrivateKey)  # checked against root.pem when loaded
+        if not isinstance(key, ec.EllipticCurvePrivateKey) or key.public_key() != root.public_key():
+            raise ConfigError("root.key must be the private key of root.pem, is not")
         _write_leaf(place, root, key)
     return own_identity(place / "leaf.pem", place / "leaf.pem", chain=place / "root.pem")
 
@@ -287,7 +289,8 @@ def _pem(key: ec.EllipticCurvePrivateKey) -> bytes:
 def _keep_private(place: Path) -> None:
     """Take from others the right to read what lies in a folder; as far as the system has any."""
     for file in place.iterdir():
-        if file.stat().st_mode & 0o077:
+        mode = file.lstat().st_mode
+        if stat.S_ISREG(mode) and mode & 0o077:  # what a link leads to is another's
             with suppress(OSError):  # of another user, or on a disk without rights
                 file.chmod(0o600)
 

@@ -14,30 +14,36 @@ import json
 import os
 import sqlite3
 import sys
+from collections import deque
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass, fields
+from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from accel.core import NEVER_WAIT, ConfigError, InputError, open_file
+from accel.core import NEVER_WAIT, ConfigError, InputError, open_file, user_folder
 
-_SCHEMA = """
-CREATE TABLE IF NOT EXISTS entries (
+_SCHEMA = (
+    """CREATE TABLE entries (
   number INTEGER PRIMARY KEY, time TEXT NOT NULL, task TEXT NOT NULL, sha256 TEXT NOT NULL,
   mark TEXT, consent TEXT NOT NULL, looks TEXT NOT NULL, credential TEXT NOT NULL,
   previous TEXT NOT NULL, hash TEXT NOT NULL
-);
-CREATE INDEX IF NOT EXISTS by_sha256 ON entries (sha256);
-CREATE INDEX IF NOT EXISTS by_mark ON entries (mark);
-"""
+)""",
+    "CREATE INDEX by_sha256 ON entries (sha256)",
+    "CREATE INDEX by_mark ON entries (mark)",
+)
 _START = "0" * 64
+_LAST = 2**63 - 1  # number of a row that SQLite can hold
 _NO_ENTRY = (TypeError, AttributeError, ValueError, KeyError)  # what a row raises that is none
 _LONGEST = 1 << 20  # bytes of a row, or of a schema
+_PAGE, _PAGE_BYTES = 10_000, 32 << 20  # that are read at a time; who writes waits no longer
+MOST_FITTING = 100  # entries that fit one file
+MOST_FAULTS = 1000  # that are told of
 _WAIT_S, _LOOK_S = 30, 3  # for another process that writes: to append, and to look
 SIMILAR = 10  # of 64 bits that two looks of one picture may differ in; strangers differ in 32
 
@@ -62,7 +68,7 @@ class Entry:
     hash: str
 
     def expected_hash(self) -> str:
-        told = {key: value for key, value in asdict(self).items() if key != "hash"}
+        told = {key: value for key, value in vars(self).items() if key != "hash"}
         return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
 
 
@@ -71,11 +77,11 @@ def ledger_path() -> Path:
     if home := os.environ.get("ACCEL_HOME"):
         return Path(home) / "ledger.sqlite"
     if sys.platform == "win32":
-        base = Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local")
+        base = Path(os.environ.get("LOCALAPPDATA") or user_folder() / "AppData" / "Local")
     elif sys.platform == "darwin":
-        base = Path.home() / "Library" / "Application Support"
+        base = user_folder() / "Library" / "Application Support"
     else:
-        base = Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share")
+        base = Path(os.environ.get("XDG_DATA_HOME") or user_folder() / ".local" / "share")
     return base / "accel" / "ledger.sqlite"
 
 
@@ -105,10 +111,7 @@ class Ledger:
         now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
         with self._open(write=True) as base:
             base.execute("BEGIN IMMEDIATE")  # nobody may append between reading and writing
-            last = base.execute(
-                "SELECT number, hash FROM entries ORDER BY number DESC LIMIT 1"
-            ).fetchone()
-            number, previous = (last[0] + 1, last[1]) if last else (1, _START)
+            number, previous = self._end(base)
             told = {
                 "number": number, "time": now, "task": task, "sha256": sha256, "mark": mark,
                 "consent": consent, "looks": looks, "credential": credential, "previous": previous,
@@ -128,32 +131,60 @@ class Ledger:
         with self._open(write=True):
             pass
 
+    def _end(self, base: sqlite3.Connection) -> tuple[int, str]:
+        """Number of the entry that comes next, and the hash that it follows."""
+        number, previous = base.execute(
+            "SELECT number, hash FROM entries ORDER BY number DESC LIMIT 1"
+        ).fetchone() or (0, _START)
+        if not (0 <= number < _LAST and isinstance(previous, str)):
+            raise InputError(
+                f"{self.path.name}: the ledger cannot be used: its last row is no entry"
+            )
+        return number + 1, previous
+
     def entries(self, limit: int | None = None) -> list[Entry]:
         """All entries, or the last `limit`, the oldest first."""
-        rows = self._select("ORDER BY number DESC LIMIT ?", (-1 if limit is None else limit,))
-        return rows[::-1]
+        return list(self.each(limit))
+
+    def each(self, limit: int | None = None) -> Iterator[Entry]:
+        """The same one by one: a list of years does not fit into memory."""
+        return map(self._made, self._rows(limit))
 
     def with_file(self, sha256: str) -> list[Entry]:
-        return self._select("WHERE sha256 = ? ORDER BY number", (sha256,))
+        """Entries of a file, the latest MOST_FITTING, the oldest first."""
+        return self._fitting("sha256", sha256)
 
     def with_mark(self, ident: str) -> list[Entry]:
-        return self._select("WHERE mark = ? ORDER BY number", (ident,))
+        """Entries of an invisible mark, as `with_file`."""
+        return self._fitting("mark", ident)
 
     def looking_like(self, looks: tuple[str, ...], limit: int = SIMILAR) -> list[Entry]:
         """Entries of which some look differs from one of these in `limit` bits at most."""
         wanted = [int(look, 16) for look in looks]
-        return [
+        if not wanted:
+            return []
+        similar = (
             entry
-            for entry in self.entries()
+            for entry in self.each()
             if any(
                 (int(look, 16) ^ one).bit_count() <= limit for look in entry.looks for one in wanted
             )
-        ]
+        )
+        return list(deque(similar, MOST_FITTING))
 
     def faults(self) -> list[str]:
         """What is wrong with the chain, one line each; empty when it holds."""
-        found, previous, number = [], _START, 0
-        for row in self._rows("ORDER BY number", ()):
+        return self.check().faults
+
+    def check(self) -> Chain:
+        """Go over the whole chain."""
+        found: list[str] = []
+        previous, number, rows = _START, 0, 0
+        for row in self._rows():
+            if len(found) >= MOST_FAULTS:
+                found.append(f"what follows entry {number} was not looked at")
+                break
+            rows += 1
             try:
                 entry = _entry(row)
             except _NO_ENTRY:
@@ -166,34 +197,57 @@ class Ledger:
             if entry.hash != entry.expected_hash():
                 found.append(f"entry {entry.number} was altered")
             previous, number = entry.hash, entry.number
-        return found
+        return Chain(found, rows, previous)
 
     def export(self, limit: int | None = None) -> str:
         """All entries, or the last `limit`, as JSON, one a line."""
-        entries = self.entries(limit)
-        return "".join(json.dumps(asdict(entry), sort_keys=True) + "\n" for entry in entries)
+        return "".join(as_json(entry) + "\n" for entry in self.each(limit))
 
-    def _select(self, where: str, values: tuple[Any, ...]) -> list[Entry]:
-        rows = self._rows(where, values)
+    def _fitting(self, column: str, value: str) -> list[Entry]:
+        latest = f"WHERE {column} = ? ORDER BY number DESC LIMIT ?"
+        rows = self._read(latest, (value, MOST_FITTING))
+        return [self._made({key: row[key] for key in row if key != "at"}) for row in rows[::-1]]
+
+    def _made(self, row: dict[str, Any]) -> Entry:
         try:
-            return [_entry(row) for row in rows]
+            return _entry(row)
         except _NO_ENTRY as error:
             raise InputError(
                 f"{self.path.name}: must be a ledger, holds what is no entry of one"
             ) from error
 
-    def _rows(self, where: str, values: tuple[Any, ...]) -> list[dict[str, Any]]:
+    def _rows(self, limit: int | None = None) -> Iterator[dict[str, Any]]:
+        """All rows in order, or the last `limit`, page by page."""
+        begin = -_LAST - 1
+        if limit is not None:
+            newest = "ORDER BY rowid DESC LIMIT 1 OFFSET ?"
+            for first in self._read(newest, (min(limit, _LAST) - 1,)):
+                begin = first["at"]
+        while begin <= _LAST and (page := self._read("WHERE rowid >= ? ORDER BY rowid", (begin,))):
+            begin = page[-1]["at"] + 1
+            for row in page:
+                del row["at"]
+                yield row
+
+    def _read(self, where: str, values: tuple[Any, ...]) -> list[dict[str, Any]]:
+        """A page of rows, each with the place that it has in the table, `at`."""
         if not self.path.exists():
             return []
         self._check_files()
         with self._open(write=False) as base:
-            base.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, _LONGEST)
             if not _has_entries(base):
                 raise InputError(
                     f"{self.path.name}: the ledger cannot be used: it has no table of entries"
                 )
             base.row_factory = sqlite3.Row
-            return [dict(row) for row in base.execute(f"SELECT * FROM entries {where}", values)]
+            found = base.execute(f"SELECT rowid AS at, * FROM entries {where}", values)
+            page, size = [], 0
+            for row in islice(map(dict, found), _PAGE):
+                page.append(row)
+                size += sum(len(value) for value in row.values() if isinstance(value, str | bytes))
+                if size > _PAGE_BYTES:
+                    break
+            return page
 
     @contextmanager
     def _open(self, *, write: bool) -> Iterator[sqlite3.Connection]:
@@ -207,11 +261,28 @@ class Ledger:
                     uri=True, timeout=_WAIT_S if write else _LOOK_S, isolation_level=None,
                 )
             ) as base:  # fmt: skip
+                base.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, _LONGEST)
                 if write:
-                    base.executescript(_SCHEMA)
+                    self._make_tables(base)
                 yield base
         except (sqlite3.Error, UnicodeDecodeError) as error:
             raise InputError(f"{self.path.name}: the ledger cannot be used: {error}") from error
+
+    def _make_tables(self, base: sqlite3.Connection) -> None:
+        """Make what is not there; refuse what would compute, or hang, as a row is added."""
+        with base:  # another process may be making them too
+            base.execute("BEGIN IMMEDIATE")
+            found = base.execute(
+                "SELECT sql FROM sqlite_master WHERE name NOT LIKE 'sqlite\\_%' ESCAPE '\\'"
+            ).fetchall()
+            if strange := [sql for (sql,) in found if sql not in _SCHEMA]:
+                raise InputError(
+                    f"{self.path.name}: the ledger cannot be used: it must hold what the engine"
+                    f" made alone, has {str(strange[0])[:60]!r} too"
+                )
+            for one in _SCHEMA:
+                if (one,) not in found:
+                    base.execute(one)
 
     def _make_room(self) -> None:
         """Make an empty file for its owner alone where there is none; the folder too."""
@@ -235,6 +306,19 @@ class Ledger:
             beside = self.path.with_name(self.path.name + end)
             if beside.is_symlink() or (beside.exists() and not beside.is_file()):
                 raise InputError(f"{beside.name}: must be a file of a ledger, is a link or a pipe")
+
+
+class Chain(NamedTuple):
+    """What was found of a ledger's chain: faults, number of its rows, and the last hash."""
+
+    faults: list[str]
+    rows: int
+    last: str
+
+
+def as_json(entry: Entry) -> str:
+    """An entry as JSON."""
+    return json.dumps(vars(entry), sort_keys=True)
 
 
 def _has_entries(base: sqlite3.Connection) -> bool:

@@ -103,7 +103,7 @@ def archive(data: bytes, change: Change, rng: random.Random) -> bytes:
                         name = change(name.encode()).decode("utf-8", "replace") or "x"
                 new.writestr(name.lstrip("/\0") or "x", content)
     except (ValueError, OSError, zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError,
-            zlib.error, struct.error):  # fmt: skip
+            OverflowError, zlib.error, struct.error):  # fmt: skip
         return data
     return made.getvalue()
 

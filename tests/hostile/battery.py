@@ -169,6 +169,8 @@ def run(name: str, folder: Path, words: list[str]) -> dict[str, object]:
     """Run one attack in this process, which ends after it."""
     here = folder / name
     os.chdir(here)
+    if os.path.lexists(here / "home"):  # an attack's own
+        os.environ["ACCEL_HOME"] = str(here / "home")
     load(OWN.get(words[0], ()))
     SOCKETS.clear()
     Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew

@@ -4,6 +4,7 @@ from tests.hostile import (
     attacks_filling,
     attacks_folders,
     attacks_graphs,
+    attacks_home,
     attacks_late,
     attacks_media,
     attacks_more,
@@ -16,5 +17,5 @@ from tests.hostile import (
 from tests.hostile.attacks import ATTACKS as ATTACKS
 
 MADE_BY = (attacks_media, attacks_more, attacks_prompts, attacks_settings, attacks_weights,
-           attacks_filling, attacks_folders, attacks_graphs, attacks_late,
-           attacks_paths, attacks_tables)  # fmt: skip
+           attacks_filling, attacks_folders, attacks_graphs, attacks_home,
+           attacks_late, attacks_paths, attacks_tables)  # fmt: skip

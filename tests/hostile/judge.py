@@ -52,6 +52,8 @@ def unasked(report: dict) -> list[str]:
     done = report["status"] == 0 or words[0] == "verify" or "--json" in words
     named = {*words, *(f"{word}.c2pa" for word in words)} if done else set()
     found = [name for name in report["new"] + report["changed"] if name not in named]
+    # Keys and ledger lie in an attack's own home, which a step may have made before it stopped.
+    found = [name for name in found if not name.startswith("home/") or is_unfinished(name)]
     if words[0] == "dfl":
         return [name for name in found if not name.startswith("w/") or is_unfinished(name)]
     return found

@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import serialization
-from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 
 from accel.core import ConfigError
 from accel.provenance import keys
@@ -125,3 +125,43 @@ def test_rights_that_a_copy_has_lost_are_taken_back(tmp_path):
         file.chmod(0o644)
     local_identity(tmp_path)
     assert {file.stat().st_mode & 0o777 for file in (tmp_path / "identity").iterdir()} == {0o600}
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: rsa.generate_private_key(65537, 2048),
+        ed25519.Ed25519PrivateKey.generate,
+        lambda: ec.generate_private_key(ec.SECP256R1()),
+    ],
+    ids=("rsa", "ed25519", "another"),
+)
+def test_a_leaf_is_not_renewed_with_a_key_that_is_not_the_roots(tmp_path, monkeypatch, make):
+    """Of another kind it was an AssertionError; of the same kind, the good leaf was overwritten."""
+    monkeypatch.setattr(keys, "LEAF_DAYS", 10)
+    local_identity(tmp_path)
+    leaf = (tmp_path / "identity" / "leaf.pem").read_bytes()
+    (tmp_path / "identity" / "root.key").write_bytes(
+        make().private_bytes(
+            serialization.Encoding.PEM,
+            serialization.PrivateFormat.PKCS8,
+            serialization.NoEncryption(),
+        )
+    )
+    with pytest.raises(ConfigError, match=r"root\.key must be the private key of root\.pem"):
+        local_identity(tmp_path)
+    assert (tmp_path / "identity" / "leaf.pem").read_bytes() == leaf
+
+
+def test_what_a_link_among_the_keys_leads_to_keeps_its_rights(tmp_path):
+    other = tmp_path / "other"
+    other.mkdir(mode=0o755)
+    file = tmp_path / "file"
+    file.touch(0o644)
+    local_identity(tmp_path)
+    (tmp_path / "identity" / "a").symlink_to(other)
+    (tmp_path / "identity" / "b").symlink_to(file)
+    (tmp_path / "identity" / "c").symlink_to("nowhere")
+    local_identity(tmp_path)
+    assert other.stat().st_mode & 0o777 == 0o755
+    assert file.stat().st_mode & 0o777 == 0o644
