@@ -88,13 +88,16 @@ class LocalHandler(BaseHTTPRequestHandler):
 
     def is_own(self) -> bool:
         """Whether the request is for this server's name and comes from its own page."""
-        host, origin = self.headers.get("Host", ""), self.headers.get("Origin")
-        known = self.server.hosts()
+        names, origins = self.headers.get_all("Host", ()), self.headers.get_all("Origin", ())
+        if len(names) != 1 or len(origins) > 1:  # which of two counts is anyone's guess
+            return False
+        host, known = names[0], self.server.hosts()
         if self.any_port:
-            is_known = host.rpartition(":")[0] in {one.rpartition(":")[0] for one in known}
+            name, _, port = host.partition(":")
+            is_known = port.isdecimal() and name in {one.partition(":")[0] for one in known}
         else:
             is_known = host in known
-        return is_known and origin in (None, f"http://{host}")
+        return is_known and origins in ((), [f"http://{host}"])
 
     def answer(self, content: bytes, kind: str, more: dict[str, str] | None = None) -> None:
         self.send_response(200)

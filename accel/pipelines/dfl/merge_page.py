@@ -27,6 +27,7 @@ from accel.pipelines.dfl.workspace import Workspace, open_workspace
 from accel.pipelines.run_report import end_of_report
 
 MAX_BODY = 1 << 16
+MAX_DIGITS = 9  # of its length
 MAX_KEYS = 256  # in one request
 
 
@@ -133,7 +134,7 @@ class _Handler(LocalHandler):
 
     def _keys(self) -> list[tuple[str, bool]] | None:
         length = self.headers.get("Content-Length", "")
-        if not length.isdecimal() or int(length) > MAX_BODY:
+        if not length.isdecimal() or len(length) > MAX_DIGITS or int(length) > MAX_BODY:
             return None
         try:
             found = parse_json(self.rfile.read(int(length)), "keys")

@@ -46,10 +46,21 @@ def test_the_page_shows_what_it_was_told(page):
 
 @pytest.mark.parametrize(
     "headers", [{"Host": "evil.example"}, {"Host": f"evil.{HOST}:80"}, {"Host": ""},
+                {"Host": f"{HOST}:80.evil.example"}, {"Host": f"{HOST}:80@evil.example"},
+                {"Host": "localhost:evil"}, {"Host": HOST},
                 {"Origin": "http://evil.example"}, {"Origin": "null"}], ids=str
 )  # fmt: skip
 def test_pages_of_others_read_nothing(page, headers):
     assert ask(page, **headers)[0] == 404
+
+
+@pytest.mark.parametrize("twice", ["Host: evil.example", "Origin: http://evil.example"])
+def test_a_request_that_says_twice_where_it_comes_from_reads_nothing(page, twice):
+    own = f"{HOST}:{port_of(page)}"
+    request = f"GET / HTTP/1.1\r\nHost: {own}\r\nOrigin: http://{own}\r\n{twice}\r\n\r\n"
+    with socket.create_connection((HOST, port_of(page)), 10) as connection:
+        connection.sendall(request.encode())
+        assert b" 404 " in connection.recv(100)
 
 
 @pytest.mark.parametrize(

@@ -433,7 +433,8 @@ NONSENSE = [
 @pytest.mark.parametrize("body", NONSENSE)
 def test_requests_that_make_no_sense_are_refused(page, body):
     assert ask(page, "POST", f"/{page.token}/keys", body)[0] == 400
-    assert ask(page, "POST", f"/{page.token}/keys", None, Content_Length="99999999")[0] == 400
+    for length in ("99999999", "9" * 5000):
+        assert ask(page, "POST", f"/{page.token}/keys", None, Content_Length=length)[0] == 400
     assert ask(page, path=f"/{page.token}/../../etc/passwd")[0] == 404
     assert page.live.session.own == {}
 
