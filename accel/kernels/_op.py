@@ -99,6 +99,10 @@ class Op:
                 raise TypeError(
                     f"{self.name}: {wanted.name} must be {wanted.type}, got {type(got).__name__}"
                 ) from None
+            if isinstance(got, torch.Tensor) and got.layout is not torch.strided:
+                raise TypeError(
+                    f"{self.name}: {wanted.name} must be a dense tensor, got {got.layout}"
+                ) from None
 
     def implement(self, name: str, run: Callable, why_not: Callable[..., str]) -> None:
         """Add a faster implementation; later additions are tried first.

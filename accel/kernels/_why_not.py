@@ -6,12 +6,20 @@ See `_op.Implementation`.
 from __future__ import annotations
 
 import importlib.util
+from typing import Any
 
 from torch import Tensor
 
 from accel.kernels._op import INTERPRETED
 
 NUMBA = importlib.util.find_spec("numba") is not None
+
+
+def refuse_others(who: str, **given: Any) -> None:
+    """Raise TypeError unless all of `given` are tensors: their shapes are asked for first."""
+    for name, one in given.items():
+        if type(one) is not Tensor and not isinstance(one, Tensor):  # the first is quick
+            raise TypeError(f"{who}: {name} must be Tensor, got {type(one).__name__}")
 
 
 def not_on_cpu(*tensors: Tensor) -> str:

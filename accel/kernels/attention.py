@@ -12,7 +12,7 @@ from torch import Tensor
 
 from accel.kernels import _native
 from accel.kernels._op import INTERPRETED, Op, triton_kernels
-from accel.kernels._why_not import not_on_gpu
+from accel.kernels._why_not import not_on_gpu, refuse_others
 
 
 def attention(
@@ -27,6 +27,7 @@ def attention(
 
     Raises ValueError for shapes that do not fit one another.
     """
+    refuse_others("attention", q=q, k=k, v=v)
     fits = q.ndim == k.ndim == 4 and k.shape == v.shape and q.shape[:2] == k.shape[:2]
     if not fits or q.shape[3] != k.shape[3]:
         raise ValueError(
@@ -39,7 +40,8 @@ def attention(
 
 
 def _reference(q, k, v, scale, causal):
-    if not q.is_floating_point() or not q.dtype == k.dtype == v.dtype:
+    cast = torch.is_autocast_enabled(q.device.type)  # to one type, by torch's operator
+    if not q.is_floating_point() or not (cast or q.dtype == k.dtype == v.dtype):
         raise TypeError(
             "attention: q, k and v must be of one floating point type, "
             f"got {q.dtype}, {k.dtype} and {v.dtype}"

@@ -14,9 +14,11 @@ from torch import Tensor
 from accel.kernels import _native
 from accel.kernels._layout import layout_of
 from accel.kernels._op import FORCED, LIBRARY, Op
+from accel.kernels._why_not import refuse_others
 
 HALVES = (torch.float16, torch.bfloat16)
 FLOPS_A_THREAD = 4e6  # less work is not worth waking a thread for
+MOST_REACH = 1 << 12  # of a stride or padding: rows are copied with their zeros around them
 READING = 16  # pixels, whose products take no longer than to bring and pack the weights
 
 
@@ -37,6 +39,7 @@ def conv2d(
     layout, or whether the weights were packed ahead. Weights of 16 bits are widened where they are
     used, in cache: the bytes are those of the same weights in float32.
     """
+    refuse_others("conv2d", x=x, weight=weight)
     if x.ndim != 4 or weight.ndim != 4:
         raise ValueError(f"conv2d: x and weight must be 4-D, got {_say(x)} and {_say(weight)}")
     if stride < 1 or padding < 0 or groups < 1:
@@ -59,6 +62,9 @@ def conv2d(
         )
     if residual is not None and tuple(residual.shape) != shape:
         raise ValueError(f"conv2d: residual must be {list(shape)}, got {_say(residual)}")
+    if not slope >= 0:  # its gradient needs what was there before, which the result does not tell
+        out = op(x, weight, bias, residual, stride, padding, groups, 1.0, packed)
+        return F.leaky_relu(out, slope)
     return op(x, weight, bias, residual, stride, padding, groups, slope, packed)
 
 
@@ -95,19 +101,23 @@ def linear(
     packed: Tensor | None = None,  # what `pack` made of weight[:, :, None, None]
 ) -> Tensor:  # [..., N]
     """Multiply by a matrix, as torch.nn.functional.linear does, and add bias and residual."""
+    refuse_others("linear", x=x, weight=weight)
     if weight.ndim != 2 or x.ndim < 1 or x.shape[-1] != weight.shape[1]:
         raise ValueError(f"linear: x must be [..., K] for a [N, K], got {_say(x)}, {_say(weight)}")
-    rows, outputs = x.numel() // max(x.shape[-1], 1), weight.shape[0]
-    if weight.shape[1] == 0 or x.numel() == 0:
+    outputs = weight.shape[0]
+    if bias is not None and bias.shape != (outputs,):
+        raise ValueError(f"linear: bias must be [{outputs}], got {_say(bias)}")
+    if residual is not None and residual.shape != (*x.shape[:-1], outputs):
+        raise ValueError(
+            f"linear: residual must be {[*x.shape[:-1], outputs]}, got {_say(residual)}"
+        )
+    if 0 in weight.shape or x.numel() == 0:
         out = F.linear(x, wide(weight, x), bias)
         return out if residual is None else out + residual
     # One picture of `rows` pixels, channels last.
+    rows = x.numel() // x.shape[-1]
     as_picture = x.reshape(1, rows, 1, -1).permute(0, 3, 1, 2)
     if residual is not None:
-        if residual.shape != (*x.shape[:-1], outputs):
-            raise ValueError(
-                f"linear: residual must be {[*x.shape[:-1], outputs]}, got {_say(residual)}"
-            )
         residual = residual.reshape(1, rows, 1, outputs).permute(0, 3, 1, 2)
     out = op(as_picture, weight[:, :, None, None], bias, residual, 1, 0, 1, 1.0, packed)
     return out.permute(0, 2, 3, 1).reshape(*x.shape[:-1], outputs)
@@ -168,6 +178,8 @@ def _why_not(x, weight, bias, residual, stride, padding, groups, slope, packed=N
             return f"needs float32, got {tensor.dtype}"
     if groups != 1:
         return f"has one group, got {groups}"
+    if max(stride, padding) > MOST_REACH:
+        return f"needs a stride and padding of at most {MOST_REACH}, got {stride} and {padding}"
     return _why_not_weight(weight) or _native.why_not(weight, *given)
 
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from accel.kernels import _native
 from accel.kernels._op import Op, in_triton
-from accel.kernels._why_not import not_on_gpu
+from accel.kernels._why_not import not_on_gpu, refuse_others
 
 
 def geglu(
@@ -23,6 +23,7 @@ def geglu(
 
     Raises ValueError where the last dimension is odd.
     """
+    refuse_others("geglu", x=x)
     if x.ndim < 1 or x.shape[-1] % 2:
         raise ValueError(f"geglu: x must be [..., 2 * D], got {tuple(x.shape)}")
     return op(x)

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from accel.kernels._op import INTERPRETED, Op, triton_kernels
-from accel.kernels._why_not import not_contiguous, not_on_gpu
+from accel.kernels._why_not import not_contiguous, not_on_gpu, refuse_others
 from accel.kernels.conv2d import linear
 from accel.kernels.geglu import geglu
 
@@ -27,6 +27,7 @@ def geglu_linear(
 
     Raises ValueError for shapes that do not fit one another.
     """
+    refuse_others("geglu_linear", x=x, weight=weight, bias=bias)
     fits = weight.ndim == 2 and weight.shape[0] % 2 == 0 and bias.shape == weight.shape[:1]
     if not fits or x.ndim < 1 or x.shape[-1] != weight.shape[1]:
         raise ValueError(

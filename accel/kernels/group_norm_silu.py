@@ -15,7 +15,7 @@ from torch import Tensor
 from accel.kernels import _native
 from accel.kernels._layout import is_channels_last, layout_of
 from accel.kernels._op import Op, triton_kernels
-from accel.kernels._why_not import not_on_gpu
+from accel.kernels._why_not import not_on_gpu, refuse_others
 
 
 def group_norm_silu(
@@ -30,6 +30,7 @@ def group_norm_silu(
 
     Raises ValueError where groups, weight or bias do not fit the channels.
     """
+    refuse_others("group_norm_silu", x=x)
     if x.ndim < 2 or groups < 1 or x.shape[1] % groups:
         raise ValueError(
             f"group_norm_silu: x must be [N, C, ...] with C a multiple of groups = {groups}, "

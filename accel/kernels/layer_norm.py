@@ -14,7 +14,7 @@ from torch import Tensor
 
 from accel.kernels import _native
 from accel.kernels._op import Op, triton_kernels
-from accel.kernels._why_not import not_on_gpu
+from accel.kernels._why_not import not_on_gpu, refuse_others
 
 
 def layer_norm(
@@ -28,6 +28,7 @@ def layer_norm(
     A row's bytes do not depend on the rows around it nor on the number of threads. Raises
     ValueError where weight or bias do not fit the last dimension.
     """
+    refuse_others("layer_norm", x=x)
     if x.ndim < 1:
         raise ValueError(f"layer_norm: x must be [..., D], got {tuple(x.shape)}")
     for name, tensor in (("weight", weight), ("bias", bias)):

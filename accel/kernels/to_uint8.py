@@ -10,7 +10,7 @@ from torch import Tensor
 
 from accel.kernels import _native
 from accel.kernels._op import Op, in_triton
-from accel.kernels._why_not import not_on_gpu
+from accel.kernels._why_not import not_on_gpu, refuse_others
 
 
 def to_uint8(
@@ -20,6 +20,7 @@ def to_uint8(
 
     Raises ValueError unless x has four dimensions and TypeError unless it is floating.
     """
+    refuse_others("to_uint8", x=x)
     if x.ndim != 4:
         raise ValueError(f"to_uint8: x must be [N, C, H, W], got {tuple(x.shape)}")
     if not x.is_floating_point():
