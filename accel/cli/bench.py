@@ -45,23 +45,23 @@ def add(commands: Any) -> None:
 
 
 def run(args: argparse.Namespace) -> int | None:
-    from accel.pipelines.bench.compare import compare, slower
+    from accel.pipelines.bench.compare import compare, slower, told
     from accel.pipelines.bench.page import page
-    from accel.pipelines.bench.run import GROUPS, read_report, run_bench
+    from accel.pipelines.bench.run import GROUPS, describe, read_report, run_bench
 
     _check(args)
     if args.compare or args.gate:
         before, after = (read_report(path) for path in args.compare or args.gate)
         if args.compare:
             rows = compare(before, after)
-            deliver({"rows": rows}, args.json, "\n".join(map(_describe_pair, rows)))
+            machines = {"before": describe(before), "after": describe(after)}
+            lines = [f"{name:6} {machine}" for name, machine in machines.items()]
+            text = "\n".join([*lines, *map(_describe_pair, rows)])
+            deliver({"machines": machines, "rows": rows}, args.json, text)
             return None
         worse = slower(before, after)
-        lines = [
-            f"{w['name']} {w['case']}: was {w['before']:.2f} x {w['peer']}, is {w['after']:.2f} x"
-            for w in worse
-        ]
-        deliver({"slower": worse}, args.json, "\n".join(lines) or "no lead shrank")
+        text = "\n".join(map(told, worse)) or "no lead shrank"
+        deliver({"slower": worse}, args.json, text)
         return BAD_INPUT if worse else None
     if args.predict:
         _predict(args)
@@ -109,17 +109,22 @@ def _predict(args: argparse.Namespace) -> None:
 
 def _describe(row: dict[str, Any]) -> str:
     share = f"{row['share']:7.0%} of {row['limit']}" if row["share"] is not None else ""
+    share += f" ({row['note']})" if row["note"] else ""
     spread = f"±{row['spread']:4.0%}" if row["spread"] else " once"
     peers = ", ".join(f"{ratio:.2f} x {name}" for name, ratio in row["peers"].items())
     return (
         f"{row['name']:22} {row['case']:28} {row['seconds'] * 1e3:10.3f} ms {spread}"
-        f" {row['rate']:10.2f} {row['unit']:9}{share}  {peers}"
+        f" {_digits(row['rate'])} {row['unit']:9}{share}  {peers}"
     )
+
+
+def _digits(rate: float) -> str:
+    return f"{rate:10.2f}" if rate >= 1 else f"{rate:10.4f}"
 
 
 def _describe_pair(row: dict[str, Any]) -> str:
     return (
-        f"{row['name']:22} {row['case']:28} {row['before']:10.2f} -> {row['after']:10.2f}"
+        f"{row['name']:22} {row['case']:28} {_digits(row['before'])} -> {_digits(row['after'])}"
         f" {row['unit']:9} {row['ratio'] or 0:6.2f} x"
     )
 
@@ -132,6 +137,11 @@ def _summary(report: dict[str, Any]) -> str:
     if ceilings["by_instructions"]:
         each = ", ".join(f"{k} {v:.0f}" for k, v in ceilings["by_instructions"].items())
         lines.append(f"multiply-adds of one thread: {each} GFLOP/s")
+    if ceilings["tiles"]:
+        one, both = ceilings["tiles_one"], ceilings["tiles"]
+        lines.append(
+            f"tile registers {one:.0f} GFLOP/s of bfloat16 by one thread, {both:.0f} by all"
+        )
     every = f", {ceilings['gbytes_all']:.1f} by all" if ceilings["gbytes_all"] else ""
     lines.append(f"memory copied {ceilings['gbytes']:.1f} GB/s by one thread{every}")
     if ceilings["transcode_fps"]:

@@ -31,20 +31,35 @@ def compare(before: dict[str, Any], after: dict[str, Any]) -> list[dict[str, Any
 
 
 def slower(
-    before: dict[str, Any], after: dict[str, Any], allowed: float = ALLOWED
+    before: dict[str, Any], after: dict[str, Any], allowed: float = ALLOWED, *, whole: bool = False
 ) -> list[dict[str, Any]]:
-    """Rows whose advantage over their peers shrank by more than `allowed`.
+    """Rows whose advantage over their peers shrank by more than `allowed`, or is gone.
 
     Ratios within one run are compared, not times: another machine, or a busy one, must not fail it.
+    A lead is gone (`after` is None) where a row has no such peer any more, as when the kernel that
+    led was not taken; with `whole`, where the row itself is missing, too. Raises ConfigError where
+    the two share no lead at all: nothing would have been looked at.
     """
-    old = {key(row): row for row in before["rows"]}
-    found = []
-    for row in after["rows"]:
-        was = old.get(key(row), {}).get("peers", {})
-        for peer, ratio in row.get("peers", {}).items():
-            if peer in was and ratio * allowed < was[peer]:
+    new = {key(row): row for row in after["rows"]}
+    found, looked_at = [], 0
+    for row in before["rows"]:
+        if key(row) not in new and not whole:
+            continue
+        now = new.get(key(row), {}).get("peers", {})
+        for peer, was in row.get("peers", {}).items():
+            looked_at += 1
+            is_now = now.get(peer)
+            if is_now is None or is_now * allowed < was:
                 found.append(
                     {"name": row["name"], "case": row["case"], "peer": peer,
-                     "before": was[peer], "after": ratio}
+                     "before": was, "after": is_now}
                 )  # fmt: skip
+    if not looked_at:
+        raise ConfigError("bench: the two reports must share a lead over a peer, but share none")
     return found
+
+
+def told(lead: dict[str, Any]) -> str:
+    """One of `slower`, as a line."""
+    now = "gone" if lead["after"] is None else f"{lead['after']:.2f} x"
+    return f"{lead['name']} {lead['case']}: was {lead['before']:.2f} x {lead['peer']}, is {now}"

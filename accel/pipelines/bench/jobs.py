@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import tempfile
 import time
 from collections.abc import Iterator
@@ -10,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from accel.core import ConfigError
 from accel.models.onnx import load_onnx
 from accel.nn.vae import Vae, VaeConfig
 from accel.pipelines.bench.machine import Ceilings
@@ -21,6 +23,9 @@ from accel.weights.assets import asset
 
 FACE_NETWORKS = ("blazeface_back_256.fp16w.onnx", "facemesh_468_192.fp16w.onnx",
                  "iris_64.fp16w.onnx")  # fmt: skip
+# Of the largest value: whole networks sum up what their kernels round; GPUs multiply in TF32.
+TOLERANCE = {"cpu": 2e-4, "cuda": 2e-2}
+CHECKED = 8  # latent pixels across, on which the decoder is compared with itself in float64
 
 
 def bench_networks(device: torch.device, *, quick: bool = False) -> Iterator[Row]:
@@ -40,6 +45,7 @@ def _face_network(name: str) -> Row:
     feed = {port.name: np.random.default_rng(0).random(shape, np.float32)}
     got, want = ours.run(feed), peer.run(feed)
     error = max(difference(torch.tensor(got[k]), torch.tensor(want[k])) for k in want)
+    _refuse_wrong(name, error, "cpu")
     calls = {"accel": lambda: ours.run(feed), "onnxruntime": lambda: peer.run(feed)}
     times = interleaved(calls, rounds=9, device=torch.device("cpu"))
     return Row(
@@ -50,11 +56,24 @@ def _face_network(name: str) -> Row:
     )  # fmt: skip
 
 
+def _refuse_wrong(name: str, error: float, kind: str) -> None:
+    if not error <= TOLERANCE[kind]:
+        raise ConfigError(
+            f"bench: {name}: its error must be at most {TOLERANCE[kind]}, got {error:.1e}"
+        )
+
+
 def _decoder(device: torch.device, side: int) -> Row:
-    torch.manual_seed(0)
-    vae = Vae(VaeConfig()).eval().to(device)
-    latent = torch.randn(1, 4, side, side, device=device)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        vae = Vae(VaeConfig()).eval().to(device)
+        latent = torch.randn(1, 4, side, side).to(device)
     with torch.inference_mode():
+        corner = latent[:, :, :CHECKED, :CHECKED]
+        exact = copy.deepcopy(vae).double().decode(corner.double())  # by torch's operators alone
+        error = difference(vae.decode(corner), exact)
+        _refuse_wrong("SD 1.5 decoder", error, device.type)
+        del exact
         threads = torch.get_num_threads()
         times = interleaved(
             {"accel": lambda: vae.decode(latent)}, rounds=3, device=device, threads=threads
@@ -63,7 +82,7 @@ def _decoder(device: torch.device, side: int) -> Row:
     return Row(
         group="networks", name="SD 1.5 decoder", case=f"{side * 8}x{side * 8}", device=device.type,
         threads=threads, seconds=ours.seconds, spread=ours.spread,
-        rate=(side * 8) ** 2 / ours.seconds / 1e6, unit="Mpixel/s",
+        rate=(side * 8) ** 2 / ours.seconds / 1e6, unit="Mpixel/s", error=error,
     )  # fmt: skip
 
 
@@ -71,8 +90,13 @@ def _denoise(device: torch.device) -> Row:
     model = load("nano", device=str(device))
     conditioning = model.encode_text("a red apple")
     side = model.encode(torch.zeros(1, 3, 64, 64, device=device)).shape[-1]
-    x = torch.randn(1, 4, side, side, device=device)
+    x = torch.randn(1, 4, side, side, generator=torch.Generator().manual_seed(0)).to(device)
     t = torch.tensor([500.0], device=device)
+    context = conditioning.context.double()
+    with torch.inference_mode():
+        exact = copy.deepcopy(model.loaded.model.unet).double()(x.double(), t, context, None)
+    error = difference(model.denoise(x, t, conditioning), exact)
+    _refuse_wrong("nano UNet", error, device.type)
     times = interleaved(
         {"accel": lambda: model.denoise(x, t, conditioning)}, rounds=9, device=device
     )
@@ -80,6 +104,7 @@ def _denoise(device: torch.device) -> Row:
     return Row(
         group="networks", name="nano UNet", case="one step, 64x64", device=device.type, threads=1,
         seconds=ours.seconds, spread=ours.spread, rate=1 / ours.seconds, unit="steps/s",
+        error=error,
     )  # fmt: skip
 
 

@@ -33,6 +33,7 @@ class Ceilings:
         in float16 on CUDA). None without the native module.
     by_instructions: the same of one thread for each instruction set that this CPU has, and of its
         tile registers, which multiply bfloat16.
+    tiles_one, tiles: the last of these, of one thread and of all; None where there are none.
     gbytes, gbytes_all: memory copied a second by one thread, and by all of them; read and written
         bytes added.
     transcode_fps: bare decoding and x264 veryfast at 1080p, frames a second; None when not run.
@@ -46,6 +47,8 @@ class Ceilings:
     transcode_fps: float | None
     gbytes_all: float | None = None
     by_instructions: dict[str, float] = field(default_factory=dict)
+    tiles_one: float | None = None
+    tiles: float | None = None
 
     def json(self) -> dict[str, Any]:
         whole = {k: round(v, 3) if isinstance(v, float) else v for k, v in asdict(self).items()}
@@ -62,6 +65,7 @@ def measure_ceilings(device: torch.device, *, codec: bool = True) -> Ceilings:
         one: float | None = None
     else:
         one, every = _multiply_adds(1), _multiply_adds(threads)
+    tiles = device.type == "cpu" and _has_tiles()
     return Ceilings(
         device=hardware_name(device),
         threads=threads,
@@ -70,6 +74,8 @@ def measure_ceilings(device: torch.device, *, codec: bool = True) -> Ceilings:
         gbytes=_copy(device),
         gbytes_all=_copy(device, threads) if device.type == "cpu" else None,
         by_instructions=_by_instructions() if device.type == "cpu" else {},
+        tiles_one=_multiply_adds(1, tiles=True) if tiles else None,
+        tiles=_multiply_adds(threads, tiles=True) if tiles else None,
         transcode_fps=transcode_fps() if codec else None,
     )
 
@@ -162,13 +168,18 @@ def _by_instructions(rounds: int = 6_000_000) -> dict[str, float]:
         for lanes, name in INSTRUCTIONS.items()
         if lanes <= native.simd_lanes()
     }
-    if native.conv_isa() == "amx":
+    if _has_tiles():
         found["amx bf16"] = best(lambda n: native.tile_multiply_adds(n // 12))
     return found
 
 
-def _multiply_adds(threads: int, rounds: int = 12_000_000) -> float | None:
-    """GFLOP/s of float32 multiply-adds in registers, best of three.
+def _has_tiles() -> bool:
+    native: Any = _native.module
+    return native is not None and native.conv_isa() == "amx"
+
+
+def _multiply_adds(threads: int, rounds: int = 12_000_000, *, tiles: bool = False) -> float | None:
+    """GFLOP/s of float32 multiply-adds in registers, or of tile registers'; best of three.
 
     Each thread's operations over its own CPU time: what others run meanwhile does not count.
     """
@@ -181,7 +192,9 @@ def _multiply_adds(threads: int, rounds: int = 12_000_000) -> float | None:
 
         def work(i: int, done: list[float] = done) -> None:
             start = time.thread_time()
-            operations = native.multiply_adds(rounds)
+            operations = (
+                native.tile_multiply_adds(rounds // 12) if tiles else native.multiply_adds(rounds)
+            )
             done[i] = operations / (time.thread_time() - start)
 
         team = [threading.Thread(target=work, args=(i,)) for i in range(threads)]
@@ -200,7 +213,7 @@ def _tensor_peak(device: torch.device, size: int = 8192) -> float:
 
 
 def _copy(device: torch.device, threads: int = 1) -> float:
-    source = torch.zeros(COPY_BYTES // 4, device=device)
+    source = torch.full((COPY_BYTES // 4,), 0.5, device=device)
     target = torch.ones_like(source)
     call = {"copy": lambda: target.copy_(source)}
     took = interleaved(call, rounds=7, device=device, threads=threads)["copy"]

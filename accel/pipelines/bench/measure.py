@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 import time
 from collections.abc import Callable, Mapping
@@ -27,6 +28,8 @@ class Row:
 
     group, name, case: what was measured. device: where it really ran.
     rate, unit: work a second. limit, share: the ceiling it runs against, and how much of it.
+    note: why the share is above 1, where it is.
+    implementation: which of an operator's was timed. dtype: what it was given.
     error: largest difference to the reference over the largest value, checked before timing.
     peers: the same work by others: name -> how many times our time they took.
     """
@@ -44,6 +47,9 @@ class Row:
     share: float | None = None
     error: float | None = None
     peers: dict[str, float] = field(default_factory=dict)
+    note: str = ""
+    implementation: str = ""
+    dtype: str = "float32"
 
     def json(self) -> dict[str, Any]:
         return {k: round(v, 9) if isinstance(v, float) else v for k, v in asdict(self).items()}
@@ -63,11 +69,11 @@ def interleaved(
     """
     on_gpu = device.type == "cuda"
 
-    def clock() -> float:
-        if on_gpu:
+    def clock(of_work: bool = True) -> float:
+        if on_gpu:  # a call returns before its work is done
             torch.cuda.synchronize(device)
-            return time.perf_counter()
-        return time.process_time() if threads == 1 else time.perf_counter()
+        on_cpu = of_work and threads == 1 and not on_gpu
+        return time.process_time() if on_cpu else time.perf_counter()
 
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
@@ -75,9 +81,9 @@ def interleaved(
         repeats, times = {}, {name: list[float]() for name in calls}
         for name, call in calls.items():
             call()
-            start = time.perf_counter()
+            start = clock(of_work=False)
             call()
-            repeats[name] = max(1, int(min_s / max(time.perf_counter() - start, 1e-7)))
+            repeats[name] = max(1, int(min_s / max(clock(of_work=False) - start, 1e-7)))
         for _ in range(rounds):
             for name, call in calls.items():
                 start = clock()
@@ -98,6 +104,13 @@ def timing(series: list[float]) -> Timing:
 
 
 def difference(got: torch.Tensor, want: torch.Tensor) -> float:
-    """Largest absolute difference over the largest value of `want`."""
-    scale = max(float(want.abs().max()), 1e-12) if want.numel() else 1.0
-    return float((got.double() - want.double()).abs().max()) / scale if want.numel() else 0.0
+    """Largest absolute difference over the largest value of `want`.
+
+    Infinite for another shape, and where one is NaN: no limit lets that pass.
+    """
+    if got.shape != want.shape:
+        return math.inf
+    if not want.numel():
+        return 0.0
+    most = float((got.double() - want.double()).abs().max())
+    return math.inf if math.isnan(most) else most / max(float(want.abs().max()), 1e-12)

@@ -26,6 +26,7 @@ SCHEMA = "accel-bench/1"  # schema.json beside this file says what a report hold
 GROUPS = ("kernels", "networks", "swap", "generate")
 REFERENCE = Path(__file__).parent / "reference.json"
 MAX_REPORT_BYTES = 16 << 20
+MOST = 1e30  # above any figure of a machine
 
 
 def run_bench(
@@ -73,7 +74,7 @@ def run_bench(
         "ceilings": ceilings.json(),
         "rows": measured,
         "scaling": scaling(measured),
-        "score": score(measured, where.type),
+        "score": score(measured),
         "seconds": round(time.perf_counter() - started, 1),
     }
 
@@ -101,17 +102,29 @@ def key(row: dict[str, Any]) -> tuple[str, str, str, str, int]:
     return row["group"], row["name"], row["case"], row["device"], row["threads"]
 
 
-def score(rows: list[dict[str, Any]], kind: str) -> dict[str, Any]:
+def _counterpart(rates: dict[int, float], threads: int) -> float | None:
+    """The reference's rate with as many threads: one, or all that a machine has.
+
+    Whole jobs take all threads there are, be that one.
+    """
+    most = max(rates, default=0)
+    if threads > 1 or 1 not in rates:
+        return rates[most] if most > 1 else None
+    return rates[1]
+
+
+def score(rows: list[dict[str, Any]]) -> dict[str, Any]:
     """The geometric mean of this machine's rates over those of the machine in reference.json.
 
-    100 is that machine (two virtual cores of a server CPU), by group and over all groups.
+    100 is that machine (two virtual cores of a server CPU), by group and over all groups. All
+    threads are set against all of the reference's; a GPU against the same work on its CPU.
     """
-    known = {key(row): row["rate"] for row in read_report(REFERENCE)["rows"]}
-    if kind != "cpu":  # a GPU is scored against the same work on the reference's CPU
-        known = {(*k[:3], kind, k[4]): rate for k, rate in known.items()}
+    known: dict[tuple[str, str, str], dict[int, float]] = {}
+    for row in read_report(REFERENCE)["rows"]:
+        known.setdefault(key(row)[:3], {})[row["threads"]] = row["rate"]
     ratios: dict[str, list[float]] = {}
     for row in rows:
-        reference = known.get(key(row))
+        reference = _counterpart(known.get(key(row)[:3], {}), row["threads"])
         if reference and row["rate"]:
             ratios.setdefault(row["group"], []).append(math.log(row["rate"] / reference))
     groups = {g: round(100 * math.exp(sum(r) / len(r)), 1) for g, r in ratios.items()}
@@ -131,12 +144,44 @@ def read_report(path: Path) -> dict[str, Any]:
     if not isinstance(report, dict) or report.get("schema") != SCHEMA:
         raise InputError(f"{path}: a bench report must have the schema {SCHEMA}")
     rows = report.get("rows")
-    names = {"group": str, "name": str, "case": str, "device": str, "threads": int}
     for row in rows if isinstance(rows, list) else [None]:
-        fields: dict[str, Any] = row if isinstance(row, dict) else {}
-        whole = all(isinstance(fields.get(n), t) for n, t in names.items())
-        if not whole or not all(
-            isinstance(fields.get(n), int | float) for n in ("rate", "seconds")
-        ):
-            raise InputError(f"{path}: a bench report's rows must be whole, got {str(row)[:60]}")
+        if not _is_whole(row):
+            raise InputError(f"{path}: a bench report's rows must be whole, got {ascii(row)[:60]}")
     return report
+
+
+def _is_whole(row: Any) -> bool:
+    """Whether a stranger's row has what comparisons read, and prints as one line."""
+    if not isinstance(row, dict):
+        return False
+    row.setdefault("unit", "")
+    row.setdefault("peers", {})
+    names = [row.get(name) for name in ("group", "name", "case", "device", "unit")]
+    peers = row["peers"] if isinstance(row["peers"], dict) else {"": None}
+    threads = row.get("threads")
+    return (
+        all(isinstance(name, str) and name.isprintable() for name in [*names, *peers])
+        and isinstance(threads, int)
+        and not isinstance(threads, bool)
+        and all(_is_above_zero(v) for v in (row.get("rate"), row.get("seconds"), *peers.values()))
+    )
+
+
+def _is_above_zero(value: Any) -> bool:
+    """A whole number may have more digits than a float holds."""
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    return is_number and 0 < value < MOST
+
+
+def describe(report: dict[str, Any]) -> str:
+    """The machine of a report, which may be a stranger's, on one line."""
+    told = report.get("conditions")
+    said = told if isinstance(told, dict) else {}
+    whole = report.get("score")
+    points = whole.get("all") if isinstance(whole, dict) else None
+    words = [str(said.get("device") or "a machine that is not named")]
+    words += [f"{name} {said[name]}" for name in ("cores", "instructions", "accel", "date")
+              if isinstance(said.get(name), str | int)]  # fmt: skip
+    words += ["quick"] if report.get("quick") is True else []
+    words += [f"score {points:.0f}"] if _is_above_zero(points) else []
+    return "".join(c if c.isprintable() else "?" for c in ", ".join(words))[:200]
