@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from accel.cli.dfl.next_step import with_next
-from accel.cli.shared import command, deliver, with_progress
+from accel.cli.shared import command, deliver, stopped_by_signals, with_progress
 from accel.cli.swap import add_marking, marking
+from accel.core import Cancel
 
 # Options that are settings of a frame, with what they say; ranges are told by the settings.
 NUMBERS = {
@@ -107,9 +108,13 @@ def run(args: argparse.Namespace) -> None:
         provenance=marking(args),
     )
     if args.interactive:
-        report = merge_interactively(args.workspace, config, port=args.port, ready=_say)
+        cancel = Cancel()
+        with stopped_by_signals(cancel):
+            report = merge_interactively(
+                args.workspace, config, port=args.port, ready=_say, cancel=cancel
+            )
         is_merged = "output" in report
-        text = f"{describe(report) if is_merged else 'nothing was merged'}\n"
+        text = f"{describe(report) if is_merged else _left(report)}\n"
         text += f"settings: {report['session']}"
         if not is_merged:
             text = with_next(text, "merge", args.workspace, "--config", report["session"])
@@ -123,6 +128,13 @@ def run(args: argparse.Namespace) -> None:
     if is_merged and not args.to:
         text = with_next(text, "encode", args.workspace)
     deliver(report, args.json, text)
+
+
+def _left(report: dict[str, Any]) -> str:
+    """What a merger that was left, or stopped, has done."""
+    if not report["merged"]:
+        return "nothing was merged"
+    return f"stopped after {report['merged']} frames, which are kept"
 
 
 def _say(url: str) -> None:

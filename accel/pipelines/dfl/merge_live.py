@@ -65,6 +65,7 @@ class LiveMerger:
         self._lock = threading.RLock()  # of all of the above
         self._saver = _Saver(self._save_now)
         self._merging: _Merging | None = None
+        self.broken_off = 0  # frames that a merge made which was stopped; films are not counted
 
     @property
     def session(self) -> MergeSession:
@@ -308,6 +309,7 @@ class _Merging:
         live = self.live
         try:
             live.finished = run_merge(live.job, progress=self._look, cancel=self.cancel)
+            live.broken_off = 0
             if live.job.config.to is not None:  # merged once more, it is this person's own film
                 live.job.config = replace(live.job.config, overwrite=True)
             live.note = f"{live.finished['output']}: merged"
@@ -320,6 +322,8 @@ class _Merging:
 
     def _look(self, progress: Progress) -> None:
         self.progress = progress
+        if self.live.job.config.to is None:
+            self.live.broken_off += 1
 
     def told(self) -> dict[str, Any]:
         p = self.progress

@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 
-from accel.core import Cancelled, parse_json
+from accel.core import Cancel, Cancelled, parse_json
 from accel.pipelines.dfl.local_server import HOST, LocalHandler, LocalServer
 from accel.pipelines.dfl.merge_job import MergeConfig, MergeJob
 from accel.pipelines.dfl.merge_keys import HELP
@@ -37,27 +37,30 @@ def merge_interactively(
     *,
     port: int = 0,
     ready: Callable[[str], None] | None = None,
+    cancel: Cancel | None = None,
 ) -> dict[str, Any]:
     """Serve the merger until the user leaves, or presses Ctrl-C.
 
-    Returns the report of the last merge, or one that says that nothing was merged; `session` is the
-    file with the settings, for `MergeConfig.config`.
-    port: 0 takes a free one. ready: called with the address to open.
+    Returns the report of the last merge that was finished, or one without `output` that says how
+    many frames were merged all the same; `session` is the file with the settings, for
+    `MergeConfig.config`.
+    port: 0 takes a free one. ready: called with the address to open. cancel: leaves, too.
     Raises what `merge_faces` raises before anything is served.
     """
-    started = time.perf_counter()
+    started, stop = time.perf_counter(), cancel or Cancel()
     job = MergeJob(open_workspace(place), config or MergeConfig())
     with closing(job), closing(open_live(job)) as live, closing(MergePage(live, port)) as page:
         if ready:
             ready(page.url)
         # Ctrl-C is another way to leave.
         with suppress(KeyboardInterrupt):
-            page.wait()
-            live.wait()
+            page.wait(stop)
+            if not stop.is_set:
+                live.wait()
     report = live.finished or {
         "command": "dfl merge",
         "workspace": str(job.workspace.root),
-        "merged": 0,
+        "merged": live.broken_off,
         "notes": job.notes,
         **end_of_report(started, torch.device(job.predictor.device)),
     }
@@ -76,9 +79,9 @@ class MergePage:
         self.port = self._server.port
         self.url = f"http://{HOST}:{self.port}/{self.token}/"
 
-    def wait(self) -> None:
+    def wait(self, cancel: Cancel) -> None:
         """Until the user leaves."""
-        while not self.left.wait(0.5):  # in slices, so that Ctrl-C is heard
+        while not self.left.wait(0.2) and not cancel.is_set:  # in slices, so that Ctrl-C is heard
             pass
 
     def close(self) -> None:

@@ -5,7 +5,11 @@ from __future__ import annotations
 import http.client
 import itertools
 import json
+import re
 import shutil
+import signal
+import subprocess
+import sys
 import threading
 import time
 from contextlib import ExitStack, closing
@@ -38,6 +42,7 @@ from tests.pipelines.dfl.merge_clip import (
     pictures,
 )
 
+ROOT = Path(__file__).parents[3]
 BROWSER = pytest.mark.skipif(PROGRAM is None, reason="chromium is not installed")
 SHOWN = MergeConfig(settings=MergeSettings(mask="dst"))
 
@@ -469,6 +474,34 @@ def test_leaving_ends_the_command(workspace):
     job = MergeJob(Workspace(workspace), SHOWN)
     with closing(job), closing(open_live(job)) as live:
         assert live.session.settings(0).erode == 5
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_merge_that_is_stopped_by_a_signal_is_told_with_its_frames(workspace, number):
+    command = [sys.executable, "-m", "accel", "dfl", "merge", str(workspace), "--interactive"]
+    with subprocess.Popen(
+        [*command, "--mask", "dst", "--denoise", "500"], cwd=ROOT, text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    ) as merger:  # fmt: skip
+        assert merger.stderr is not None
+        port, token = re.search(r":(\d+)/(\S+)/", merger.stderr.readline()).groups()
+        connection = http.client.HTTPConnection("127.0.0.1", int(port), timeout=60)
+        with closing(connection):
+            connection.request("POST", f"/{token}/keys", '[["w", false], [".", true]]')
+            assert connection.getresponse().read()
+            state = {"merging": {"done": 0, "running": True}}
+            while state["merging"]["running"] and not state["merging"]["done"]:
+                connection.request("GET", f"/{token}/state")
+                state = json.loads(connection.getresponse().read())
+        merger.send_signal(number)
+        said, _ = merger.communicate(timeout=60)
+    assert merger.returncode == 0, said
+    # The merge may have been done just before.
+    found = re.search(r"stopped after (\d) frames, which are kept|: (5) frames merged now", said)
+    journal = json.loads((workspace / "data_dst" / "merged" / "merged.json").read_text())
+    assert int(found[1] or found[2]) == len(journal), said
+    session = json.loads((workspace / "model" / "new_SAEHD_merger_session.json").read_text())
+    assert session["frames"]["00001"] == {"erode": 1}
 
 
 # --- in a browser -------------------------------------------------------------------------------
