@@ -1,8 +1,11 @@
 // Softmax attention on the CPU without ever holding the whole score matrix.
 #include "attention.h"
 
+#include <nanobind/stl/optional.h>
+
 #include <atomic>
 #include <cstdlib>
+#include <optional>
 #include <string>
 #include <type_traits>
 
@@ -31,6 +34,10 @@ struct Whole {
   int64_t q_step[3], k_step[3], v_step[3], out_step[3];  // batch, head, row; the last is 1
   float scale;
   bool causal;
+  int64_t values;         // the width of v and out
+  const float* added;     // to the scores, or null
+  int64_t added_count;    // of batches that have their own; then they begin again
+  int64_t added_step[3];  // batch, head, row
 
   AttentionHead head(int64_t unit) const {
     const int64_t b = unit / heads, h = unit % heads;
@@ -46,7 +53,10 @@ struct Whole {
             keys,
             dim,
             scale,
-            causal};
+            causal,
+            values,
+            added ? added + b % added_count * added_step[0] + h * added_step[1] : nullptr,
+            added_step[2]};
   }
 };
 
@@ -114,8 +124,9 @@ void share_out(const Whole& all, const Sharing& sharing, int64_t size, int64_t q
 }
 
 void run_vectors(const Whole& all, int threads) {
-  const int64_t size = parts(ACCEL_WIDEST(packed_floats(all.keys, all.dim)), 16) * 16;
-  const int64_t own = ACCEL_WIDEST(scratch_floats(all.dim));
+  const int64_t packed = ACCEL_WIDEST(packed_floats(all.keys, all.dim, all.values));
+  const int64_t size = parts(packed, 16) * 16;
+  const int64_t own = ACCEL_WIDEST(scratch_floats(all.dim, all.values));
   share_out(
       all, Sharing(all, size, threads), size, kQueries,
       [&](int64_t unit, int64_t first, int64_t last, float* to) {
@@ -128,8 +139,8 @@ void run_vectors(const Whole& all, int threads) {
 
 // Queries that tiles refused, rare as they are: their head is packed for them alone.
 void attend_refused(const AttentionHead& head, uint32_t refused, int64_t first, int64_t last) {
-  const Floats packed(ACCEL_WIDEST(packed_floats(head.keys, head.dim)));
-  const Floats own(ACCEL_WIDEST(scratch_floats(head.dim)));
+  const Floats packed(ACCEL_WIDEST(packed_floats(head.keys, head.dim, head.values)));
+  const Floats own(ACCEL_WIDEST(scratch_floats(head.dim, head.values)));
   ACCEL_WIDEST(pack(head, 0, head.keys, packed.data));
   for (int64_t at = first; at < last; at += kRefusedTogether, refused >>= 1)
     if (refused & 1) {
@@ -186,40 +197,51 @@ void steps(const ConstArray& a, int64_t* into) {
   for (int i = 0; i < 3; ++i) into[i] = a.stride(i);
 }
 
-// q [B, H, L, D], k and v [B, H, M, D], out as q: float32, the last dimension side by side.
+bool side_by_side(const ConstArray& a) {
+  return a.ndim() == 4 && a.dtype() == nb::dtype<float>() && (a.shape(3) < 2 || a.stride(3) == 1);
+}
+
+// Sizes of one do for all batches, heads or queries.
+void add(Whole& all, const ConstArray& added) {
+  check(side_by_side(added), "added must be float32 [B, H, L, M] with M side by side");
+  check(added.shape(0) && all.batch % int64_t(added.shape(0)) == 0,
+        "added must be for all batches, or for so many that all are a multiple of them");
+  check(added.shape(1) == 1 || int64_t(added.shape(1)) == all.heads, "added must fit the heads");
+  check(added.shape(2) == 1 || int64_t(added.shape(2)) == all.queries, "added must fit q");
+  check(int64_t(added.shape(3)) == all.keys, "added must fit k");
+  all.added = static_cast<const float*>(added.data());
+  all.added_count = int64_t(added.shape(0));
+  for (int i = 0; i < 3; ++i) all.added_step[i] = added.shape(i) == 1 ? 0 : added.stride(i);
+}
+
+// q [B, H, L, D], k [B, H, M, D], v [B, H, M, E], out [B, H, L, E]: float32, the last dimension
+// side by side.
 void attention_cpu(ConstArray q, ConstArray k, ConstArray v, Array out, double scale, bool causal,
-                   int threads) {
-  const auto real = nb::dtype<float>();
+                   int threads, std::optional<ConstArray> added) {
   for (const ConstArray* a : {&q, &k, &v})
-    check(a->ndim() == 4 && a->dtype() == real && (a->shape(3) < 2 || a->stride(3) == 1),
-          "q, k, v must be float32 [B, H, L, D] with D side by side");
-  check(out.ndim() == 4 && out.dtype() == real && (out.shape(3) < 2 || out.stride(3) == 1),
+    check(side_by_side(*a), "q, k, v must be float32 [B, H, L, D] with D side by side");
+  check(out.ndim() == 4 && out.dtype() == nb::dtype<float>() &&
+            (out.shape(3) < 2 || out.stride(3) == 1),
         "out must be float32 with D side by side");
   for (int i = 0; i < 4; ++i) {
-    check(out.shape(i) == q.shape(i), "out must have the shape of q");
-    check(k.shape(i) == v.shape(i), "k and v must have one shape");
+    check(out.shape(i) == (i < 3 ? q : v).shape(i), "out must have the shape of q, as wide as v");
+    check(i == 3 || k.shape(i) == v.shape(i), "k and v must have one shape but for their width");
     check(i == 2 || q.shape(i) == k.shape(i), "q and k must agree but for their length");
   }
-  if (!q.size() || !k.shape(2)) return;
-  Whole all{static_cast<const float*>(q.data()),
-            static_cast<const float*>(k.data()),
-            static_cast<const float*>(v.data()),
-            static_cast<float*>(out.data()),
-            int64_t(q.shape(0)),
-            int64_t(q.shape(1)),
-            int64_t(q.shape(3)),
-            int64_t(q.shape(2)),
-            int64_t(k.shape(2)),
-            {},
-            {},
-            {},
-            {},
-            float(scale * 1.4426950408889634),
-            causal};
+  if (!q.size() || !v.size()) return;
+  Whole all{};
+  all.q = static_cast<const float*>(q.data()), all.k = static_cast<const float*>(k.data());
+  all.v = static_cast<const float*>(v.data()), all.out = static_cast<float*>(out.data());
+  all.batch = int64_t(q.shape(0)), all.heads = int64_t(q.shape(1));
+  all.queries = int64_t(q.shape(2)), all.dim = int64_t(q.shape(3));
+  all.keys = int64_t(k.shape(2)), all.values = int64_t(v.shape(3));
+  all.scale = float(scale * 1.4426950408889634), all.causal = causal;
   steps(q, all.q_step), steps(k, all.k_step), steps(v, all.v_step);
   for (int i = 0; i < 3; ++i) all.out_step[i] = out.stride(i);
+  if (added) add(all, *added);
   nb::gil_scoped_release unlocked;
-  if (tiles() && tiles()->takes(all.keys, all.dim))
+  const bool same = all.values == all.dim && !all.added;
+  if (same && tiles() && tiles()->takes(all.keys, all.dim))
     run_tiles(*tiles(), all, threads);
   else
     run_vectors(all, threads);
@@ -230,5 +252,5 @@ void attention_cpu(ConstArray q, ConstArray k, ConstArray v, Array out, double s
 
 ACCEL_BIND(attention) {
   m.def("attention", &accel::attention_cpu, "q"_a, "k"_a, "v"_a, "out"_a, "scale"_a, "causal"_a,
-        "threads"_a);
+        "threads"_a, "added"_a.none() = nb::none());
 }

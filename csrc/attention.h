@@ -10,8 +10,11 @@ struct AttentionHead {
   float* out;
   int64_t q_row, k_row, v_row, out_row;  // floats from one row to the next
   int64_t queries, keys, dim;
-  float scale;  // of the scores, times log2(e)
-  bool causal;  // query i sees keys 0..i
+  float scale;         // of the scores, times log2(e)
+  bool causal;         // query i sees keys 0..i
+  int64_t values;      // the width of v and out; tiles want that of q and k
+  const float* added;  // to the scores, [queries][keys], or null: vectors alone take it
+  int64_t added_row;
 };
 
 // Attention on tile registers; attention.cpp drives it, attention_amx.cpp provides it.

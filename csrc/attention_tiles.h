@@ -22,11 +22,11 @@ static_assert(kGroup % kPanel == 0 && kTile % kRows == 0 && kTile % kTurn == 0, 
 constexpr int64_t padded(int64_t count, int64_t to) { return (count + to - 1) / to * to; }
 
 // Floats that pack() fills, and that attend() needs to work in.
-inline int64_t packed_floats(int64_t keys, int64_t dim) {
-  return padded(keys, kTile) * dim + keys * padded(dim, kTile);
+inline int64_t packed_floats(int64_t keys, int64_t dim, int64_t values) {
+  return padded(keys, kTile) * dim + keys * padded(values, kTile);
 }
-inline int64_t scratch_floats(int64_t dim) {
-  return kKeys * kPanel + kGroup * (dim + padded(dim, kTile) + 2);
+inline int64_t scratch_floats(int64_t dim, int64_t values) {
+  return kKeys * kPanel + kGroup * (dim + padded(values, kTile) + 2);
 }
 
 typedef float Line __attribute__((vector_size(4 * kTurn), may_alias));
@@ -93,10 +93,10 @@ inline void pack(const AttentionHead& h, int64_t first, int64_t last, float* int
         turn(h.k + (j + i) * h.k_row + d, h.k_row, h.keys - j - i, h.dim - d, 1,
              keys + d * kTile + i, kTile, kTurn);
     const int64_t some = last - j < kTile ? last - j : kTile;
-    for (int64_t d = 0; d < h.dim; d += kTile) {
+    for (int64_t d = 0; d < h.values; d += kTile) {
       const float* v = h.v + j * h.v_row + d;
       float* values = into + padded(h.keys, kTile) * h.dim + d * h.keys + j * kTile;
-      const int64_t wide = h.dim - d < kTile ? h.dim - d : kTile;
+      const int64_t wide = h.values - d < kTile ? h.values - d : kTile;
       for (int64_t i = 0; i < some; ++i, v += h.v_row, values += kTile)
         if (wide == kTile)
           __builtin_memcpy(values, v, sizeof(float) * kTile);
@@ -149,10 +149,12 @@ inline void product(const float* a, const float* b, int64_t depth, const float* 
 }
 
 // 2^x to 8e-8 relative for x of 0 and less; NaN stays NaN. Below -126 it is 0 with AVX-512, 2^-126
-// elsewhere: beside the weight 1 that every query has, neither can be seen.
+// elsewhere: beside the weight 1 that every query has, neither can be seen. Numbers between 0 and
+// 2^-126, which masks of -100 would leave, take the processor a hundred times as long to multiply.
 inline Vec weight_of(Vec x) {
 #if ACCEL_LANES == 16
-  // The masks are whole: the plain forms make gcc 12 warn of its own header.
+  const __mmask16 seen = _mm512_cmp_ps_mask(x, spread(-126.f), _CMP_NLT_UQ);
+  // The other masks are whole: the plain forms make gcc 12 warn of its own header.
   const Vec f = _mm512_maskz_reduce_ps(0xffff, x, 0);
   const Vec whole = x - f;
 #else
@@ -168,7 +170,7 @@ inline Vec weight_of(Vec x) {
   p = fma(p, f, spread(0x1.62e428p-1f));
   p = fma(p, f, spread(0x1.000002p+0f));
 #if ACCEL_LANES == 16
-  return _mm512_maskz_scalef_ps(0xffff, p, whole);
+  return _mm512_maskz_scalef_ps(seen, p, whole);
 #else
   return p * (Vec)((VecInt)shifted << 23);
 #endif
@@ -180,7 +182,7 @@ struct Panel {
   static constexpr int kStep = kVectors * kLanes;
   float* scores;   // [kKeys][kStep], shared by all panels
   float* queries;  // [dim][kStep], scaled
-  float* sums;     // [padded dim][kStep]
+  float* sums;     // [padded width of the values][kStep]
   float* largest;  // [kStep]
   float* total;    // [kStep]
 
@@ -202,6 +204,22 @@ struct Panel {
     for (int64_t j = diagonal < 0 ? 0 : diagonal + 1; j < count; ++j)
       for (int64_t i = 0; i < kStep && i < j - diagonal; ++i)
         scores[j * kStep + i] = -__builtin_inff();
+  }
+
+  // What is added to the scores of `rows` queries from `at` on and `count` keys from `block` on.
+  inline void shift(const AttentionHead& h, int64_t at, int64_t rows, int64_t block,
+                    int64_t count) const {
+    const float* from = h.added + at * h.added_row + block;
+    for (int64_t r = 0; r < kStep && r < rows; r += kTurn)
+      for (int64_t j = 0; j < count; j += kTurn) {
+        float part[kTurn * kTurn];  // [keys][queries]
+        turn(from + r * h.added_row + j, h.added_row, rows - r, count - j, 1.44269504f, part, kTurn,
+             kTurn);
+        for (int64_t i = 0; i < kTurn && j + i < count; ++i) {
+          float* to = scores + (j + i) * kStep + r;
+          for (int64_t q = 0; q < kTurn; ++q) to[q] += part[i * kTurn + q];
+        }
+      }
   }
 
   // Scores to weights 2^(score - largest); `keep`: what earlier sums must be scaled by.
@@ -257,14 +275,15 @@ struct Panel {
   }
 
   // The block of keys that begins at `block`, `count` of them.
-  inline void see(const AttentionHead& h, const float* packed, int64_t at, int64_t block,
-                  int64_t count) const {
+  inline void see(const AttentionHead& h, const float* packed, int64_t at, int64_t rows,
+                  int64_t block, int64_t count) const {
     float keep[kStep];
     score(packed + block * h.dim, h.dim, count);
+    if (h.added) shift(h, at, rows, block, count);
     if (h.causal && block + count > at + 1) hide(at - block, count);
     weigh(count, keep);
     const float* values = packed + padded(h.keys, kTile) * h.dim + block * kTile;
-    add(values, h.keys, h.dim, count, block == 0, keep);
+    add(values, h.keys, h.values, count, block == 0, keep);
   }
 
   inline void finish(const AttentionHead& h, int64_t at, int64_t rows) const {
@@ -273,20 +292,21 @@ struct Panel {
     for (int i = 0; i < kStep; i += kLanes) {
       // A query that may look at nothing (scores of -inf alone) gets zeros, as from torch.
       const Vec by = load(largest + i) == lost ? Vec{} : 1.f / load(total + i);
-      for (int64_t d = 0; d < h.dim; ++d)
+      for (int64_t d = 0; d < h.values; ++d)
         store(sums + d * kStep + i, load(sums + d * kStep + i) * by);
     }
     for (int64_t r = 0; r < kStep && r < rows; r += kTurn)
-      for (int64_t d = 0; d < h.dim; d += kTurn)
-        turn(sums + d * kStep + r, kStep, h.dim - d, rows - r, 1, h.out + (at + r) * h.out_row + d,
-             h.out_row, h.dim - d);
+      for (int64_t d = 0; d < h.values; d += kTurn)
+        turn(sums + d * kStep + r, kStep, h.values - d, rows - r, 1,
+             h.out + (at + r) * h.out_row + d, h.out_row, h.values - d);
   }
 };
 
 // Calls `body` with a Panel of as many vectors as `rows` queries need.
 template <typename Body>
-inline void with_panel(int64_t rows, float* scores, float* at, int64_t dim, const Body& body) {
-  const int64_t width = padded(dim, kTile);
+inline void with_panel(int64_t rows, float* scores, float* at, int64_t dim, int64_t values,
+                       const Body& body) {
+  const int64_t width = padded(values, kTile);
   const auto call = [&](auto vectors) {
     constexpr int kVectors = decltype(vectors)::value;
     constexpr int kStep = kVectors * kLanes;
@@ -302,11 +322,11 @@ inline void with_panel(int64_t rows, float* scores, float* at, int64_t dim, cons
 // sums run in the same order whatever rows come with it.
 inline void attend(const AttentionHead& h, const float* packed, int64_t first, int64_t last,
                    float* scratch) {
-  const int64_t each = kPanel * (h.dim + padded(h.dim, kTile) + 2);
+  const int64_t each = kPanel * (h.dim + padded(h.values, kTile) + 2);
   float* panels = scratch + kKeys * kPanel;
   const auto every = [&](const auto& body) {
     for (int64_t at = first; at < last; at += kPanel)
-      with_panel(last - at, scratch, panels + (at - first) / kPanel * each, h.dim,
+      with_panel(last - at, scratch, panels + (at - first) / kPanel * each, h.dim, h.values,
                  [&](const auto& panel) { body(panel, at, last - at); });
   };
   every([&](const auto& panel, int64_t at, int64_t rows) { panel.begin(h, at, rows); });
@@ -314,7 +334,7 @@ inline void attend(const AttentionHead& h, const float* packed, int64_t first, i
     const int64_t left = h.keys - block, count = left < kKeys ? left : kKeys;
     every([&](const auto& panel, int64_t at, int64_t rows) {
       const int64_t seen = at + (rows < kPanel ? rows : kPanel);  // where causal
-      if (!h.causal || block < seen) panel.see(h, packed, at, block, count);
+      if (!h.causal || block < seen) panel.see(h, packed, at, rows, block, count);
     });
   }
   every([&](const auto& panel, int64_t at, int64_t rows) { panel.finish(h, at, rows); });

@@ -53,14 +53,12 @@ inline void depthwise_inner(const DepthwiseRow& d, const Ending& e, int64_t from
   for (; from + 4 <= to; from += 4, pixel += 4, out += 4 * out_step, x += 4 * kAcross * d.step) {
     Vec sum[4] = {bias, bias, bias, bias};
     depthwise_four<kWide, kAcross, kFull>(d, x, tap, n, sum);
+    if (kPlain) {
 #pragma GCC unroll 4
-    for (int i = 0; i < 4; ++i) {
-      if (kPlain && kFull)
-        store(out + i * out_step, sum[i]);
-      else if (kPlain)
-        store_n(out + i * out_step, sum[i], n);
-      else
-        end_sum(e, sum[i], out + i * out_step, pixel + i, channel, n);
+      for (int i = 0; i < 4; ++i)
+        kFull ? store(out + i * out_step, sum[i]) : store_n(out + i * out_step, sum[i], n);
+    } else {
+      end_sums<4>(e, sum, out, out_step, pixel, channel, n);
     }
   }
   for (; from < to; ++from, ++pixel, out += out_step)

@@ -3,6 +3,8 @@
 
 ACCEL_INLINE Vec load_n(const float* at, int64_t n) {
 #if ACCEL_LANES == 16
+  // Half a vector, as many networks leave over: it seldom lies across two cache lines.
+  if (n == 8) return _mm512_zextps256_ps512(_mm256_loadu_ps(at));
   return _mm512_maskz_loadu_ps(__mmask16((1u << n) - 1), at);
 #elif ACCEL_LANES == 8
   return _mm256_maskload_ps(
@@ -14,6 +16,7 @@ ACCEL_INLINE Vec load_n(const float* at, int64_t n) {
 
 ACCEL_INLINE void store_n(float* at, Vec v, int64_t n) {
 #if ACCEL_LANES == 16
+  if (n == 8) return _mm256_storeu_ps(at, _mm512_castps512_ps256(v));
   _mm512_mask_storeu_ps(at, __mmask16((1u << n) - 1), v);
 #elif ACCEL_LANES == 8
   _mm256_maskstore_ps(
@@ -114,12 +117,55 @@ ACCEL_INLINE Vec activate(Vec v, const Ending& e, int64_t channel) {
   }
 }
 
+// Whether an activation takes long enough that a pass of its own over what is near costs little.
+ACCEL_INLINE bool is_long(int activation) { return activation >= kSigmoid && activation != kAbs; }
+
+// Of `count` vectors in a row, of the same channels where each has a slope: one decision for all.
+template <typename F>
+ACCEL_INLINE void each(float* at, int64_t count, const F& f) {
+#pragma GCC unroll 2
+  for (int64_t i = 0; i < count; ++i) store(at + i * kLanes, f(load(at + i * kLanes)));
+}
+__attribute__((noinline)) inline void activate_all(float* at, int64_t count, const Ending& e,
+                                                   int64_t channel) {
+  switch (e.activation) {
+    case kGelu:
+      return each(at, count, [&](Vec v) { return v * 0.5f * (1.f + erf(v * 0x1.6a09e6p-1f)); });
+    case kSwish: {
+      const Vec alpha = spread(-e.alpha);
+      return each(at, count, [&](Vec v) { return v * reciprocal(exp(v * alpha) + 1.f); });
+    }
+    case kHardSwish:
+      return each(at, count, [&](Vec v) { return v * within(v * (1.f / 6) + 0.5f, 0, 1); });
+    case kClip:
+      return each(at, count, [&](Vec v) { return within(v, e.alpha, e.beta); });
+    default:
+      for (int64_t i = 0; i < count; ++i)
+        store(at + i * kLanes, activate(load(at + i * kLanes), e, channel));
+  }
+}
+
 // Residual and activation of the sums of channels [channel, channel + n) of one pixel.
 ACCEL_INLINE void end_sum(const Ending& e, Vec v, float* y, int64_t pixel, int64_t channel,
                           int64_t n) {
   if (e.residual && channel < e.residual_channels)
     v += get(e.residual + pixel * e.residual_step + channel, e.residual_channels - channel);
   put(y, activate(v, e, channel), n);
+}
+
+// The same of R pixels, whose results lie y_step apart.
+template <int R>
+ACCEL_INLINE void end_sums(const Ending& e, const Vec* sums, float* y, int64_t y_step,
+                           int64_t pixel, int64_t channel, int64_t n) {
+  float kept[R][kLanes];
+  for (int i = 0; i < R; ++i) {
+    Vec v = sums[i];
+    if (e.residual && channel < e.residual_channels)
+      v += get(e.residual + (pixel + i) * e.residual_step + channel, e.residual_channels - channel);
+    store(kept[i], v);
+  }
+  if (e.activation != kNone) activate_all(kept[0], R, e, channel);
+  for (int i = 0; i < R; ++i) put(y + i * y_step, load(kept[i]), n);
 }
 
 ACCEL_INLINE void end(const Ending& e, Vec v, float* y, int64_t pixel, int64_t channel, int64_t n) {

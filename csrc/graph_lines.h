@@ -26,6 +26,8 @@ inline float largest_of_line(const float* x, int64_t size, float sign) {
   return most * sign;
 }
 
+constexpr float kLeast = -80;  // of a line's numbers, less the largest: e^-80 is lost beside 1
+
 inline void line(const LineStep& s, int64_t i) {
   const int64_t size = s.size;
   const float* x = s.x + i * size;
@@ -67,7 +69,9 @@ inline void line(const LineStep& s, int64_t i) {
   Vec sums = zeros();
   for (int64_t at = 0; at < size; at += kLanes) {
     const int64_t n = size - at;
-    const Vec v = exp(line_part(x + at, n, -__builtin_inff()) - most);
+    const Vec less = line_part(x + at, n, -__builtin_inff()) - most;
+    // Nothing instead of next to nothing: numbers below 2^-126 are slow to compute with.
+    const Vec v = less < kLeast ? zeros() : exp(less);
     sums += v;
     if (s.kind == kSoftmax) put(y + at, v, n);
   }

@@ -56,6 +56,9 @@ ACCEL_INLINE Vec combine(int kind, Vec a, Vec b) {
 inline void binary(const BinaryStep& s, int64_t pixel, int64_t count) {
   const int64_t an_image = s.y.height * s.y.width, wanted = s.b.count * s.b.height * s.b.width;
   const bool each = wanted == s.y.pixels();
+  const int64_t later = is_long(s.last.activation) ? s.y.channels / kLanes : 0;  // whole vectors
+  Ending now = s.last;
+  if (later) now.activation = kNone;
   for (; count; --count, ++pixel) {
     const float* a = s.a.data + pixel * s.a.step;
     const float* b = s.b.data;
@@ -64,8 +67,9 @@ inline void binary(const BinaryStep& s, int64_t pixel, int64_t count) {
       const int64_t n = s.y.channels - c;
       Vec v = get(a + c, n);
       if (b) v = combine(s.kind, v, s.b.channels == 1 ? spread(*b) : get(b + c, n));
-      end(s.last, v, s.y.data + pixel * s.y.step + c, pixel, c, n);
+      end(n >= kLanes ? now : s.last, v, s.y.data + pixel * s.y.step + c, pixel, c, n);
     }
+    if (later) activate_all(s.y.data + pixel * s.y.step, later, s.last, 0);
   }
 }
 

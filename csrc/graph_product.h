@@ -55,6 +55,12 @@ __attribute__((noinline)) void tile(const ProductStep& s, const Rows& rows, int6
     if (e.activation == kRelu) {
 #pragma GCC unroll 16
       for (int r = 0; r < R; ++r) sum[r][j] = sum[r][j] < zeros() ? zeros() : sum[r][j];
+    } else if (e.activation == kClip) {
+#pragma GCC unroll 16
+      for (int r = 0; r < R; ++r) sum[r][j] = within(sum[r][j], e.alpha, e.beta);
+    } else if (e.activation == kHardSwish) {
+#pragma GCC unroll 16
+      for (int r = 0; r < R; ++r) sum[r][j] *= within(sum[r][j] * (1.f / 6) + 0.5f, 0, 1);
     } else if (e.activation == kPrelu) {
       const Vec slope = load(e.slope + channel);
 #pragma GCC unroll 16
@@ -63,9 +69,9 @@ __attribute__((noinline)) void tile(const ProductStep& s, const Rows& rows, int6
       float spilled[R][kLanes];
 #pragma GCC unroll 16
       for (int r = 0; r < R; ++r) store(spilled[r], sum[r][j]);
-#pragma GCC unroll 1
-      for (int r = 0; r < R; ++r)
-        put(y + r * y_step + j * kLanes, activate(load(spilled[r]), e, channel), n);
+      activate_all(spilled[0], R, e, channel);
+#pragma GCC unroll 16
+      for (int r = 0; r < R; ++r) put(y + r * y_step + j * kLanes, load(spilled[r]), n);
       continue;
     }
 #pragma GCC unroll 16

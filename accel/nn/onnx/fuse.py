@@ -8,8 +8,15 @@ from collections.abc import Callable, Sequence
 from torch import Tensor
 
 from accel.nn.onnx.convolve import convolve
-from accel.nn.onnx.fuse_attention import attentions, einsums
-from accel.nn.onnx.fuse_norms import group_norms, instance_norms, layer_norms, scaled_norms
+from accel.nn.onnx.fuse_attention import attentions, einsums, tiled_adds
+from accel.nn.onnx.fuse_linear import linears
+from accel.nn.onnx.fuse_norms import (
+    channel_norms,
+    group_norms,
+    instance_norms,
+    layer_norms,
+    scaled_norms,
+)
 from accel.nn.onnx.fuse_pointwise import gates, gelus
 from accel.nn.onnx.ops import Attributes, op
 from accel.nn.onnx.plan import Step, readers
@@ -29,8 +36,9 @@ def fuse(steps: Sequence[Step], constants: Constants, outputs: Sequence[str]) ->
     for step in done:
         step.inputs = [_follow(renamed, name) for name in step.inputs]
     for rewrite in (
-        batch_norms, group_norms, instance_norms, scaled_norms, layer_norms, gelus, gates,
-        einsums, attentions, residuals, activations, depth_to_space,
+        batch_norms, linears, group_norms, instance_norms, scaled_norms, layer_norms,
+        channel_norms, gelus, gates, einsums, tiled_adds, attentions, residuals, activations,
+        depth_to_space,
     ):  # fmt: skip
         done = rewrite(done, constants, outputs)
     return done

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
+import numpy as np
+import torch
 from torch import Tensor
 
 from accel.nn.onnx.ops import Attributes, op
@@ -55,6 +58,69 @@ def _as_product(step: Step) -> list[Step] | None:
     return made
 
 
+MOST_TILED = 1 << 24  # numbers
+
+
+def tiled_adds(steps: Sequence[Step], constants: Constants, outputs: Sequence[str]) -> list[Step]:
+    """What is added to the scores of heads, and to those of windows once these were set apart for
+    it: one table for each window."""
+    graph, result = Wiring(steps, outputs), list(steps)
+    for soft in [s for s in steps if s.kind == "Softmax"]:
+        joined = graph.maker(soft.inputs[0], "Reshape")
+        added = graph.maker(joined.inputs[0], "Add") if joined else None
+        apart = [graph.maker(n, "Reshape") for n in added.inputs] if added else []
+        if joined is None or added is None or sum(a is not None for a in apart) != 1:
+            continue
+        split = next(a for a in apart if a is not None)
+        table = constants.get(other(added, split.outputs[0]))
+        sizes = [constants.get(step.inputs[1]) for step in (split, joined)]
+        if table is None or sizes[0] is None or sizes[1] is None:
+            continue
+        before = graph.maker(split.inputs[0], "Add")
+        first = [n for n in before.inputs if n in constants] if before else []
+        of_heads = constants[first[0]] if len(first) == 1 else torch.zeros(1)
+        whole = _table(table, of_heads, *(size.tolist() for size in sizes))  # type: ignore[union-attr]
+        if whole is None:
+            continue
+        parts, x = [split, added, joined], split.inputs[0]
+        if before is not None and len(first) == 1:
+            parts, x = [before, *parts], other(before, first[0])
+        name = f"{joined.outputs[0]}/added"
+        constants[name] = whole
+        fused = Step("accel.tiled_add", {}, [x, name], joined.outputs)
+        result = replaced(result, parts, fused)
+        graph.made[joined.outputs[0]] = fused
+    return result
+
+
+def _table(
+    windows: Tensor, heads: Tensor, apart: list[int], joined: list[int]
+) -> Tensor | None:  # [windows, heads, queries, keys]
+    """None where shapes are not [.., windows, heads, queries, keys] and [.., heads, ...]."""
+    size = tuple(apart[-4:])
+    if len(apart) != 5 or len(joined) != 4 or joined[1:] != apart[2:] or min(size) < 1:
+        return None
+    if math.prod(size) > MOST_TILED or windows.ndim > 5 or heads.ndim > 4:
+        return None
+    if any(t.dtype != torch.float32 for t in (windows, heads)) or windows.shape[:-4].numel() != 1:
+        return None
+    if heads.shape[:-3].numel() != 1:
+        return None
+    windows, heads = windows.reshape(windows.shape[-4:]), heads.reshape(heads.shape[-3:])
+    if np.broadcast_shapes(windows.shape, heads.shape, size) != size:
+        return None
+    return (windows + heads).expand(size).contiguous()
+
+
+@op("accel.tiled_add")
+def tiled_add(
+    a: Attributes,
+    x: Tensor,  # [batches windows, heads, queries, keys]
+    table: Tensor,  # [windows, heads, queries, keys]
+) -> Tensor:
+    return (x.reshape(-1, *table.shape) + table).reshape(x.shape)
+
+
 def attentions(steps: Sequence[Step], constants: Constants, outputs: Sequence[str]) -> list[Step]:
     """softmax(q k + mask) v, with its factors and the turns of its operands taken in."""
     graph, result = Wiring(steps, outputs), list(steps)
@@ -75,7 +141,7 @@ def _written_out(soft: Step, graph: Wiring, constants: Constants) -> tuple[Step,
     if last is None or last.inputs[0] != soft.outputs[0] or not is_last:
         return None
     parts, score, mask, factor, divided = [soft, last], soft.inputs[0], "", "", False
-    added = graph.maker(score, "Add")
+    added = graph.maker(score, "Add") or graph.maker(score, "accel.tiled_add")
     if added is not None:
         sides = [n for n in added.inputs if graph.made.get(n) is not None and _scores(n, graph)]
         if len(sides) != 1:
@@ -113,6 +179,7 @@ def _written_out(soft: Step, graph: Wiring, constants: Constants) -> tuple[Step,
         "out": turn,
         "divided": divided,
         "axis": axis,
+        "tiled": added is not None and added.kind == "accel.tiled_add",
     }
     inputs = [q, k, v, mask, q_factor, k_factor, factor]
     return Step("accel.attention", attributes, inputs, out), parts
@@ -179,7 +246,10 @@ def attend(
     score = q @ k
     if factor is not None:
         score = score / factor if a["divided"] else score * factor
-    score = score if mask is None else score + mask
+    if a["tiled"]:
+        score = tiled_add({}, score, mask)
+    elif mask is not None:
+        score = score + mask
     out = score.softmax(a["axis"]) @ v
     return out if a["out"] is None else out.permute(a["out"])
 

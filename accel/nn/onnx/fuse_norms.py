@@ -60,7 +60,8 @@ def instance_norms(
     return result
 
 
-PIXELS, LAST = ([2, 3], [-2, -1]), ([-1],)  # axes of a mean
+# Axes of a mean.
+PIXELS, LAST, CHANNELS = ([2, 3], [-2, -1]), ([-1],), ([1],)
 
 
 def _written_out(
@@ -165,6 +166,38 @@ def layer_norms(steps: Sequence[Step], constants: Constants, outputs: Sequence[s
         fused = Step("accel.layer_norm", {"epsilon": epsilon}, inputs, parts[-1].outputs)
         result = replaced(result, parts, fused)
     return result
+
+
+def channel_norms(
+    steps: Sequence[Step], constants: Constants, outputs: Sequence[str]
+) -> list[Step]:
+    """Find norms of each pixel's channels that were written out, with scale and shift or not."""
+    graph, result = Wiring(steps, outputs), list(steps)
+    for step in steps:
+        found = _written_out(step, graph, constants, CHANNELS)
+        if found is None:
+            continue
+        parts, epsilon = found
+        inputs = [step.inputs[0]]
+        for kind in ("Mul", "Add"):
+            after = graph.only_reader(parts[-1].outputs[0], kind)
+            vector = "" if after is None else other(after, parts[-1].outputs[0])
+            if after is None or vector not in constants or not _of_channels(constants[vector]):
+                break
+            inputs.append(vector)
+            parts.append(after)
+        fused = Step("accel.channel_norm", {"epsilon": epsilon}, inputs, parts[-1].outputs)
+        result = replaced(result, parts, fused)
+    return result
+
+
+@op("accel.channel_norm")
+def channel_norm(
+    a: Attributes, x: Tensor, scale: Tensor | None = None, shift: Tensor | None = None
+) -> Tensor:
+    centred = x - x.mean(1, keepdim=True)
+    variance = centred.square().mean(1, keepdim=True)
+    return _affine(centred / (variance + a["epsilon"]).sqrt(), scale, shift)
 
 
 @op("accel.layer_norm")

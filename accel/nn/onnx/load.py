@@ -13,7 +13,7 @@ from torch import Tensor
 from accel.core import InputError
 from accel.nn.onnx.fuse import fuse
 from accel.nn.onnx.ops import MISFITS, TYPES, Unsupported, first_line
-from accel.nn.onnx.plan import KEPT_INPUT, Plan, Step, attributes_of
+from accel.nn.onnx.plan import KEPT_INPUT, Plan, Step, attributes_of, fold
 
 FREE_SIZE = 64  # of a dimension that a file leaves open, when its plan is tried
 MOST_SAMPLED = 1 << 24  # numbers of an input with which a plan is tried
@@ -48,6 +48,7 @@ def _plan_of(model: ModelProto) -> Plan:
     inputs = [i.name for i in graph.input if i.name not in constants]
     small = [i.name for i in graph.input if i.name in inputs and _is_small(i)]
     kept = small if len(small) < len(inputs) else ()
+    steps = fold(steps, constants)  # what rewrites look for may be worked out by the graph
     return Plan(fuse(steps, constants, outputs), constants, inputs, outputs, kept)
 
 

@@ -91,7 +91,8 @@ class Lowering:
         self.inputs: dict[str, Place] = {}
         self.stays = False
         self._given_out: list[Buffer] = []
-        self._count = readers(steps, outputs)
+        # Who asks for a shape needs no values.
+        self._count = readers([step for step in steps if step.kind != "Shape"], outputs)
         for name, tensor in feeds.items():
             if tensor.dtype == torch.float32:
                 place = Place(Buffer(tensor.numel()), tuple(tensor.shape))

@@ -90,13 +90,7 @@ class Plan:
         return bool(self._last) and all(torch.equal(feeds[n], t) for n, t in self._last.items())
 
     def _folded(self, steps: Sequence[Step]) -> list[Step]:
-        left = []
-        for step in steps:
-            if all(not name or name in self.constants for name in step.inputs):
-                with torch.no_grad():
-                    step.run(self.constants)
-            else:
-                left.append(step)
+        left = fold(steps, self.constants)
         used = {name for s in left for name in s.inputs} | set(self.outputs)
         self.constants = {n: t for n, t in self.constants.items() if n in used}
         return left
@@ -118,6 +112,20 @@ class Plan:
             names = {n for n in [*step.inputs, *step.outputs] if n}
             step.frees = sorted(names - seen - stays)
             seen |= names
+
+
+def fold(steps: Sequence[Step], constants: dict[str, Tensor]) -> list[Step]:
+    """Run what needs constants alone, and add its results to them; return the rest."""
+    left = []
+    for step in steps:
+        if all(not name or name in constants for name in step.inputs):
+            if step.kind not in OPS:
+                raise Unsupported(f"operator {step.kind}")
+            with torch.no_grad():
+                step.run(constants)
+        else:
+            left.append(step)
+    return left
 
 
 def readers(steps: Sequence[Step], outputs: Sequence[str]) -> Counter[str]:

@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from accel.kernels import _native
@@ -47,6 +46,26 @@ def layer_norm(low: Lowering, step: Step) -> None:
 
     def run(view: View, threads: int) -> None:
         flat = (view(p).view(-1, width) for p in (x, y))
+        native.layer_norm(next(flat), scale, shift, next(flat), epsilon, threads)
+
+    _call(low, [x], y, run)
+    low.values[step.outputs[0]] = y
+
+
+@rule("accel.channel_norm")
+def channel_norm(low: Lowering, step: Step) -> None:
+    """Channels of a picture lie side by side: they are lines."""
+    shape, epsilon = low.shape(low.value(step.inputs[0])), step.attributes["epsilon"]
+    vectors = [low.optional_constant(step, i) for i in (1, 2)]
+    if len(shape) != 4 or math.prod(shape) == 0:
+        raise NotNative("not of pictures")
+    if any(v is not None and v.numel() not in (1, shape[1]) for v in vectors):
+        raise NotNative("scales of another size")
+    scale, shift = (low.packed.full(v, shape[1], rest) for v, rest in zip(vectors, (1.0, 0.0)))
+    x, y = low.dense(low.last(step.inputs[0])), low.new(shape, True)
+
+    def run(view: View, threads: int) -> None:
+        flat = (view(p).permute(0, 2, 3, 1).view(-1, shape[1]) for p in (x, y))
         native.layer_norm(next(flat), scale, shift, next(flat), epsilon, threads)
 
     _call(low, [x], y, run)
@@ -107,30 +126,20 @@ def attention(low: Lowering, step: Step) -> None:
     (*some, length, width), k_shape, v_shape = (
         [shape[i] for i in turn] for shape, turn in zip(shapes, turns)
     )
-    if k_shape != v_shape or k_shape[:-2] != some or k_shape[-1] != width:
+    if k_shape[:-1] != v_shape[:-1] or k_shape[:-2] != some or k_shape[-1] != width:
         raise NotNative("of heads that do not fit")
-    if not length * math.prod(k_shape):
+    if not length * math.prod(k_shape) * v_shape[-1]:
         raise NotNative("of nothing")
-    factors = [low.optional_constant(step, i) for i in (4, 5, 6)]
-    if any(f is not None and f.numel() != 1 for f in factors):
-        raise NotNative("with factors of heads")
-    q_factor, k_factor, factor = (1.0 if f is None else float(f) for f in factors)
-    scale = q_factor * k_factor * (1 / factor if a["divided"] else factor)
-    mask, scores = low.optional_constant(step, 3), (*some, length, k_shape[-2])
-    causal = mask is not None and bool(_is_causal(mask, length, k_shape[-2]))
-    if mask is not None and np.broadcast_shapes(tuple(mask.shape), scores) != scores:
-        raise NotNative("with a mask that makes more of the scores")
-    if mask is not None and (causal or not bool(mask.any())):
-        mask = None
-    elif mask is not None and mask.ndim < 2:
-        mask = mask.expand(length, k_shape[-2])
-    operands = [_rows(low, name, turn) for name, turn in zip(step.inputs, turns)]
+    scale = _scale_of(low, step)
+    scores = (*some, length, k_shape[-2])
+    mask = _Added(low, step.inputs[3], scores, bool(a.get("tiled"))) if step.inputs[3] else None
     order = a["out"] or list(range(rank))
-    result = [*some, length, width]
-    y = low.new([result[i] for i in order], False)
+    result = [*some, length, v_shape[-1]]
     back = [order.index(i) for i in range(rank)]
     if back[-1] != rank - 1:
         raise NotNative("turned so that heads do not lie side by side")
+    operands = [_rows(low, name, turn) for name, turn in zip(step.inputs, turns)]
+    y = low.new([result[i] for i in order], False)
 
     def run(view: View, threads: int) -> None:
         parts = []
@@ -138,16 +147,59 @@ def attention(low: Lowering, step: Step) -> None:
             whole = view(place)
             parts.append(whole.as_strided(shape, steps, whole.storage_offset() + at))
         parts.append(view(y).permute(back))
-        if mask is not None:  # numbers to be added, which our kernel does not take
-            q, k, v, out = parts
-            out.copy_(F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=scale))
-            return
         if rank == 3:
             parts = [p.unsqueeze(1) for p in parts]
-        native.attention(*parts, scale, causal, threads)
+        causal, added = (False, None) if mask is None else mask.given(view)
+        native.attention(*parts, scale, causal, threads, added)
 
-    _call(low, [p for p, *_ in operands], y, run)
+    reads = [p for p, *_ in operands]
+    _call(low, [*reads, *(mask.reads if mask else [])], y, run)
     low.values[step.outputs[0]] = y
+
+
+def _scale_of(low: Lowering, step: Step) -> float:
+    factors = [low.optional_constant(step, i) for i in (4, 5, 6)]
+    if any(f is not None and f.numel() != 1 for f in factors):
+        raise NotNative("with factors of heads")
+    q, k, factor = (1.0 if f is None else float(f) for f in factors)
+    return q * k * (1 / factor if step.attributes["divided"] else factor)
+
+
+class _Added:
+    """What is added to scores: nothing, a mask that hides later keys, or numbers."""
+
+    def __init__(self, low: Lowering, name: str, scores: tuple[int, ...], tiled: bool):
+        value = low.value(name)
+        shape = low.shape(value)
+        fits = np.broadcast_shapes(shape[-3:], scores[-3:]) == scores[-3:] and len(shape) > 1
+        first = shape[0] if len(shape) == len(scores) else 1
+        if not fits or len(shape) > len(scores) or scores[0] % max(first, 1):
+            raise NotNative("with a mask that does not fit the scores")
+        if first not in (1, scores[0]) and not tiled:
+            raise NotNative("with a mask of some batches")
+        self.reads: list[Place] = []
+        self.causal = False
+        self.constant: Tensor | None = None
+        # [batch, head, query, key], of sizes that are one where they do for all
+        heads = (1,) if len(scores) == 3 else shape[-3:-2] or (1,)
+        self.shape = (first, *heads, *shape[-2:])
+        if isinstance(value, Tensor):
+            self._fix(value, scores)
+        elif shape[-1] != scores[-1]:
+            raise NotNative("with a number for all keys")
+        else:
+            self.reads = [low.plain(low.place(name))]
+
+    def _fix(self, mask: Tensor, scores: tuple[int, ...]) -> None:
+        self.causal = _is_causal(mask, *scores[-2:])
+        if not self.causal and bool(mask.any()):
+            mask = mask.float().reshape(self.shape)
+            self.constant = mask.expand(*self.shape[:-1], scores[-1]).contiguous()
+
+    def given(self, view: View) -> tuple[bool, Tensor | None]:
+        if self.reads:
+            return False, view(self.reads[0]).reshape(self.shape)
+        return self.causal, self.constant
 
 
 def _rows(low: Lowering, name: str, turn: list[int]) -> tuple[Place, list[int], list[int], int]:

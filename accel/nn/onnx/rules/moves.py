@@ -72,7 +72,14 @@ def squeeze(low: Lowering, step: Step) -> None:
 
 def _reshaped(low: Lowering, step: Step, shape: Sequence[int]) -> None:
     name, made = step.inputs[0], tuple(shape)
-    if made == low.shape(low.value(name)):
+    before = low.shape(low.value(name))
+    held = low.pending(name)
+    if held is not None and not held.y.last and before[-1:] == made[-1:] != ():
+        # Lines stay lines: what follows may still be taken in.
+        y = held.y.alias(made)
+        low.values[step.outputs[0]] = Pending(y, held.emit, held.stays, held.ending)
+        return
+    if made == before:
         return identity(low, step)
     value = low.value(name)
     x = value if isinstance(value, Turned) else low.place(name)

@@ -67,9 +67,11 @@ def reduce(low: Lowering, step: Step) -> None:
     shape = low.shape(low.value(step.inputs[0]))
     axes = integers(low.optional_constant(step, 1)) or step.attributes.get("axes") or []
     axes, rank = sorted(d % max(len(shape), 1) for d in axes), len(shape)
-    if not axes or axes != list(range(axes[0], rank)) or math.prod(shape) == 0:
-        raise NotNative("over other than the last dimensions")
+    if not axes or axes != list(range(axes[0], axes[-1] + 1)) or math.prod(shape) == 0:
+        raise NotNative("over dimensions apart")
     keep = bool(step.attributes.get("keepdims", 1))
+    if axes[-1] + 1 < rank:
+        return _inner(low, step, axes, keep)
     made = (*shape[: axes[0]], *([1] * len(axes) if keep else []))
     x = low.place(step.inputs[0])
     if axes == [2, 3] and step.kind == "ReduceMean" and (x.last or shape[1] >= 8):
@@ -85,9 +87,31 @@ def reduce(low: Lowering, step: Step) -> None:
     low.values[step.outputs[0]] = y
 
 
+def _inner(low: Lowering, step: Step, axes: list[int], keep: bool) -> None:
+    """A reduction of dimensions that others follow."""
+    x = low.place(step.inputs[0])
+    shape = x.shape
+    made = (*shape[: axes[0]], *([1] * len(axes) if keep else []), *shape[axes[-1] + 1 :])
+    if axes == [1] and len(shape) == 4 and (x.last or shape[2] * shape[3] == 1):
+        x = low.dense(low.last(step.inputs[0]))  # channels: lines
+        y = low.new((shape[0], 1, *shape[2:]), True)
+        lines(low, x.alias((x.floats // shape[1], shape[1]), last=False, step=0), y, step.kind)
+        y = y if keep else y.alias(made, last=False, step=0)
+    elif axes[-1] + 2 == len(shape) and step.kind == "ReduceMean" and not x.last:
+        # As the pixels of a picture whose channels are the last dimension.
+        first, rows = math.prod(shape[: axes[0]]), math.prod(shape[i] for i in axes)
+        y = low.new((first, shape[-1], 1, 1), True)
+        picture = x.alias((first, shape[-1], rows, 1), last=True, step=shape[-1])
+        low.add(Node("mean", [picture], [y], {"x": picture, "y": y}))
+        y = y.alias(made, last=False, step=0)
+    else:
+        raise NotNative("over other than the last dimensions")
+    low.values[step.outputs[0]] = y
+
+
 def lines(low: Lowering, x: Place, y: Place, kind: str) -> None:
     """The lines of x, [lines, size], to lines or numbers of y."""
-    flat = y.alias((x.shape[0], y.floats // max(x.shape[0], 1)))
+    flat = y.alias((x.shape[0], y.floats // max(x.shape[0], 1)), last=False, step=0)
     low.add(Node("lines", [x], [y], {"x": x, "y": flat, "kind": LINES[kind]}, x))
 
 

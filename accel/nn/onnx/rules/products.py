@@ -111,7 +111,8 @@ def _product(
         and window[4:6] == [0, 0]
         and made[2:] == low.shape(low.value(step.inputs[0]))[2:]
     )
-    before = low.pending(step.inputs[0]) if point else None
+    wide = _is_wide(weight.shape, math.prod(made[2:])) and even
+    before = low.pending(step.inputs[0]) if point and not wide else None
     arguments: dict[str, Any] = {
         "window": window,
         "depth": weight[0].numel(),
@@ -135,7 +136,7 @@ def _product(
         x = low.last(step.inputs[0])
         arguments["source"] = DIRECT if point else GATHERED
     arguments["x"] = x
-    wide = _is_wide(weight.shape, math.prod(made[2:])) and even and x.dense
+    wide = wide and x.dense
 
     def emit(pending: Pending) -> None:
         e = pending.ending
@@ -319,10 +320,11 @@ def _is_wide(weight: Sequence[int], pixels: int) -> bool:
     """
     outputs, inputs, *kernel = weight
     if native is not None and native.conv_isa() == "amx":
+        numbers, read = inputs * outputs, inputs * pixels
         if kernel == [1, 1]:
-            numbers = inputs * outputs
-            return pixels >= (128 if numbers < 1 << 18 else 64) and numbers >= 1 << 16
-        return min(kernel) > 1 and inputs >= 16 and inputs * pixels >= 12000
+            return numbers >= 1 << 15 and pixels >= (32 if numbers >= 1 << 16 else 64)
+        few = outputs < 16 or pixels < 40
+        return min(kernel) > 1 and inputs >= 16 and read >= (12000 if few else 1500)
     return pixels >= 256 and min(inputs, outputs) >= 64 and kernel == [3, 3]  # Winograd
 
 
@@ -344,6 +346,14 @@ def gemm(low: Lowering, step: Step) -> None:
     if a.get("transA", 0) or a.get("alpha", 1.0) != 1 or a.get("beta", 1.0) != 1:
         raise NotNative("Gemm with factors")
     _matrix(low, step, weight, bool(a.get("transB", 0)), bias, shape)
+
+
+@rule("accel.linear")
+def linear(low: Lowering, step: Step) -> None:
+    weight, shape = low.constant(step.inputs[1]), low.shape(low.value(step.inputs[0]))
+    if len(shape) < 2:
+        raise NotNative("a product of a vector")
+    _matrix(low, step, weight, False, low.constant(step.inputs[2]), shape)
 
 
 @rule("MatMul")
