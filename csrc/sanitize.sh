@@ -64,7 +64,7 @@ fi
 quick="not slow and not exhaustive"
 # What only runs Triton, or starts other processes, says nothing about the C++.
 check tests/kernels tests/nn/test_onnx_native.py tests/nn/test_onnx.py \
-  tests/faces/test_scene.py tests/faces/test_smooth.py -m "$quick" \
+  tests/faces/test_scene.py tests/faces/test_smooth.py tests/video/test_png.py -m "$quick" \
   --ignore tests/kernels/test_aot.py --ignore tests/kernels/test_benchmarks.py \
   --ignore tests/kernels/test_device_ops.py --ignore tests/kernels/test_without.py
 # The code that CPUs with narrower vectors, or without tile registers, run.

@@ -1,6 +1,8 @@
 // Rows of a plane made smaller, and blurred. Included once per instruction set: see simd.h. Sums
 // are whole numbers and nothing is fused, so that every CPU gives the same bytes.
 
+constexpr int kMostOwnSide = 8;
+
 // The means of squares of SIDE x SIDE samples (0: of any side) from the sums of their columns.
 template <int SIDE, typename Sum>
 inline void shrink_means(const Sum* __restrict__ sums, int side, int few, float share,
@@ -15,6 +17,16 @@ inline void shrink_means(const Sum* __restrict__ sums, int side, int few, float 
   }
 }
 
+// The same by the code for just that side, where there is one: most frames shrink by few.
+template <int SIDE, typename Sum>
+inline void shrink_means_from(const Sum* sums, int side, int few, float share, uint8_t* out) {
+  if (side == SIDE) return shrink_means<SIDE>(sums, side, few, share, out);
+  if constexpr (SIDE < kMostOwnSide)
+    shrink_means_from<SIDE + 1>(sums, side, few, share, out);
+  else
+    shrink_means<0>(sums, side, few, share, out);
+}
+
 // `few` of them, from `side` rows of samples; scratch holds few * side sums.
 template <typename Sample, typename Sum>
 inline void shrink_row(const Sample* from, int64_t row, int side, int few, float share,
@@ -25,26 +37,7 @@ inline void shrink_row(const Sample* from, int64_t row, int side, int few, float
     const Sample* __restrict__ next = from + y * row;
     for (int x = 0; x < width; ++x) sums[x] = Sum(sums[x] + next[x]);
   }
-  switch (side) {
-    case 1:
-      return shrink_means<1>(sums, side, few, share, out);
-    case 2:
-      return shrink_means<2>(sums, side, few, share, out);
-    case 3:
-      return shrink_means<3>(sums, side, few, share, out);
-    case 4:
-      return shrink_means<4>(sums, side, few, share, out);
-    case 5:
-      return shrink_means<5>(sums, side, few, share, out);
-    case 6:
-      return shrink_means<6>(sums, side, few, share, out);
-    case 7:
-      return shrink_means<7>(sums, side, few, share, out);
-    case 8:
-      return shrink_means<8>(sums, side, few, share, out);
-    default:
-      return shrink_means<0>(sums, side, few, share, out);
-  }
+  shrink_means_from<1>(sums, side, few, share, out);
 }
 
 #if ACCEL_LANES == 16

@@ -16,6 +16,7 @@ from accel.core import InputError, open_file
 from accel.video.frame import Frame, planar
 from accel.video.info import ColorTags, VideoInfo, display_matrix
 from accel.video.picture_header import LARGE_PX, read_header
+from accel.video.png import decode_png
 from accel.video.read import DEFAULT_LIMITS, Limits
 from accel.video.scope import Closing
 from accel.video.sniff import PICTURE_SUFFIXES, reason, sniff
@@ -82,21 +83,27 @@ class ImageReader(Closing):
 
         The file goes to the decoder in one piece: a demuxer would hold it twice beside that.
         """
+        packet = _packet(self.path)
+        read = decode_png(packet) if self.demuxer == "png_pipe" else None
+        if read is None:
+            read = self._by_ffmpeg(packet)
+        picture, aspect = read
+        del packet, read
+        if picture.width * picture.height >= LARGE_PX:
+            give_back()
+        return planar(picture), aspect
+
+    def _by_ffmpeg(self, packet: av.Packet) -> tuple[av.VideoFrame, Fraction | None]:
         decoder = av.CodecContext.create(_CODECS[self.demuxer], "r")
         decoder.options = {"max_pixels": str(self.limits.max_pixels)}
         decoder.thread_count = 1  # of which more would hold the picture back
         try:
-            found = decoder.decode(_packet(self.path)) or decoder.decode(None)
-        except (av.error.FFmpegError, OSError) as error:
+            found = decoder.decode(packet) or decoder.decode(None)
+        except av.error.FFmpegError as error:
             raise InputError(f"{self.path}: the picture is damaged: {reason(error)}") from error
         if not found:
             raise InputError(f"{self.path}: the picture is damaged: nothing could be decoded")
-        picture = found.pop()
-        aspect = decoder.sample_aspect_ratio or None
-        del decoder, found  # which keep pictures of their own
-        if picture.width * picture.height >= LARGE_PX:
-            give_back()
-        return planar(picture), aspect
+        return found.pop(), decoder.sample_aspect_ratio or None
 
     def close(self) -> None:
         self._picture = None
