@@ -8,7 +8,8 @@
 // run along the channels of a line of the window.
 
 constexpr int64_t kFewIn = 8, kFewOut = 4, kFewTerms = 64;
-constexpr int64_t kDirectBytes = 1536 << 10;  // rows of pictures that are worked on together
+constexpr int64_t kDirectBytes = 384 << 10;  // rows of pictures that are worked on together
+constexpr int64_t kDotBytes = 1536 << 10;    // the same where outputs are few
 
 struct Direct {
   const ConvKernels& k;
@@ -37,7 +38,8 @@ struct Direct {
     pitch =
         by_pixel ? columns * p.inputs : round_up(ceil_div(columns, column_phases), kPad) + k.panel;
     const int64_t row_bytes = 4 * pitch * (by_pixel ? 1 : column_phases * p.inputs);
-    const int64_t fits = (kDirectBytes / row_bytes - p.kernel_h) / p.stride + 1;
+    const int64_t most = few_outputs ? kDotBytes : kDirectBytes;
+    const int64_t fits = (most / row_bytes - p.kernel_h) / p.stride + 1;
     down = std::clamp<int64_t>(fits, 1, p.out_height);
     strips = ceil_div(p.out_height, down);
     down = ceil_div(p.out_height, strips);

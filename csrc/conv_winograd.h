@@ -5,8 +5,8 @@ constexpr int64_t kBlockWinograd = 128;      // input channels whose 36 planes a
 constexpr int64_t kSub = 32;                 // input channels that are packed or turned at a time
 constexpr int64_t kMaxT = 144;               // tiles that are worked on together, at most
 constexpr int64_t kTileBytes = 8 << 20;      // transformed tiles that are worked on together
-constexpr int64_t kExpandedBytes = 2 << 20;  // expanded weights that are kept as such, at most
-constexpr int64_t kKeptT = 36;               // tiles that are worked on together where those are
+constexpr int64_t kExpandedBytes = 3 << 20;  // expanded weights that are kept as such, at most
+constexpr int64_t kKeptT = 48;               // tiles that are worked on together where those are
 
 constexpr int64_t kPlanes = 36, kTile = 4;
 constexpr int64_t kRun = 16;                 // tiles whose pixels are turned together
