@@ -5,6 +5,7 @@ Source: C2PA technical specification 2.4.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -16,6 +17,17 @@ _MOST_STATEMENTS = 100  # of a history that are told of
 UNLISTED = "signingCredential.untrusted"  # the signer is on no list of the reader's
 # The last word of a code that says that something was found in order.
 _IN_ORDER = {"match", "validated", "trusted", "insideValidity", "skipped", "notRevoked"}
+# And of one that may tell of a change after signing.
+_DIFFERS = {
+    "mismatch",
+    "missing",
+    "inaccessible",
+    "undeclared",
+    "unreferenced",
+    "multiple",
+    "error",
+}
+_OF_CONTENT = re.compile(r"assertion\.\w+Hash\.match").fullmatch  # the media's own hash fits
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,8 +36,8 @@ class Credential:
 
     state: `trusted` (intact, its signer leads to a root that the reader trusts), `valid` (intact,
         signer unknown), `expired` (it fits, but the certificate has run out, and no time stamp
-        tells that it was signed before), `broken` (what is signed and what is there differ) or
-        `unreadable`.
+        tells that it was signed before), `irregular` (it fits, but was made against the rules of
+        the specification), `broken` (what is signed and what is there differ) or `unreadable`.
     reasons: the codes of the C2PA specification that say what is wrong.
     signer, issuer, serial: of the certificate; the first two are names that anyone may choose.
     time: of a time stamp authority, "" when there is none. time_proven: the reader trusts it.
@@ -88,6 +100,7 @@ def credential_of(told: Mapping[str, Any], state: str, beside: bool) -> Credenti
     results = told.get("validation_results") or {}
     latest = results.get("activeManifest") or {}
     failures = {str(one["code"]) for one in latest.get("failure") or []}
+    successes = {str(one["code"]) for one in latest.get("success") or []}
     for delta in results.get("ingredientDeltas") or []:
         failures |= {str(one["code"]) for one in delta["validationDeltas"].get("failure") or []}
     signature = active.get("signature_info") or {}
@@ -95,13 +108,13 @@ def credential_of(told: Mapping[str, Any], state: str, beside: bool) -> Credenti
     listed = run.get("inputs")
     steps = _steps(active)
     return Credential(
-        state=_state(state, failures),
+        state=_state(state, failures, successes),
         reasons=tuple(sorted(failures)),
         signer=str(signature.get("common_name", "")),
         issuer=str(signature.get("issuer", "")),
         serial=str(signature.get("cert_serial_number", "")),
         time=str(signature.get("time") or ""),
-        time_proven=any(one["code"] == "timeStamp.trusted" for one in latest.get("success") or []),
+        time_proven="timeStamp.trusted" in successes,
         generator=_generator(active),
         actions=_actions(steps),
         source_types=_source_types(active),
@@ -117,13 +130,18 @@ def _names_ai(chapter: Mapping[str, Any]) -> bool:
     return any("rainedAlgorithmic" in kind for kind in chapter["sourceTypes"])
 
 
-def _state(said: str, failures: set[str]) -> str:
+def _state(said: str, failures: set[str], successes: set[str]) -> str:
     if said == "Trusted":
         return "trusted"
     failures = failures - {UNLISTED}
     if said == "Valid" and not failures:
         return "valid"
-    return "expired" if failures == {"signingCredential.expired"} else "broken"
+    if failures == {"signingCredential.expired"}:
+        return "expired"
+    # Each part is as it was signed, so that what is wrong was so from the start.
+    is_whole = "claimSignature.validated" in successes and any(map(_OF_CONTENT, successes))
+    differs = any(_last_word(code, ".") in _DIFFERS for code in failures)
+    return "irregular" if failures and is_whole and not differs else "broken"
 
 
 def _assertions(manifest: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]:

@@ -59,8 +59,8 @@ class Finding:
 class Report:
     """All that was found in one file, the strongest first.
 
-    status: 0 a signed statement is intact, 1 one is broken, has run out or contradicts what was
-    found, 2 indications only, 3 nothing, 4 the file could not be read.
+    status: 0 a signed statement is intact, 1 one is broken or irregular, has run out or contradicts
+    what was found, 2 indications only, 3 nothing, 4 the file could not be read.
     """
 
     name: str
@@ -311,7 +311,8 @@ def _conclude(
 ) -> tuple[int, str]:
     if credential is not None:
         if not credential.intact:
-            return BROKEN, "expired" if credential.state == "expired" else "broken"
+            known = credential.state in ("expired", "irregular")
+            return BROKEN, credential.state if known else "broken"
         other = any(one.what == "mark contradicts" for one in findings)
         silent = credential.is_silent_on_ai and seen is not None and seen.present
         if other or silent:

@@ -70,9 +70,17 @@ WORDS = {
     },
     "credential broken": {
         "en": "Content Credential does not fit this file ({reasons}): one of them was changed after"
-        " signing, or it was taken from another file. What it says does not count.",
-        "ko": "콘텐츠 자격 증명이 이 파일과 맞지 않습니다({reasons}). 서명 뒤에 바뀌었거나 다른"
-        " 파일에서 옮겨 온 것입니다. 그 내용은 인정되지 않습니다.",
+        " signing, it was taken from another file, or signed with another key than it names. What"
+        " it says does not count.",
+        "ko": "콘텐츠 자격 증명이 이 파일과 맞지 않습니다({reasons}). 서명 뒤에 바뀌었거나, 다른"
+        " 파일에서 옮겨 왔거나, 적힌 것과 다른 키로 서명된 것입니다. 그 내용은 인정되지 않습니다.",
+    },
+    "credential irregular": {
+        "en": 'Content Credential of "{signer}" fits this file, but was made in a way that its'
+        " specification does not allow ({reasons}). Nothing shows that either was changed since."
+        " What it says does not count.",
+        "ko": '"{signer}"의 콘텐츠 자격 증명이 이 파일과 맞지만 규격에 어긋나게 만들어졌습니다'
+        "({reasons}). 그 뒤에 바뀐 흔적은 없습니다. 그 내용은 인정되지 않습니다.",
     },
     "credential expired": {
         "en": 'Content Credential fits this file, but the certificate of "{signer}" has run out,'
@@ -82,10 +90,10 @@ WORDS = {
         " 서명했음을 증명하는 믿을 만한 시각 도장이 없습니다. 그 내용은 더 이상 증명되지 않습니다.",
     },
     "credential unreadable": {
-        "en": "Content Credential is there but damaged, or lies elsewhere ({reasons}); nothing was"
-        " fetched.",
-        "ko": "콘텐츠 자격 증명이 있으나 손상되었거나 다른 곳에 있습니다({reasons})."
-        " 네트워크에서 가져오지 않았습니다.",
+        "en": "Content Credential is there but cannot be read ({reasons}): it is damaged, was never"
+        " well formed, or lies elsewhere; nothing was fetched.",
+        "ko": "콘텐츠 자격 증명이 있으나 읽을 수 없습니다({reasons}). 손상되었거나 처음부터 형식에"
+        " 맞지 않거나 다른 곳에 있습니다. 네트워크에서 가져오지 않았습니다.",
     },
     "history doubtful": {
         "en": "Earlier statements in its history that did not hold when they were taken over:"
@@ -190,6 +198,12 @@ CONCLUSIONS = {
     "broken": {
         "en": "The signed history does not hold for this file. Its origin is unknown.",
         "ko": "서명된 이력이 이 파일에 맞지 않습니다. 출처는 알 수 없습니다.",
+    },
+    "irregular": {
+        "en": "The signed history fits this file, but breaks the rules of its specification, so it"
+        " does not count. Its origin is unknown.",
+        "ko": "서명된 이력은 이 파일과 맞지만 규격에 어긋나 인정되지 않습니다. 출처는 알 수"
+        " 없습니다.",
     },
     "expired": {
         "en": "The signed history fits this file, but who signed it can no longer be checked. Its"

@@ -9,6 +9,7 @@ import io
 import json
 import shutil
 import wave
+from dataclasses import replace
 from pathlib import Path
 
 import c2pa
@@ -28,7 +29,7 @@ from accel.provenance.credential import credential_of
 from accel.provenance.keys import Identity, local_identity
 from accel.provenance.statement import RUN
 from accel.provenance.tile import SCHEME
-from accel.provenance.verify import PROVEN, examine
+from accel.provenance.verify import BROKEN, PROVEN, examine
 from tests.provenance.film import encode, film, portrait
 
 MARK = "c0ffee123456"
@@ -86,6 +87,40 @@ def made(tmp_path, studio) -> Path:
     """A picture that another tool says an AI has made."""
     path = picture(tmp_path / "made.png")
     return tool(path, studio, "image/png", created("trainedAlgorithmicMedia"))
+
+
+IRREGULAR = {
+    "edited before it was opened": [{"action": "c2pa.edited"}],
+    "opened from nothing": [{"action": "c2pa.opened"}],
+    "created twice": created("digitalCapture") + created("trainedAlgorithmicMedia"),
+    "placed from nothing": [*created("digitalCapture"), {"action": "c2pa.placed"}],
+}
+
+
+@pytest.mark.parametrize("actions", IRREGULAR.values(), ids=IRREGULAR.keys())
+def test_what_was_malformed_when_signed_is_not_called_changed(tmp_path, studio, actions):
+    """It said that one of them was changed after signing."""
+    path = tool(picture(tmp_path / "a.png"), studio, "image/png", actions)
+    report = examine(path, anchors=[studio.root])
+    assert (report.status, report.conclusion) == (BROKEN, "irregular")
+    assert [one.what for one in report.findings] == ["credential irregular"]
+    assert "was changed after" not in report.text("en")
+    assert "assertion.action." in report.text("ko")
+    data = bytearray(path.read_bytes())
+    data[data.index(b"IDAT") + 30] ^= 1
+    path.write_bytes(data)
+    changed = examine(path, anchors=[studio.root])
+    assert (changed.status, changed.conclusion) == (BROKEN, "broken")
+    assert "was changed after" in changed.text("en")
+
+
+def test_another_key_than_the_certificates_is_said(tmp_path, studio):
+    other = local_identity(tmp_path / "other")
+    forged = replace(studio, key=other.key)
+    path = tool(picture(tmp_path / "a.png"), forged, "image/png", created("digitalCapture"))
+    report = examine(path, anchors=[studio.root])
+    assert (report.status, report.conclusion) == (BROKEN, "broken")
+    assert "another key than it names" in report.text("en")
 
 
 def edited(tmp_path: Path, studio: Identity, parent: Path, **more) -> Path:
