@@ -55,22 +55,32 @@ void mark_row(T* codes, int64_t step, const int8_t* pattern, int64_t pattern_ste
   }
 }
 
-// 16 bytes at a time: an unsigned byte minus 128 is signed, and signed bytes add with saturation.
-// Returns how many samples it did.
+#if defined(__SSE2__)
+__m128i loaded(const void* at) { return _mm_loadu_si128(static_cast<const __m128i*>(at)); }
+
+// An unsigned byte minus 128 is signed, and signed bytes add with saturation.
+void mark_16(uint8_t* codes, __m128i add, const uint8_t* before) {
+  const __m128i half = _mm_set1_epi8(-128), old = loaded(codes);
+  if (before) add = _mm_andnot_si128(_mm_cmpeq_epi8(loaded(before), old), add);
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(codes),
+                   _mm_xor_si128(_mm_adds_epi8(_mm_xor_si128(old, half), add), half));
+}
+#endif
+
+// 64 and 16 bytes at a time. Returns how many samples it did.
 int64_t mark_bytes(uint8_t* codes, const int8_t* pattern, const uint8_t* before, int64_t width) {
   int64_t x = 0;
 #if defined(__SSE2__)
-  const __m128i half = _mm_set1_epi8(-128);
-  for (; x + 16 <= width; x += 16) {
-    __m128i* at = reinterpret_cast<__m128i*>(codes + x);
-    const __m128i old = _mm_loadu_si128(at);
-    __m128i add = _mm_loadu_si128(reinterpret_cast<const __m128i*>(pattern + x));
-    if (before) {
-      const __m128i was = _mm_loadu_si128(reinterpret_cast<const __m128i*>(before + x));
-      add = _mm_andnot_si128(_mm_cmpeq_epi8(was, old), add);
-    }
-    _mm_storeu_si128(at, _mm_xor_si128(_mm_adds_epi8(_mm_xor_si128(old, half), add), half));
+  for (; x + 64 <= width; x += 64) {
+    __m128i add[4], any = _mm_setzero_si128();
+    for (int k = 0; k < 4; ++k) any = _mm_or_si128(any, add[k] = loaded(pattern + x + 16 * k));
+    // Three quarters of a film's pattern are zero: what is not changed need not come from memory.
+    if (_mm_movemask_epi8(_mm_cmpeq_epi8(any, _mm_setzero_si128())) == 0xFFFF) continue;
+    for (int k = 0; k < 4; ++k)
+      mark_16(codes + x + 16 * k, add[k], before ? before + x + 16 * k : nullptr);
   }
+  for (; x + 16 <= width; x += 16)
+    mark_16(codes + x, loaded(pattern + x), before ? before + x : nullptr);
 #endif
   return x;
 }

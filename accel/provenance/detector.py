@@ -2,15 +2,16 @@
 
 Frames are brought to the pattern's scale, their own content is pressed down (places and frequencies
 where it is strong count less), and all tiles are folded into one. The place, scale and turn of the
-tiles are where the fixed signal fits best; then the bits are read.
+tiles are where the fixed signal fits best; then the bits are read, from all places and from those
+alone that a film carries them in.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cache
-from itertools import product
+from itertools import chain, product
 from typing import Any, NamedTuple
 
 import cv2
@@ -19,7 +20,20 @@ import torch
 
 from accel.kernels import _native
 from accel.provenance.bch import LENGTH
-from accel.provenance.tile import BAND, KEY, SIDE, TILE, Array, coded, ident_of, layout, tile
+from accel.provenance.tile import (
+    BAND,
+    CELL,
+    KEY,
+    PERIOD,
+    SIDE,
+    TILE,
+    Array,
+    cells,
+    coded,
+    ident_of,
+    layout,
+    tile,
+)
 
 PRESENT = 8.0  # score from which a mark is reported; unmarked pictures stay below 7
 READABLE = 4.5  # score from which the id is tried; one wrong one in ten million passes
@@ -43,6 +57,7 @@ AS_SHOT = (0, 4)  # of TURNS: as made, and mirrored
 SUSPECT = 5.2  # score of a rough look from which a close one is worth its time
 REACH = int(BAND[1] * TILE) + 3  # highest frequency looked at, and some to compare it with
 _ROWS = range(-REACH, REACH + 1)
+_BEGINS = ((0, 0), (0, TILE), (TILE, 0), (TILE, TILE))  # of two tiles by two, from one's place
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,15 +137,32 @@ class Detector:
         if self._sum is None:
             raise ValueError("Detector.find: needs at least one frame")
         (as_made,) = self._places([(1.0, 1.0)])
-        found = self._read(as_made)
-        if found.ident or not thorough:
-            return found
+        best = max([self._read(as_made), *self._film_as_made(AS_SHOT)], key=_merit)
+        if best.ident or not thorough:
+            return best
+        for found in self._film_as_made(set(range(len(TURNS))) - set(AS_SHOT)):
+            best = max(best, found, key=_merit)
+            if best.ident:
+                return best
         tried = self._refined([as_made, *self._places(self._scales())])
         for place in tried[:TRIES]:
-            found = self._read(place)
-            if found.ident:
-                return found
-        return self._read(tried[0])
+            begun = (_in_cells(self._sum, place, begin, self.key) for begin in _BEGINS)
+            for found in map(self._read, chain([place], begun)):
+                best = max(best, found, key=_merit)
+                if best.ident:
+                    return best
+        return best
+
+    def _film_as_made(self, turns: Iterable[int]) -> Iterator[Found]:
+        """What a film's cells hold, if nothing was cut off: they begin at a corner then."""
+        assert self._sum is not None  # checked by `find`
+        for turn in turns:
+            quarters, mirrored = TURNS[turn]
+            upright = np.rot90(self._sum, -quarters)
+            upright = np.ascontiguousarray(upright[:, ::-1] if mirrored else upright)
+            corner = _Place(0.0, 1.0, 1.0, 0, 0, 0, np.zeros(0))
+            found = self._read(_in_cells(upright, corner, (0, 0), self.key))
+            yield replace(found, turned=_turn_name(turn))
 
     def is_suspect(self) -> bool:
         """Whether a rough look, which takes a fifth of the time of `find`, shows a trace of a mark.
@@ -234,6 +266,33 @@ class _Place(NamedTuple):
     white: Array
 
 
+def _merit(found: Found) -> tuple[bool, float]:
+    return found.ident is not None, found.score
+
+
+def _in_cells(residual: Array, place: _Place, begin: tuple[int, int], key: bytes) -> _Place:
+    """Look at a place again, at the cells alone that frames of a film are marked in.
+
+    All else is noise to them. The score is that of this very place, or one beside it.
+    """
+    carried = np.kron(cells(), np.ones((CELL, CELL), bool))
+    carried = _about_origin(carried, *TURNS[place.turn])
+    carried = np.roll(carried, (place.down + begin[0], place.right + begin[1]), (0, 1))
+    steps = (place.shown, place.shown * place.aspect)
+    rows, columns = (
+        np.rint((np.arange(count) + 0.5) * step - 0.5).astype(int) % PERIOD
+        for count, step in zip(residual.shape, steps)
+    )
+    held = residual * carried[np.ix_(rows, columns)]
+    white = _whitened(_folded(held, [(place.shown, place.aspect)])[0])
+    matches = _matches(white, key, TILE, [place.turn])[0]
+    near = np.roll(matches, (1 - place.down, 1 - place.right), (0, 1))[:3, :3]
+    down, right = divmod(int(near.argmax()), 3)
+    score = float(near.max() / (np.sqrt((matches * matches).mean()) + 1e-12))
+    down, right = (place.down + down - 1) % TILE, (place.right + right - 1) % TILE
+    return place._replace(score=score, down=down, right=right, white=white)
+
+
 def _turn_name(turn: int) -> str:
     turns, mirrored = TURNS[turn]
     if not turn:
@@ -293,7 +352,7 @@ def _residual(luma: Array) -> Array:
     )
     residual = small - cv2.GaussianBlur(small, (0, 0), 3.0)
     # A signal of one size in noise that differs from place to place: over its variance.
-    deviation = cv2.blur(np.abs(residual), (9, 9)) + 2.0
+    deviation = cv2.blur(np.abs(residual), (9, 9)) + 1.0
     return np.asarray(np.clip(residual / deviation, -2.5, 2.5) / deviation)
 
 

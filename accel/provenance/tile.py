@@ -24,6 +24,10 @@ SCHEME = "accel.tile.1"  # how the mark is called in a credential
 SIDE, TILE = 360, 120  # shorter side of the picture and side of a tile, in units of the pattern
 BAND = (0.04, 0.16)  # cycles per unit: below is brightness, above is lost to resizing
 SYNC_SHARE = 0.28
+# The frames of a film carry it in a quarter of the places alone, so that an encoder has less to do:
+# of two tiles by two one cell in each row and column, and each quarter of a tile once.
+CELL, CELLS = TILE // 2, ((0, 0), (1, 2), (2, 3), (3, 1))
+PERIOD = 4 * CELL
 # Agreement of soft bits with a word, from which it is read. One noise in a hundred reaches it, and
 # one of 65,536 such words passes the checksum.
 SURE = 8.05
@@ -68,6 +72,14 @@ def tile(key: bytes, ident: str | None) -> Array:  # [TILE, TILE] float32, varia
         spectrum.flat[places.data] = places.data_phase * coded(ident)[places.owner]
     made = np.fft.irfft2(spectrum, s=(TILE, TILE))
     return np.asarray(made / made.std(), np.float32)
+
+
+@cache
+def cells() -> Array:  # [4, 4] bool
+    """Which cells of two tiles by two the frames of a film carry."""
+    carried = np.zeros((4, 4), bool)
+    carried[tuple(np.transpose(CELLS))] = True
+    return carried
 
 
 def new_ident() -> str:

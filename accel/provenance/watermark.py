@@ -1,6 +1,8 @@
 """An invisible mark in the luma: a tiled pattern that carries a 48-bit id, read blindly.
 
-One square tile (`tile`) is repeated over the picture and added as small integers. The pattern is
+One square tile (`tile`) is repeated over the picture and added as small integers; in the frames of
+a film in a quarter of the places, because an encoder has to code it again wherever something moves:
+stronger in few places costs less than weaker in all, for what can be read of it. The pattern is
 defined in units of the picture's shorter side, so that plain resizing needs no search, and is
 constant over a clip, so that a detector (`detector`) may add up frames. Whoever has the key, and
 it is public, can remove the mark or copy it: it tells where a picture came from as long as nobody
@@ -26,10 +28,21 @@ from torch import Tensor
 from accel.core import ConfigError
 from accel.kernels import Planes, gbr_layout, mark
 from accel.provenance.detector import shrunk
-from accel.provenance.tile import KEY, SIDE, TILE, Array, coded, new_ident, tile
+from accel.provenance.tile import (
+    CELL,
+    KEY,
+    PERIOD,
+    SIDE,
+    TILE,
+    Array,
+    cells,
+    coded,
+    new_ident,
+    tile,
+)
 
 STILL = 1.37  # standard deviation in 8-bit codes of what is seen once: 45.1 dB
-LEAST = 0.45  # below, hardly a sample is changed by one code
+LEAST, MOST = 0.6, 2.0  # of a film: below, hardly a sample is changed by one code; 48 dB
 MAX_ASPECT = 64  # how long a strip is marked, in its widths
 _STRIP = 1 << 21  # samples of a pattern that are made at a time
 _VECTOR = 16  # samples that are marked at once
@@ -51,15 +64,17 @@ class Mark:
         if strength is not None and not 0 < strength <= 8:
             raise ConfigError(f"strength of a mark must lie in 0..8 codes, got {strength}")
         self.strength, self.key = strength, key
-        self._patterns: dict[tuple[int, int, str, float], Tensor] = {}
+        self._patterns: dict[tuple[int, int, str, float, bool], Tensor] = {}
 
     def pattern(  # [P, Q] int8, which is repeated over the picture
         self, height: int, width: int, device: str = "cpu", *, still: bool = False
     ) -> Tensor:
         strength = self.strength or (STILL if still else film_strength(height, width))
-        wanted = (height, width, device, strength)
+        wanted = (height, width, device, strength, still)
         if wanted not in self._patterns:
-            values = _repeated(self.ident, height, width, strength=strength, key=self.key)
+            values = _repeated(
+                self.ident, height, width, strength=strength, key=self.key, sparse=not still
+            )
             self._patterns[wanted] = torch.from_numpy(values).to(device)
         return self._patterns[wanted]
 
@@ -117,36 +132,50 @@ def luma_of(planes: Planes) -> Array:  # [h, w] float32, in 8-bit codes
 
 
 def film_strength(height: int, width: int) -> float:
-    """How strongly the frames of a film are marked, as the standard deviation in 8-bit codes.
+    """How strongly a film is marked where it is, as the standard deviation in 8-bit codes.
 
     The more samples a unit of the pattern has, the less of its noise and of an encoder's is left
     in their mean; and each code less is less for the encoder to code in every frame that moves.
     """
-    return float(np.clip(1.1 * (SIDE / min(height, width)) ** 0.8, LEAST, STILL))
+    return float(np.clip(1.35 * (SIDE / min(height, width)) ** 0.75, LEAST, MOST))
 
 
 def pattern(
-    ident: str, height: int, width: int, *, strength: float = STILL, key: bytes = KEY
+    ident: str,
+    height: int,
+    width: int,
+    *,
+    strength: float = STILL,
+    key: bytes = KEY,
+    sparse: bool = False,
 ) -> NDArray[np.int8]:  # [H, W]
-    """Make the integers that are added to a picture of this size."""
-    part = _repeated(ident, height, width, strength=strength, key=key)
+    """Make the integers that are added to a picture of this size; sparse: to a film's frame."""
+    part = _repeated(ident, height, width, strength=strength, key=key, sparse=sparse)
     strip = np.tile(part, (1, -(-width // part.shape[1])))[:, :width]
     return np.resize(strip, (height, width))  # strip below strip
 
 
 @lru_cache(maxsize=2)
 def _repeated(
-    ident: str, height: int, width: int, *, strength: float, key: bytes
+    ident: str, height: int, width: int, *, strength: float, key: bytes, sparse: bool
 ) -> NDArray[np.int8]:  # [P, Q]
     """The part of a pattern that is repeated over a picture; all of it where tiles end between
     samples. Do not write into it."""
     # A strip of a few pixels by many carries no mark, and must not fill the memory.
     scale = max(min(height, width), max(height, width) / MAX_ASPECT) / SIDE
-    values, period = tile(key, ident) * np.float32(strength), scale * TILE
-    if not period.is_integer():
-        return _enlarged(values, scale, height, width)
-    side = int(period)  # as of 360, 720 and 1080 lines
-    once = _enlarged(values, scale, min(side, height), min(side, width))
+    values, period = tile(key, ident) * np.float32(strength), scale * (PERIOD if sparse else TILE)
+    whole = not period.is_integer()
+    side = 0 if whole else int(period)  # as of 360, 720 and 1080 lines
+    once = _enlarged(
+        values, scale, height if whole else min(side, height), width if whole else min(side, width)
+    )
+    if sparse:
+        rows, columns = (
+            ((np.arange(count) + 0.5) / (scale * CELL)).astype(int) % 4 for count in once.shape
+        )
+        once *= cells()[np.ix_(rows, columns)]
+    if whole:
+        return once
     # Whole vectors across, and a small part stays in the cache.
     across = math.lcm(side, _VECTOR)
     return np.tile(once, (1, -(-across // side)))[:, : min(across, width)]

@@ -97,7 +97,9 @@ AGAIN = {  # what a swap writes, at CRF 18, changed and encoded a second time
     "again, x0.75, CRF 28": (None, {"crf": 28, "scale": 0.75}),
     "again, x0.5, CRF 23": (None, {"crf": 23, "scale": 0.5}),
     "again, x0.5, CRF 28": (None, {"crf": 28, "scale": 0.5}),
+    "again, cut 10 %, CRF 23": (cut, {"crf": 23}),
     "again, cut 10 %, CRF 28": (cut, {"crf": 28}),
+    "again, mirrored, CRF 23": (mirrored, {"crf": 23}),
     "again, mirrored, x0.75, CRF 23": (mirrored, {"crf": 23, "scale": 0.75}),
 }
 

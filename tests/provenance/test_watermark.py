@@ -12,10 +12,12 @@ import torch
 from accel.core import ConfigError
 from accel.kernels import Planes, gbr_layout, yuv_layout
 from accel.pipelines.provenance import earlier_mark
+from accel.provenance import detector
 from accel.provenance.detector import PRESENT, Detector, detect
-from accel.provenance.tile import KEY, SIDE, new_ident, tile
+from accel.provenance.tile import CELL, KEY, SIDE, cells, new_ident, tile
 from accel.provenance.watermark import (
     LEAST,
+    MOST,
     STILL,
     Mark,
     _enlarged,
@@ -71,12 +73,33 @@ def test_stays_above_45_db():
     assert psnr(gray(portrait()), marked_still()) >= 45
 
 
-def test_large_frames_need_less_and_small_ones_no_more_than_a_still():
+def test_large_frames_need_less():
     heights = (144, 272, 360, 720, 1080, 2160)
     strengths = [film_strength(height, height * 16 // 9) for height in heights]
     assert strengths == sorted(strengths, reverse=True)
-    assert (strengths[0], strengths[-1]) == (STILL, LEAST)
+    assert (strengths[0], strengths[-1]) == (MOST, LEAST)
     assert film_strength(1920, 1080) == film_strength(1080, 1920)
+
+
+@pytest.mark.parametrize(("height", "width"), [(360, 640), (1080, 1920), (272, 640), (720, 406)])
+def test_frames_of_a_film_are_marked_in_a_quarter_of_the_places(height, width):
+    whole, some = (pattern(IDENT, height, width, sparse=sparse) for sparse in (False, True))
+    scale = min(height, width) / SIDE
+    rows, columns = (
+        ((np.arange(n) + 0.5) / (scale * CELL)).astype(int) % 4 for n in (height, width)
+    )
+    carried = cells()[np.ix_(rows, columns)]
+    assert not some[~carried].any()
+    inner = cv2.erode(carried.astype(np.uint8), np.ones((3, 3))) > 0  # an edge may be rounded
+    assert np.abs(some[inner].astype(int) - whole[inner]).max() <= 1
+    assert 0.2 < carried.mean() < 0.3
+    assert torch.equal(Mark(IDENT, strength=STILL).pattern(height, width)[:16, :16],
+                       torch.from_numpy(some)[:16, :16])  # fmt: skip
+
+
+def test_each_quarter_of_a_tile_is_in_one_cell_and_so_is_each_row_and_column():
+    assert [list(cells().sum(axis)) for axis in (0, 1)] == [[1] * 4] * 2
+    assert (cells().reshape(2, 2, 2, 2).sum((0, 2)) == 1).all()
 
 
 @pytest.mark.parametrize(("height", "width"), [(360, 640), (1080, 1919), (90, 64)])
@@ -147,6 +170,23 @@ def test_film_is_read_after(change):
 
 def test_film_of_half_the_size_is_read():
     assert seen(lumas(encode(marked_film(30), size=(320, 180)))).ident == IDENT
+
+
+@pytest.mark.parametrize("turn", detector.TURNS, ids=str)
+def test_so_weak_a_mark_is_read_where_it_must_lie_alone_in_every_turn(turn):
+    weak, frames, draw = Mark(IDENT, strength=0.6), film(3), np.random.default_rng(0)
+    for planes in frames:
+        weak.add(planes)
+    turns, is_mirrored = turn
+    turned = Detector()
+    for planes in frames:
+        luma = planes.c0.numpy() + draw.normal(0, 5, planes.c0.shape)
+        turned.add(np.ascontiguousarray(np.rot90(luma[:, ::-1] if is_mirrored else luma, turns)))
+    found = turned.find()
+    assert found.ident == IDENT
+    assert found.turned == detector._turn_name(detector.TURNS.index(turn))
+    (all_of_it,) = turned._places([(1.0, 1.0)])
+    assert turned._read(all_of_it).ident is None
 
 
 def test_frames_add_up():
