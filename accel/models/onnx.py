@@ -42,15 +42,36 @@ def load_onnx(
     threads: for ONNX Runtime on the CPU; 0: as many as torch uses.
     tensorrt: on CUDA, a folder for TensorRT's engines; TensorRT then runs what it can.
 
+    A model from a file can be pickled, for processes that multiprocessing starts: they open the
+    same file again.
+
     Raises InputError for a file that is no ONNX model or reaches outside its own bytes, ConfigError
     where the runtime or the device cannot be had.
     """
     if runtime not in RUNTIMES:
         raise ConfigError(f"runtime must be one of {', '.join(RUNTIMES)}, got {runtime!r}")
+    model = _opened(source, str(device), runtime, threads, tensorrt)  # torch's devices too
+    if not isinstance(source, bytes | bytearray | memoryview):
+        model.source = Path(source).absolute(), str(device), runtime, threads, tensorrt
+    return model
+
+
+def _reopened(
+    source: Path, device: str, runtime: str, threads: int, tensorrt: Path | None
+) -> OnnxModel:
+    return load_onnx(source, device, runtime, threads, tensorrt=tensorrt)
+
+
+def _opened(
+    source: Path | str | bytes | bytearray | memoryview,
+    device: str,
+    runtime: str,
+    threads: int,
+    tensorrt: Path | None,
+) -> OnnxModel:
     in_memory = isinstance(source, bytes | bytearray | memoryview)
     name = "ONNX model" if in_memory else str(source)
     data = bytes(source) if in_memory else onnx_graph.read_model(Path(source))  # type: ignore[arg-type]
-    device = str(device)  # torch's devices too
     on_cpu = choose_device(device).type == "cpu"
     if runtime == "accel" and not on_cpu:
         raise ConfigError(f"runtime accel runs on the CPU, got device {device}")
@@ -97,6 +118,16 @@ class OnnxModel:
         self._plan, self._sizes, self._network = plan, sizes, network
         self._types = dict(types or {})
         self._lock = threading.Lock()
+        # The file and what it was opened with; None where it came as bytes.
+        self.source: tuple[Path, str, str, int, Path | None] | None = None
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        if self.source is None:
+            raise TypeError(
+                f"{self.name}: only a model opened from a file can be pickled; send the bytes, and"
+                " open them where they arrive"
+            )
+        return _reopened, self.source
 
     def on_device(self, feeds: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Map CUDA tensors to CUDA tensors, bound in place; the host waits for nothing.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import pickle
 import resource
 import threading
 import warnings
@@ -337,3 +338,24 @@ def test_graphs_whose_numbers_are_whole_run_on_onnx_runtime():
         made = network.run({"x": draw(count, 3, 6, 6)})
         assert made["y"].shape == (count, 5)
         assert made["y"].any()
+
+
+class TestPickles:
+    @pytest.mark.parametrize("runtime", ["accel", "onnxruntime"])
+    def test_of_a_model_from_a_file_open_it_again(self, tmp_path, runtime):
+        path = tmp_path / "network.onnx"
+        path.write_bytes(network())
+        ours = load_onnx(path, runtime=runtime)
+        again = pickle.loads(pickle.dumps(ours))
+        assert (again.runtime, again.name) == (runtime, ours.name)
+        assert np.array_equal(again.run({"x": X})["y"], ours.run({"x": X})["y"])
+
+    def test_of_its_method_too_as_pools_send_it(self, tmp_path):
+        path = tmp_path / "network.onnx"
+        path.write_bytes(network())
+        run = load_onnx(path, runtime="accel").run
+        assert np.array_equal(pickle.loads(pickle.dumps(run))({"x": X})["y"], run({"x": X})["y"])
+
+    def test_of_bytes_are_refused_in_one_line(self):
+        with pytest.raises(TypeError, match="only a model opened from a file can be pickled"):
+            pickle.dumps(load_onnx(network()))

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from accel.kernels import conv2d
+from accel.kernels.conv2d import wide
 from accel.nn.onnx.ops import Attributes, Unsupported, op
 
 CONVOLVE = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
@@ -63,7 +64,7 @@ def convolve(
         return conv2d(x, weight, bias, strides[0], pads[0], groups, residual, slope)
     if dims not in CONVOLVE:
         raise Unsupported(f"Conv of {dims} dimensions")
-    out = CONVOLVE[dims](padded(x, pads), weight, bias, strides, 0, dilations, groups)  # type: ignore[operator]
+    out = CONVOLVE[dims](padded(x, pads), wide(weight, x), bias, strides, 0, dilations, groups)  # type: ignore[operator]
     out = out if residual is None else out + residual
     return out if slope == 1 else F.leaky_relu(out, slope)
 

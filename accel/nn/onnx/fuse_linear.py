@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from accel.kernels.conv2d import wide
 from accel.nn.onnx.ops import Attributes, op
 from accel.nn.onnx.plan import Step
 from accel.nn.onnx.wiring import Constants, Wiring, other
@@ -16,7 +17,7 @@ VECTORS = ("Add", "Sub", "Mul", "Div")
 
 @op("accel.linear")
 def linear(a: Attributes, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    out: Tensor = x @ weight
+    out: Tensor = x @ wide(weight, x)
     return out if bias is None else out + bias
 
 

@@ -11,7 +11,9 @@ from onnx import ModelProto, TensorProto, numpy_helper
 from torch import Tensor
 
 from accel.core import InputError
+from accel.kernels.conv2d import reads_halves
 from accel.nn.onnx.fuse import fuse
+from accel.nn.onnx.narrow import narrow
 from accel.nn.onnx.ops import MISFITS, TYPES, Unsupported, first_line
 from accel.nn.onnx.plan import KEPT_INPUT, Plan, Step, attributes_of, fold
 
@@ -49,7 +51,10 @@ def _plan_of(model: ModelProto) -> Plan:
     small = [i.name for i in graph.input if i.name in inputs and _is_small(i)]
     kept = small if len(small) < len(inputs) else ()
     steps = fold(steps, constants)  # what rewrites look for may be worked out by the graph
-    return Plan(fuse(steps, constants, outputs), constants, inputs, outputs, kept)
+    steps = fuse(steps, constants, outputs)
+    if reads_halves():
+        narrow(steps, constants, outputs)
+    return Plan(steps, constants, inputs, outputs, kept)
 
 
 def _is_small(value: Any) -> bool:

@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from accel.kernels import group_norm_silu
+from accel.kernels.conv2d import wide
 
 Attributes = dict[str, Any]
 Operator = Callable[..., Any]
@@ -69,7 +70,8 @@ _ELEMENTWISE: dict[str, Callable[..., Tensor]] = {
     "Sign": torch.sign, "Reciprocal": torch.reciprocal, "Not": torch.logical_not,
     "And": torch.logical_and, "Or": torch.logical_or, "Equal": torch.eq, "Greater": torch.gt,
     "Less": torch.lt, "GreaterOrEqual": torch.ge, "LessOrEqual": torch.le, "Where": torch.where,
-    "MatMul": torch.matmul, "Softplus": F.softplus, "Mish": F.mish, "Identity": lambda x: x,
+    "MatMul": lambda x, y: x @ wide(y, x), "Identity": lambda x: x,
+    "Softplus": F.softplus, "Mish": F.mish,
     "IsNaN": torch.isnan, "Softsign": F.softsign, "Xor": torch.logical_xor, "Tan": torch.tan,
     "Asin": torch.asin, "Acos": torch.acos, "Atan": torch.atan, "Sinh": torch.sinh,
     "Cosh": torch.cosh, "Asinh": torch.asinh, "Acosh": torch.acosh, "Atanh": torch.atanh,
@@ -218,7 +220,7 @@ def lp_norm(a: Attributes, x: Tensor) -> Tensor:
 @op("Gemm")
 def gemm(a: Attributes, x: Tensor, y: Tensor, bias: Tensor | None = None) -> Tensor:
     x = x.T if a.get("transA", 0) else x
-    y = y.T if a.get("transB", 0) else y
+    y = wide(y.T if a.get("transB", 0) else y, x)
     out = a.get("alpha", 1.0) * (x @ y) if a.get("alpha", 1.0) != 1 else x @ y
     if bias is None:
         return out

@@ -10,6 +10,7 @@ from torch import Tensor
 from accel.kernels.conv2d import pack
 
 CONVOLUTION_BYTES = 512 << 20  # of a graph's large convolutions that are kept packed, at most
+HALVES_BYTES = 64 << 20  # likewise, of those whose weights take 16 bits: they are read as they lie
 
 
 class Packed:
@@ -32,7 +33,8 @@ class Packed:
         """[O, C, kh, kw] as `conv2d` reads it; None where that is no gain, or too much memory."""
         form = f"conv2d with stride {stride}"
         if (id(weight), form) not in self._made:
-            if self._convolution_bytes + weight.nbytes > CONVOLUTION_BYTES:
+            most = CONVOLUTION_BYTES if weight.dtype == torch.float32 else HALVES_BYTES
+            if self._convolution_bytes + 4 * weight.numel() > most:
                 return None
             packed = pack(weight, stride)
             if packed is None:
@@ -126,6 +128,7 @@ def _rows(weight: Tensor) -> Tensor:
 
 
 def _panels(rows: Tensor, lanes: int) -> Tensor:
+    rows = rows.float()
     outputs, depth = rows.shape
     if outputs % lanes:
         rows = torch.nn.functional.pad(rows, (0, 0, 0, -outputs % lanes))

@@ -31,6 +31,7 @@ from accel.nn.onnx.rules.register import (
 
 native: Any = _native.module
 MOST_TAPS = 256  # of csrc/graph.h
+FLOATS = (torch.float32, torch.float16)  # of weights
 
 
 @rule("Conv", "accel.conv")
@@ -41,7 +42,7 @@ def conv(low: Lowering, step: Step) -> None:
     bias = low.optional_constant(step, 2)
     shape = low.shape(low.value(step.inputs[0]))
     a = step.attributes
-    if weight.ndim != 4 or len(shape) != 4 or weight.dtype != torch.float32:
+    if weight.ndim != 4 or len(shape) != 4 or weight.dtype not in FLOATS:
         raise NotNative("not of pictures")
     outputs, _, *kernel = weight.shape
     strides, dilations = a.get("strides", [1, 1]), a.get("dilations", [1, 1])
@@ -389,7 +390,7 @@ def _matrix(
     low: Lowering, step: Step, weight: Tensor, turned: bool, bias: Tensor | None,
     shape: Sequence[int],
 ) -> None:  # fmt: skip
-    if weight.ndim != 2 or weight.dtype != torch.float32 or not weight.numel():
+    if weight.ndim != 2 or weight.dtype not in FLOATS or not weight.numel():
         raise NotNative("not a matrix of float32")
     outputs, depth = weight.shape if turned else weight.shape[::-1]
     a_row = ((), (1,), (1, 1), (outputs,), (1, outputs))
