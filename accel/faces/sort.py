@@ -351,8 +351,8 @@ def arrange(
 ) -> Path:
     """Rename what stays to 00000, 00001, ... and move the rest to `<folder>_trash`, its path.
 
-    Files go through a folder beside, and come back one by one; if that is broken off, the next
-    call brings back what is still there under the names it has.
+    Files go through a folder beside, and come back one by one, also when the way there is broken
+    off; what a killed process left there the next call brings back under the names it has.
     moved: takes the new path of each file by its old name, up to where an error broke off.
     """
     moved = {} if moved is None else moved
@@ -363,12 +363,14 @@ def arrange(
         moved[path.name] = path.rename(_free(bin_folder / path.name))
     aside.mkdir()
     waiting = []
-    for i, path in enumerate(kept):
-        waiting.append((path.name, path.rename(aside / new_name(path, i))))
-        moved[path.name] = waiting[-1][1]
-    for name, path in waiting:
-        moved[name] = path.rename(_free(folder / path.name))
-    aside.rmdir()
+    try:
+        for i, path in enumerate(kept):
+            waiting.append((path.name, path.rename(aside / new_name(path, i))))
+            moved[path.name] = waiting[-1][1]
+    finally:  # after Ctrl-C too: nobody is to find fewer faces than there were
+        for name, path in waiting:
+            moved[name] = path.rename(_free(folder / path.name))
+        recover(folder)
     return bin_folder
 
 

@@ -17,6 +17,7 @@ from accel.faces.sort import (
     MODES,
     Measured,
     arrange,
+    aside_of,
     contact_sheet,
     histogram_distance,
     measure,
@@ -256,11 +257,14 @@ def test_a_broken_off_sort_loses_nothing(folder, monkeypatch):
         return real(self, target)
 
     monkeypatch.setattr(Path, "rename", fail)
+    moved = {}
     with pytest.raises(KeyboardInterrupt):
-        arrange(folder, paths, [])
+        arrange(folder, paths, [], moved)
     monkeypatch.undo()
-    assert recover(folder) == 3
     assert sorted(p.read_bytes() for p in folder.iterdir()) == contents
+    assert set(moved.values()) < set(folder.iterdir())
+    assert not aside_of(folder).exists()
+    assert recover(folder) == 0
     arrange(folder, sorted(folder.iterdir()), [])
     assert sorted(p.read_bytes() for p in folder.iterdir()) == contents
 
