@@ -5,7 +5,7 @@
 # make fast    the quick part of the tests
 # make exhaustive  the tests that take many minutes
 # make fuzz MINUTES=60  mutated inputs for every parser; what breaks one is kept and replayed
-# make lint    ruff, mypy, clang-format
+# make lint    ruff, mypy (benchmarks too), clang-format
 # make bench   kernel and pipeline benchmarks, results under benchmarks/results/
 # make gate    fail when a kernel's lead over its peer shrank since it was last kept
 # make native  rebuild the C++ module in place

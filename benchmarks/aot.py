@@ -37,6 +37,7 @@ from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import triton
 from triton.backends.compiler import GPUTarget
@@ -45,6 +46,8 @@ from triton.runtime.jit import JITFunction
 
 import accel.kernels
 
+Entry = dict[str, Any]  # of a module's AOT list: what `triton.compile` is told
+Manifest = dict[str, Any]  # a row of the report: numbers, and lists of names
 REPORT = Path(__file__).parent / "results" / "aot.json"
 REGISTERS = 65536  # of one multiprocessor, in every generation here
 THREADS = {80: 2048, 86: 1536, 89: 1536, 90: 2048, 100: 2048, 120: 1536}  # it can hold
@@ -62,9 +65,9 @@ def modules() -> Iterator[ModuleType]:
         yield importlib.import_module(f"accel.kernels.{found.name}")
 
 
-def variants() -> dict[str, dict]:
+def variants() -> dict[str, Entry]:
     """Every entry of every module's AOT list, by name."""
-    by_name: dict[str, dict] = {}
+    by_name: dict[str, Entry] = {}
     for module in modules():
         for entry in getattr(module, "AOT", ()):
             if by_name.setdefault(entry["name"], entry) is not entry:
@@ -85,7 +88,7 @@ def unlisted() -> list[str]:
     ]
 
 
-def source_of(entry: dict) -> tuple[ASTSource, dict]:
+def source_of(entry: Entry) -> tuple[ASTSource, Entry]:
     """What the compiler is given, and its options."""
     signature = entry["signature"]
     # What the launcher finds at run time: torch's pointers are multiples of 16 bytes.
@@ -96,7 +99,7 @@ def source_of(entry: dict) -> tuple[ASTSource, dict]:
     return source, {"num_warps": entry["num_warps"], **entry.get("options", {})}
 
 
-def fingerprint(entry: dict) -> str:
+def fingerprint(entry: Entry) -> str:
     """Of all that decides what the compiler makes for an architecture."""
     source, options = source_of(entry)
     looked_for = sorted(entry.get("needs", ())), sorted(SIGNS.items()), SPILLS
@@ -104,7 +107,7 @@ def fingerprint(entry: dict) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def compile_one(name: str, arch: int) -> dict:
+def compile_one(name: str, arch: int) -> Manifest:
     """What one variant takes: registers, stack (spills), shared memory, telling instructions."""
     started = sum(os.times()[:4])
     entry = variants()[name]
@@ -151,7 +154,7 @@ def resource_usage(code: str) -> dict[str, int]:
     return {key: int(value) for key, value in re.findall(r"\b(REG|STACK|LOCAL):(\d+)", code)}
 
 
-def faults(rows: list[dict]) -> list[str]:
+def faults(rows: list[Manifest]) -> list[str]:
     found = [f"{name} is launched but stands in no AOT list" for name in unlisted()]
     for row in rows:
         who = f"{row['kernel']} on sm_{row['arch']}"
@@ -168,7 +171,7 @@ def faults(rows: list[dict]) -> list[str]:
     return found
 
 
-def compile_all(work: list[tuple[str, int]], jobs: int) -> list[dict]:
+def compile_all(work: list[tuple[str, int]], jobs: int) -> list[Manifest]:
     if not work:
         return []
     spawn = multiprocessing.get_context("spawn")  # torch's threads do not survive a fork
@@ -176,13 +179,13 @@ def compile_all(work: list[tuple[str, int]], jobs: int) -> list[dict]:
         return list(pool.map(compile_one, *zip(*work)))
 
 
-def recorded(file: Path) -> list[dict]:
+def recorded(file: Path) -> list[Manifest]:
     """Rows of an earlier report, of kernels that are still there."""
     rows = json.loads(file.read_text())["rows"] if file.exists() else []
     return [row for row in rows if row["kernel"] in variants()]
 
 
-def unchanged(rows: list[dict]) -> list[dict]:
+def unchanged(rows: list[Manifest]) -> list[Manifest]:
     """Those that would come out the same again."""
     now = {name: fingerprint(entry) for name, entry in variants().items()}
     return [row for row in rows if row.get("fingerprint") == now[row["kernel"]]]

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from accel.kernels.blend import blend_op, feather_op
-from benchmarks.harness import bench_kernel
+from benchmarks.harness import Call, Picture, bench_kernel
 
 LEVELS = 4
 
@@ -20,7 +20,7 @@ def mask(size: int) -> torch.Tensor:  # [1, size, size] an ellipse about as larg
     return ((1.05 - far) * 10).clamp(0, 1)[None]
 
 
-def opencv_feather(masks, erode_px, blur_px):
+def opencv_feather(masks: torch.Tensor, erode_px: float, blur_px: float) -> dict[str, Call]:
     cv2.setNumThreads(1)
     picture = masks[0].numpy()
     reach = int(erode_px)
@@ -28,30 +28,32 @@ def opencv_feather(masks, erode_px, blur_px):
     disc = (x * x + y * y <= erode_px * erode_px).astype(np.uint8)
     side = (2 * math.ceil(3 * blur_px) + 1,) * 2
 
-    def run():
+    def run() -> Picture:
         eroded = cv2.erode(picture, disc, borderType=cv2.BORDER_CONSTANT, borderValue=0)
         return cv2.GaussianBlur(eroded, side, blur_px, borderType=cv2.BORDER_CONSTANT)
 
     return {"cv2 erode + GaussianBlur": run}
 
 
-def opencv_pyramid(front, back, masks, levels):
+def opencv_pyramid(
+    front: torch.Tensor, back: torch.Tensor, masks: torch.Tensor, levels: int
+) -> dict[str, Call]:
     """Pyramids of all three pictures, as the textbooks have it, on [H, W, 3] as OpenCV likes it."""
     cv2.setNumThreads(1)
     three = masks[:, None].expand_as(front)
     pictures = [t[0].permute(1, 2, 0).contiguous().numpy() for t in (front, back, three)]
 
-    def run():
-        pyramids = []
+    def run() -> Picture:
+        pyramids: list[list[Picture]] = []
         for picture in pictures:
             pyramids.append([picture])
             for _ in range(levels):
                 pyramids[-1].append(cv2.pyrDown(pyramids[-1][-1]))
-        front, back, share = pyramids
-        out = back[-1] + share[-1] * (front[-1] - back[-1])
+        fronts, backs, share = pyramids
+        out = backs[-1] + share[-1] * (fronts[-1] - backs[-1])
         for i in range(levels - 1, -1, -1):
-            size = front[i].shape[1::-1]
-            f, b = (p[i] - cv2.pyrUp(p[i + 1], dstsize=size) for p in (front, back))
+            size = fronts[i].shape[1::-1]
+            f, b = (p[i] - cv2.pyrUp(p[i + 1], dstsize=size) for p in (fronts, backs))
             out = b + share[i] * (f - b) + cv2.pyrUp(out, dstsize=size)
         return out
 

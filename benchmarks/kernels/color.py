@@ -13,13 +13,13 @@ from accel.kernels.color import (
     illumination_op,
     relight_op,
 )
-from benchmarks.harness import bench_kernel
+from benchmarks.harness import Args, Call, Picture, bench_kernel
 
 SIZES = {"256 px": (1, 256), "256 px x4": (4, 256), "512 px": (1, 512)}
 GRID = 16
 
 
-def crops_and_masks(count, side):
+def crops_and_masks(count: int, side: int) -> tuple[torch.Tensor, torch.Tensor]:
     make = torch.Generator().manual_seed(0)
     crops = torch.rand(count, 3, side, side, generator=make)
     y, x = torch.meshgrid(*[torch.linspace(-1, 1, side)] * 2, indexing="ij")
@@ -27,18 +27,18 @@ def crops_and_masks(count, side):
     return crops, masks
 
 
-def relight_case(count, side):
+def relight_case(count: int, side: int) -> Args:
     crops, masks = crops_and_masks(count, side)
     stats, light = color_stats(crops, masks), illumination(crops, masks, GRID)
     return crops, stats, stats * 0.9 + 2, light, light * 1.05, 0.75, 1.6
 
 
-def pictures(crops):
+def pictures(crops: torch.Tensor) -> list[Picture]:
     return [np.ascontiguousarray(c.permute(1, 2, 0).numpy()) for c in crops]
 
 
-def stats_peer(crops, masks):
-    def opencv():
+def stats_peer(crops: torch.Tensor, masks: torch.Tensor) -> dict[str, Call]:
+    def opencv() -> None:
         for picture, mask in zip(given, masks.numpy()):
             lab = cv2.cvtColor(picture, cv2.COLOR_RGB2Lab)
             total = mask.sum()
@@ -49,8 +49,8 @@ def stats_peer(crops, masks):
     return {"opencv + numpy": opencv}
 
 
-def light_peer(crops, masks, grid):
-    def opencv():
+def light_peer(crops: torch.Tensor, masks: torch.Tensor, grid: int) -> dict[str, Call]:
+    def opencv() -> None:
         for picture, mask in zip(given, masks.numpy()):
             lab = cv2.cvtColor(picture, cv2.COLOR_RGB2Lab) * mask[..., None]
             cells = cv2.resize(np.dstack([lab, mask]), (grid, grid), interpolation=cv2.INTER_AREA)
@@ -61,8 +61,11 @@ def light_peer(crops, masks, grid):
     return {"opencv + numpy": opencv}
 
 
-def relight_peer(crops, source_stats, target_stats, source_light, target_light, strength, gain):
-    def opencv():
+def relight_peer(
+    crops: torch.Tensor, source_stats: torch.Tensor, target_stats: torch.Tensor,
+    source_light: torch.Tensor, target_light: torch.Tensor, strength: float, gain: float,
+) -> dict[str, Call]:  # fmt: skip
+    def opencv() -> None:
         size = crops.shape[3], crops.shape[2]
         for i, picture in enumerate(given):
             lab = cv2.cvtColor(picture, cv2.COLOR_RGB2Lab)
@@ -85,10 +88,10 @@ def main() -> None:
     cv2.setNumThreads(1)
     cases = [(label, crops_and_masks(*size)) for label, size in SIZES.items()]
     bench_kernel(color_stats_op, cases, peers=stats_peer)
-    cases = [(label, (*args, GRID)) for label, args in cases]
-    bench_kernel(illumination_op, cases, peers=light_peer)
-    cases = [(label, relight_case(*size)) for label, size in SIZES.items()]
-    bench_kernel(relight_op, cases, peers=relight_peer)
+    with_grid = [(label, (*args, GRID)) for label, args in cases]
+    bench_kernel(illumination_op, with_grid, peers=light_peer)
+    lit = [(label, relight_case(*size)) for label, size in SIZES.items()]
+    bench_kernel(relight_op, lit, peers=relight_peer)
 
 
 if __name__ == "__main__":

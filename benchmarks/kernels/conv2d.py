@@ -13,6 +13,7 @@ import argparse
 import importlib
 import struct
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +21,7 @@ import torch
 import torch.nn.functional as F
 
 from accel.kernels.conv2d import op, pack
-from benchmarks.harness import Call, bench_kernel, kept, save
+from benchmarks.harness import Args, Call, bench_kernel, kept, save
 
 LAST = torch.channels_last
 # batch, inputs, outputs, height, width, kernel, stride
@@ -49,7 +50,10 @@ SHAPES = {
 }
 
 
-def case(batch, inputs, outputs, height, width, kernel, stride, layout=torch.contiguous_format):
+def case(
+    batch: int, inputs: int, outputs: int, height: int, width: int, kernel: int, stride: int,
+    layout: torch.memory_format = torch.contiguous_format,
+) -> Args:  # fmt: skip
     make = torch.Generator().manual_seed(0)
     x = torch.randn(batch, inputs, height, width, generator=make).contiguous(memory_format=layout)
     weight = torch.randn(outputs, inputs, kernel, kernel, generator=make)
@@ -58,7 +62,10 @@ def case(batch, inputs, outputs, height, width, kernel, stride, layout=torch.con
     return x, weight, bias, None, stride, kernel // 2, 1, 1.0
 
 
-def peers(x, weight, bias, residual, stride, padding, groups, slope) -> dict[str, Call]:
+def peers(
+    x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, residual: torch.Tensor | None,
+    stride: int, padding: int, groups: int, slope: float,
+) -> dict[str, Call]:  # fmt: skip
     found: dict[str, Call] = {}
     last, weight_last = x.contiguous(memory_format=LAST), weight.contiguous(memory_format=LAST)
     args = x, weight, bias, residual, stride, padding, groups, slope
@@ -87,16 +94,18 @@ def peers(x, weight, bias, residual, stride, padding, groups, slope) -> dict[str
     for name, call in found.items():
         got = call()
         got = got if torch.is_tensor(got) else torch.from_numpy(np.array(got)).view_as(expected)
-        error = float((got - expected).abs().max() / expected.abs().max())
-        if not error < 1e-2:
-            raise SystemExit(f"{name} differs from torch by {error}")
+        off = float((got - expected).abs().max() / expected.abs().max())
+        if not off < 1e-2:
+            raise SystemExit(f"{name} differs from torch by {off}")
     return found
 
 
-def packed(x, weight, bias, stride, padding) -> Call:
+def packed(
+    x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, stride: int, padding: int
+) -> Call:
     """Return torch's convolution with weights in oneDNN's own order, both channels-last."""
     pairs = [padding] * 2, [stride] * 2, [1, 1]
-    ordered = torch._C._nn.mkldnn_reorder_conv2d_weight(
+    ordered = torch._C._nn.mkldnn_reorder_conv2d_weight(  # type: ignore[call-arg]
         weight.to_mkldnn(), *pairs, 1, list(x.shape)
     )
     return lambda: torch.ops.mkldnn._convolution_pointwise(
@@ -104,7 +113,9 @@ def packed(x, weight, bias, stride, padding) -> Call:
     )
 
 
-def as_onnx(x, weight, bias, stride, padding) -> bytes:
+def as_onnx(
+    x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, stride: int, padding: int
+) -> bytes:
     from onnx import TensorProto, helper, numpy_helper
 
     node = helper.make_node(
@@ -119,10 +130,13 @@ def as_onnx(x, weight, bias, stride, padding) -> bytes:
         [numpy_helper.from_array(t.numpy(), n) for t, n in ((weight, "w"), (bias, "b"))],
     )
     opset = [helper.make_opsetid("", 13)]
-    return helper.make_model(graph, opset_imports=opset, ir_version=8).SerializeToString()
+    model: bytes = helper.make_model(graph, opset_imports=opset, ir_version=8).SerializeToString()
+    return model
 
 
-def onnxruntime(x, weight, bias, stride, padding) -> Call:
+def onnxruntime(
+    x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, stride: int, padding: int
+) -> Call:
     runtime = importlib.import_module("onnxruntime")
     options = runtime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
@@ -132,7 +146,9 @@ def onnxruntime(x, weight, bias, stride, padding) -> Call:
     return lambda: session.run(None, feed)[0]
 
 
-def openvino(x, weight, bias, stride, padding) -> Call:
+def openvino(
+    x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, stride: int, padding: int
+) -> Call:
     core = importlib.import_module("openvino").Core()
     settings = {
         "INFERENCE_NUM_THREADS": torch.get_num_threads(),
@@ -145,7 +161,9 @@ def openvino(x, weight, bias, stride, padding) -> Call:
     return lambda: next(iter(request.infer(feed, share_inputs=True).values()))
 
 
-def ncnn(x, weight, bias, stride, padding) -> Call:
+def ncnn(
+    x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, stride: int, padding: int
+) -> Call:
     library = importlib.import_module("ncnn")
     outputs, _, kernel, _ = weight.shape
     text = (
@@ -163,7 +181,7 @@ def ncnn(x, weight, bias, stride, padding) -> Call:
         network.load_model(str(binary))
     mats = [library.Mat(image.numpy()) for image in x]
 
-    def run():
+    def run() -> object:
         results = []
         for mat in mats:
             extractor = network.create_extractor()
@@ -174,7 +192,9 @@ def ncnn(x, weight, bias, stride, padding) -> Call:
     return run
 
 
-def mnn(x, weight, bias, stride, padding) -> Call:
+def mnn(
+    x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, stride: int, padding: int
+) -> Call:
     library = importlib.import_module("MNN")
     tools = importlib.import_module("_tools")  # its console command installs telemetry
     with tempfile.TemporaryDirectory() as folder:
@@ -197,7 +217,7 @@ def mnn(x, weight, bias, stride, padding) -> Call:
     given = expr.convert(expr.const(x.numpy(), list(x.shape), expr.NCHW), expr.NC4HW4)
     given.read()
 
-    def run():
+    def run() -> object:
         return expr.convert(module.onForward([given])[0], expr.NCHW).read()
 
     return run
@@ -210,9 +230,10 @@ def main(only: str = "") -> None:
     rows = kept(op.name, [{"case": label} for label, _ in cases], "case")
     with torch.no_grad():
         result = bench_kernel(op, cases, peers=peers, rounds=7)
-    result["rows"] += [row for row in rows if row["case"] in SHAPES]
-    result["rows"].sort(key=lambda row: list(SHAPES).index(row["case"]))
-    save(op.name, result)
+    every: list[Mapping[str, object]] = [*result["rows"]]
+    every += [row for row in rows if row["case"] in SHAPES]
+    every.sort(key=lambda row: list(SHAPES).index(str(row["case"])))
+    save(op.name, {**result, "rows": every})
 
 
 if __name__ == "__main__":

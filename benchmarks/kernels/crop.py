@@ -19,7 +19,7 @@ import torch
 
 from accel.kernels.crop import op
 from accel.kernels.planes import Planes, yuv_layout
-from benchmarks.harness import bench_kernel
+from benchmarks.harness import Args, Call, Picture, bench_kernel
 
 WIDTH, HEIGHT = 1920, 1080
 FACES = [(200, 192), (200, 256), (200, 512), (400, 192), (400, 256), (400, 512)]
@@ -29,12 +29,13 @@ DETECTORS = [128, 192, 256]
 def frame() -> Planes:
     """Waves and noise; what the samples are changes no implementation's work."""
     draw = np.random.default_rng(0)
-    planes = []
+    planes: list[torch.Tensor] = []
     for shape in ((HEIGHT, WIDTH), (HEIGHT // 2, WIDTH // 2), (HEIGHT // 2, WIDTH // 2)):
         y, x = np.mgrid[: shape[0], : shape[1]]
         wave = 128 + 60 * np.sin(x / 37) * np.cos(y / 23) + draw.normal(0, 8, shape)
         planes.append(torch.from_numpy(wave.clip(16, 235).astype(np.uint8)))
-    return Planes(*planes, yuv_layout())
+    c0, c1, c2 = planes
+    return Planes(c0, c1, c2, yuv_layout())
 
 
 def face(face_px: int, size: int, degrees: float = 7.0) -> torch.Tensor:
@@ -52,7 +53,7 @@ def whole(size: int) -> torch.Tensor:
     return torch.tensor([[[scale, 0, edge], [0, scale, edge + down]]])
 
 
-def case(planes: Planes, matrices: torch.Tensor, size: int) -> tuple:
+def case(planes: Planes, matrices: torch.Tensor, size: int) -> Args:
     of = planes.layout
     return (
         planes.c0, planes.c1, planes.c2, matrices, size, size, list(of.to_rgb), [2.0] * 3,
@@ -68,36 +69,43 @@ def picture(*planes: torch.Tensor) -> av.VideoFrame:
     return out
 
 
-def peers(c0, c1, c2, matrices, size, *rest) -> dict:
+def peers(
+    c0: torch.Tensor,
+    c1: torch.Tensor,
+    c2: torch.Tensor,
+    matrices: torch.Tensor,
+    size: int,
+    *rest: object,
+) -> dict[str, Call]:
     cv2.setNumThreads(1)
     source, matrix = picture(c0, c1, c2), matrices[0].double().numpy()
     convert = av.video.reformatter.VideoReformatter().reformat
     shrink = av.video.reformatter.VideoReformatter().reformat
     calm = {"threads": 1}  # the clock counts every thread, so a second one gains nothing
 
-    def rgb():
+    def rgb() -> Picture:
         return convert(source, format="rgb24", **calm).to_ndarray()
 
-    def warp_then_scale():
+    def warp_then_scale() -> Picture:
         warped = cv2.warpAffine(rgb(), matrix, (size, size))
         return np.ascontiguousarray((warped.astype(np.float32) * (2 / 255) - 1).transpose(2, 0, 1))
 
-    def warp_then_blob():
+    def warp_then_blob() -> Picture:
         warped = cv2.warpAffine(rgb(), matrix, (size, size))
         return cv2.dnn.blobFromImage(warped, 2 / 255, mean=(127.5,) * 3)
 
-    def scale_then_warp():
+    def scale_then_warp() -> Picture:
         full = rgb().astype(np.float32) * np.float32(2 / 255) - 1
         return np.ascontiguousarray(cv2.warpAffine(full, matrix, (size, size)).transpose(2, 0, 1))
 
-    calls = {
+    calls: dict[str, Call] = {
         "swscale, warp u8, float": warp_then_scale,
         "swscale, warp u8, blob": warp_then_blob,
         "swscale, float, warp": scale_then_warp,
     }
     if matrix[0, 1] == 0:
 
-        def shrunk():
+        def shrunk() -> Picture:
             high = size * HEIGHT // WIDTH
             small = shrink(
                 source, format="rgb24", width=size, height=high, interpolation="AREA", **calm

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import cv2
 import numpy as np
 import torch
 
 from accel.kernels.cut import backward, op
 from accel.kernels.planes import yuv_layout
-from benchmarks.harness import bench_kernel
+from benchmarks.harness import Args, Call, bench_kernel
 
 
-def case(size: int, scale: float, step: int, as_float: bool):
+def case(size: int, scale: float, step: int, as_float: bool) -> Args:
     rng = np.random.default_rng(0)
     planes = [
         torch.from_numpy(cv2.GaussianBlur(rng.integers(0, 256, s, dtype=np.uint8), (0, 0), 2))
@@ -27,13 +29,17 @@ def case(size: int, scale: float, step: int, as_float: bool):
     )  # fmt: skip
 
 
-def opencv(c0, c1, c2, luma, chroma, size, color, outside, step, as_float):
+def opencv(
+    c0: torch.Tensor, c1: torch.Tensor, c2: torch.Tensor, luma: list[float], chroma: list[float],
+    size: int, color: list[float],
+    outside: list[int], step: int, as_float: bool,
+) -> dict[str, Call]:  # fmt: skip
     """Every plane warped at full size, then the colours: what there is without a kernel."""
     matrices = [np.array(luma).reshape(2, 3)] + [np.array(_full(chroma, step))] * 2
     matrix = np.array(color).reshape(3, 4) * 255
     flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
 
-    def run():
+    def run() -> object:
         codes = [
             cv2.warpAffine(p.numpy(), m, (size, size), flags=flags, borderValue=o)
             for p, m, o in zip((c0, c1, c2), matrices, outside)
@@ -44,7 +50,7 @@ def opencv(c0, c1, c2, luma, chroma, size, color, outside, step, as_float):
     return {"opencv": run}
 
 
-def _full(back, step):
+def _full(back: Sequence[float], step: int) -> list[list[float]]:
     """The matrix of single pixels, from that of squares of `step` pixels."""
     a, b, x, c, d, y = back
     shift = (step - 1) / 2 / step

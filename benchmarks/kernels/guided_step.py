@@ -13,13 +13,13 @@ from torch import Tensor
 
 from accel.kernels.guided_step import HEAD, NUMBERS, OUTPUTS, SLOTS, TERMS, op
 from accel.sampling.steps import Line, blend
-from benchmarks.harness import Call, bench_kernel
+from benchmarks.harness import Args, Call, bench_kernel
 
 LATENTS = {"SD 512": 4 * 64 * 64, "SDXL 1024": 4 * 128 * 128, "SDXL 1024 x8": 8 * 4 * 128 * 128}
 SIGMA, FOLLOWING, BEFORE, SCALE = 3.0, 2.0, 4.4, 7.0
 
 
-def case(n: int) -> tuple:
+def case(n: int) -> Args:
     """The coefficients of one step of DPM++ 2M; values are x, what was denoised before, and now."""
     numbers, slots = torch.zeros(1, NUMBERS), torch.full((1, SLOTS), -1, dtype=torch.int32)
     share, change = FOLLOWING / SIGMA, 0.53
@@ -33,7 +33,15 @@ def case(n: int) -> tuple:
     return values, inputs, torch.randn(n), torch.randn(n), numbers, slots, step
 
 
-def in_torch(values, inputs, cond, uncond, numbers, slots, step) -> dict[str, Call]:
+def in_torch(
+    values: torch.Tensor,
+    inputs: torch.Tensor,
+    cond: torch.Tensor,
+    uncond: torch.Tensor,
+    numbers: torch.Tensor,
+    slots: torch.Tensor,
+    step: torch.Tensor,
+) -> dict[str, Call]:
     """What the samplers' own functions do, operation by operation."""
     x, before = values[0].clone(), values[1].clone()
 
@@ -44,7 +52,8 @@ def in_torch(values, inputs, cond, uncond, numbers, slots, step) -> dict[str, Ca
         clean = x - SIGMA * predicted
         target = clean + line.extend(clean, 0.4)
         following = blend(target, x, FOLLOWING / SIGMA)
-        return (following / (FOLLOWING**2 + 1) ** 0.5).repeat(2)
+        inputs_next: torch.Tensor = (following / (FOLLOWING**2 + 1) ** 0.5).repeat(2)
+        return inputs_next
 
     return {"operation by operation": run}
 

@@ -12,19 +12,26 @@ import numpy as np
 import torch
 
 from accel.kernels.mark import op
-from benchmarks.harness import bench_kernel
+from benchmarks.harness import Args, Call, bench_kernel
 
 SIZES = {"360p": (360, 640), "720p": (720, 1280), "1080p": (1080, 1920), "2160p": (2160, 3840)}
 
 
-def case(height: int, width: int, changed: bool = False) -> tuple:
+def case(height: int, width: int, changed: bool = False) -> Args:
     draw = torch.Generator().manual_seed(0)
     plane = torch.randint(16, 236, (height, width), generator=draw).to(torch.uint8)
     pattern = torch.randint(-3, 4, (height, width), generator=draw).to(torch.int8)
     return plane, pattern, plane.clone() if changed else None, 8, 0, 0
 
 
-def peers(plane, pattern, before, bits, top, left) -> dict:
+def peers(
+    plane: torch.Tensor,
+    pattern: torch.Tensor,
+    before: torch.Tensor | None,
+    bits: int,
+    top: int,
+    left: int,
+) -> dict[str, Call]:
     cv2.setNumThreads(1)
     if before is not None:
         return {}

@@ -14,7 +14,7 @@ from accel.kernels.geglu import op as geglu_op
 from accel.kernels.group_norm_silu import op as norm_op
 from accel.kernels.layer_norm import op as layer_op
 from accel.kernels.to_uint8 import op as bytes_op
-from benchmarks.harness import bench_kernel
+from benchmarks.harness import Args, bench_kernel
 
 HEADS = [  # batch, heads, queries, keys, width of a head
     (1, 8, 4096, 4096, 40), (2, 8, 1024, 1024, 80), (2, 8, 256, 256, 160), (2, 8, 4096, 77, 40),
@@ -28,14 +28,14 @@ PICTURES = [(1, 3, 512, 512), (4, 3, 512, 512)]
 GATES = [(8192, 2560), (4096, 2560), (2048, 5120), (512, 10240)]
 
 
-def heads(batch: int, count: int, queries: int, keys: int, dim: int) -> tuple:
+def heads(batch: int, count: int, queries: int, keys: int, dim: int) -> Args:
     """Queries, keys and values as a layer gives them: heads of one position side by side."""
     q = torch.randn(batch, queries, count, dim).transpose(1, 2)
     k, v = (torch.randn(batch, keys, count, dim).transpose(1, 2) for _ in range(2))
     return q, k, v, dim**-0.5, False
 
 
-def norms(last: bool) -> list[tuple[str, tuple]]:
+def norms(last: bool) -> list[tuple[str, Args]]:
     cases = []
     for shape in NORMS:
         x, weight, bias = torch.randn(shape), torch.randn(shape[1]), torch.randn(shape[1])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from accel.kernels.optimise import adabelief_op, rmsprop_op
-from benchmarks.harness import bench_kernel
+from benchmarks.harness import Call, bench_kernel
 
 WEIGHTS = {"512 x 512 x 3 x 3": 2_359_296, "a million": 1_000_000}
 
@@ -15,11 +15,14 @@ def tensors(n: int, count: int) -> list[torch.Tensor]:
     return [torch.rand(n, generator=make) * 1e-3 for _ in range(count)]
 
 
-def eager_rmsprop(weight, square, grad, lr, rho, eps, scale, limit, seed):
+def eager_rmsprop(
+    weight: torch.Tensor, square: torch.Tensor, grad: torch.Tensor, lr: float, rho: float,
+    eps: float, scale: float, limit: float, seed: int,
+) -> dict[str, Call]:  # fmt: skip
     """With torch's own random numbers, as a plain training would have it."""
     weight, square = weight.clone(), square.clone()
 
-    def run():
+    def run() -> None:
         square.mul_(rho).addcmul_(grad, grad, value=1 - rho)
         move = lr * grad / (square.sqrt() + eps)
         weight.sub_(move * torch.bernoulli(torch.full_like(move, limit / 2**32)))
@@ -27,10 +30,13 @@ def eager_rmsprop(weight, square, grad, lr, rho, eps, scale, limit, seed):
     return {"torch expressions": run}
 
 
-def eager_adabelief(weight, mean, spread, grad, lr, beta1, beta2, eps, scale, limit, seed):
+def eager_adabelief(
+    weight: torch.Tensor, mean: torch.Tensor, spread: torch.Tensor, grad: torch.Tensor,
+    lr: float, beta1: float, beta2: float, eps: float, scale: float, limit: float, seed: int,
+) -> dict[str, Call]:  # fmt: skip
     weight, mean, spread = weight.clone(), mean.clone(), spread.clone()
 
-    def run():
+    def run() -> None:
         mean.lerp_(grad, 1 - beta1)
         spread.mul_(beta2).add_((grad - mean).square_(), alpha=1 - beta2)
         move = lr * mean / (spread.sqrt() + eps)

@@ -11,6 +11,8 @@ that it needs are listed apart.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import cv2
 import numpy as np
@@ -19,13 +21,13 @@ from numba import njit
 
 from accel.kernels.paste import op
 from accel.kernels.planes import Planes, yuv_layout
-from benchmarks.harness import bench_kernel
+from benchmarks.harness import Args, Call, Picture, bench_kernel
 
 LAYOUT = yuv_layout()
 SIZE = (1080, 1920)
 
 
-def case(face_px: int, side: int):
+def case(face_px: int, side: int) -> Args:
     """Arguments of the op: an oval mask with a soft edge, the face turned by 8 degrees."""
     rng = torch.Generator().manual_seed(0)
     shapes = (SIZE, (SIZE[0] // 2, SIZE[1] // 2), (SIZE[0] // 2, SIZE[1] // 2))
@@ -48,7 +50,7 @@ def case(face_px: int, side: int):
 class Part:
     """One group's share of the frame, cut to the mask's bounds, and the warp that fills it."""
 
-    def __init__(self, args, step: int, site: tuple[float, float]):
+    def __init__(self, args: Args, step: int, site: tuple[float, float]):
         mask, matrix = args[4][0].numpy(), args[5][0].double().numpy()
         rows, columns = np.nonzero(mask > 0)
         linear = matrix[:, :2]
@@ -69,7 +71,7 @@ class Part:
         taps = [(i + 0.5) / self.k - 0.5 for i in range(self.k)]
         self.taps = np.array([self.along @ (x, y) for y in taps for x in taps], np.float32)
 
-    def average(self, picture, border):
+    def average(self, picture: Picture, border: int) -> Picture:
         """Return the footprint averages: a warp at k times the size, then k by k means."""
         size = (self.size[0] * self.k, self.size[1] * self.k)
         flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
@@ -77,25 +79,25 @@ class Part:
         return large if self.k == 1 else cv2.resize(large, self.size, interpolation=cv2.INTER_AREA)
 
 
-def peers(*args):
+def peers(*args: Any) -> dict[str, Call]:
     planes = [plane.clone().numpy() for plane in args[:3]]
     crop, mask = args[3][0].numpy(), args[4][0].numpy()
     affine = np.array(args[8], np.float32).reshape(3, 4)
     site = (args[11], args[12])
     parts = [Part(args, 1, (0, 0)), Part(args, 2, site)]
 
-    def codes():
+    def codes() -> Picture:
         rgb = cv2.merge([crop[0], crop[1], crop[2]])
         rgb = np.clip(rgb, 0, 1, out=rgb)
         return cv2.transform(rgb, affine)
 
-    def blend(plane, part, color, alpha):
+    def blend(plane: Picture, part: Part, color: Picture, alpha: Picture) -> None:
         region = plane[part.cut]
         keep = cv2.subtract(1.0, alpha)
         old = region.astype(np.float32)
         region[:] = cv2.convertScaleAbs(cv2.blendLinear(color, old, alpha, keep))
 
-    def cv2_planes():
+    def cv2_planes() -> None:
         """Colour with the border repeated, the mask with zeros outside, as in the definition."""
         staged = codes()
         for part, channels in zip(parts, ((0,), (1, 2))):
@@ -104,7 +106,7 @@ def peers(*args):
                 color = part.average(cv2.extractChannel(staged, channel), cv2.BORDER_REPLICATE)
                 blend(planes[channel], part, color, alpha)
 
-    def cv2_planes_four():
+    def cv2_planes_four() -> None:
         """All four channels in one warp; equal only because this mask is 0 at the border."""
         staged = cv2.merge([*cv2.split(codes()), mask])
         for part, channels in zip(parts, ((0,), (1, 2))):
@@ -112,7 +114,7 @@ def peers(*args):
             for channel in channels:
                 blend(planes[channel], part, means[channel], means[3])
 
-    def numba_planes():
+    def numba_planes() -> None:
         for part, channels in zip(parts, ((0,), (1, 2))):
             _fused(
                 *(planes[channels[i % len(channels)]][part.cut] for i in (0, 1)), crop, mask,
@@ -125,7 +127,7 @@ def peers(*args):
     whole = Part(args, 1, (0, 0))
     flat = np.column_stack([whole.along, whole.base])
 
-    def bgr_region():
+    def bgr_region() -> None:
         flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
         warped = cv2.warpAffine(face, flat, whole.size, flags=flags)
         alpha = cv2.warpAffine(mask, flat, whole.size, flags=flags)
@@ -136,7 +138,7 @@ def peers(*args):
 
     i420 = np.concatenate([plane.ravel() for plane in planes]).reshape(SIZE[0] * 3 // 2, SIZE[1])
 
-    def convert():
+    def convert() -> None:
         cv2.cvtColor(cv2.cvtColor(i420, cv2.COLOR_YUV2BGR_I420), cv2.COLOR_BGR2YUV_I420)
 
     _check(args, planes, (cv2_planes, cv2_planes_four, numba_planes))
@@ -149,7 +151,7 @@ def peers(*args):
     }
 
 
-def _check(args, planes, calls):
+def _check(args: Args, planes: list[Picture], calls: Sequence[Callable[[], None]]) -> None:
     """A peer counts only if it does the same: compare each with the reference."""
     before = [plane.copy() for plane in planes]
     expected = [plane.clone() for plane in args[:3]]
@@ -167,7 +169,10 @@ def _check(args, planes, calls):
 
 
 @njit(fastmath={"contract", "reassoc", "nsz", "arcp"}, nogil=True)
-def _fused(first, second, crop, mask, to_first, to_second, count, base, along, taps):
+def _fused(
+    first: Picture, second: Picture, crop: Picture, mask: Picture, to_first: Picture,
+    to_second: Picture, count: int, base: Picture, along: Picture, taps: Picture,
+) -> None:  # fmt: skip
     """One pass straight from the crop, nothing staged: four taps of four channels a sample."""
     side = mask.shape[0]
     zero, one, last = np.float32(0), np.float32(1), np.float32(side - 1)
@@ -207,7 +212,9 @@ def _fused(first, second, crop, mask, to_first, to_second, count, base, along, t
 
 
 @njit(inline="always")
-def _bilinear(picture, x, y, w00, w01, w10, w11):
+def _bilinear(
+    picture: Picture, x: int, y: int, w00: float, w01: float, w10: float, w11: float
+) -> float:
     return (
         w00 * picture[y, x]
         + w01 * picture[y, x + 1]
@@ -223,7 +230,8 @@ def main() -> None:
         for face_px in (200, 400)
         for side in (256, 512)
     ]
-    frame = Planes(*cases[0][1][:3], LAYOUT)
+    c0, c1, c2 = cases[0][1][:3]
+    frame = Planes(c0, c1, c2, LAYOUT)
     bench_kernel(
         op, cases, peers=peers,
         note=f"one face, {frame.width}x{frame.height} yuv420p 8 bit, 8 degrees, oval mask "

@@ -13,12 +13,12 @@ import numpy as np
 import torch
 
 from accel.kernels.raster import op
-from benchmarks.harness import bench_kernel
+from benchmarks.harness import Args, Call, bench_kernel
 
 MODEL = Path(__file__).parents[2] / "accel/assets/canonical_face_model.obj"
 
 
-def head(size: int, faces: int = 1) -> tuple:
+def head(size: int, faces: int = 1) -> Args:
     """The face model, 468 vertices and 898 triangles, turned a little, about 0.7 of the crop."""
     lines = [line.split() for line in MODEL.read_text().splitlines()]
     vertices = torch.tensor([[float(c) for c in v[1:]] for v in lines if v[:1] == ["v"]])
@@ -39,12 +39,16 @@ def head(size: int, faces: int = 1) -> tuple:
     )
 
 
-def warp_each(textures, texture_points, points, weights, triangles, which, height, width):
+def warp_each(
+    textures: torch.Tensor, texture_points: torch.Tensor, points: torch.Tensor,
+    weights: torch.Tensor, triangles: torch.Tensor, which: torch.Tensor,
+    height: int, width: int,
+) -> dict[str, Call]:  # fmt: skip
     pictures = textures.permute(0, 2, 3, 1).contiguous().numpy()
     corners = triangles.numpy()
     cv2.setNumThreads(1)
 
-    def run():
+    def run() -> object:
         out = np.zeros((len(points), height, width, 4), np.float32)
         for n in range(len(points)):
             to, source = points[n].numpy(), texture_points[n].numpy()
@@ -55,7 +59,7 @@ def warp_each(textures, texture_points, points, weights, triangles, which, heigh
                 x1, y1 = np.minimum(np.ceil(t.max(0)).astype(int) + 1, (width, height))
                 if x0 >= x1 or y0 >= y1:
                     continue
-                matrix = cv2.getAffineTransform(s, t - np.float32([x0, y0]))
+                matrix = cv2.getAffineTransform(s, t - np.array([x0, y0], np.float32))
                 box = (int(x1 - x0), int(y1 - y0))
                 warped = cv2.warpAffine(picture, matrix, box, borderMode=cv2.BORDER_REPLICATE)
                 mask = np.zeros(box[::-1], np.uint8)

@@ -9,23 +9,23 @@ import numpy as np
 import torch
 
 from accel.kernels.shrink import op
-from benchmarks.harness import bench_kernel
+from benchmarks.harness import Args, Call, bench_kernel
 
 AREA = cv2.INTER_AREA
 
 
-def case(height: int, width: int, side: int, variance: float = 0.0):
+def case(height: int, width: int, side: int, variance: float = 0.0) -> Args:
     rng = np.random.default_rng(0)
     frame = torch.from_numpy(rng.integers(0, 256, (1080, 1920), dtype=np.uint8))
     return frame[:height, :width], side, round(128 * variance), 1 / side**2
 
 
-def opencv(plane, side, beside, share):
+def opencv(plane: torch.Tensor, side: int, beside: float, share: float) -> dict[str, Call]:
     """As many taps in the blur; OpenCV takes them from a deviation."""
     array, sigma = plane.numpy(), math.sqrt(beside / 128)
     size = array.shape[1] // side, array.shape[0] // side
 
-    def run():
+    def run() -> object:
         small = array if side == 1 else cv2.resize(array, size, interpolation=AREA)
         return cv2.GaussianBlur(small, (3, 3), sigma) if beside else small
 

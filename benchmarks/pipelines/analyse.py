@@ -13,17 +13,19 @@ import json
 import time
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import av
 import cv2
 import numpy as np
 import torch
 
+from accel.faces.face import Face
 from accel.faces.find import FaceModels
 from accel.faces.track import Analyser
 from accel.kernels.planes import Planes, yuv_layout
 from accel.pipelines.demo import demo_clip
-from benchmarks.harness import RESULTS, conditions, save
+from benchmarks.harness import RESULTS, Picture, Written, conditions, save
 
 
 def read(path: Path, height: int | None, count: int) -> list[tuple[int, Planes]]:
@@ -38,11 +40,12 @@ def read(path: Path, height: int | None, count: int) -> list[tuple[int, Planes]]
             shape = frame.height // 2, frame.width // 2
             planes = [luma, rest[0].reshape(shape), rest[1].reshape(shape)]
             tensors = [torch.from_numpy(np.ascontiguousarray(p)) for p in planes]
-            frames.append((index, Planes(*tensors, yuv_layout(matrix="bt601"))))
+            c0, c1, c2 = tensors
+            frames.append((index, Planes(c0, c1, c2, yuv_layout(matrix="bt601"))))
     return frames
 
 
-def measure(frames: list[tuple[int, Planes]], rounds: int, **settings) -> dict:
+def measure(frames: list[tuple[int, Planes]], rounds: int, **settings: Any) -> Written:
     models = FaceModels(clock=time.process_time)
     list(Analyser(models=models, **settings).analyse(frames[:2]))  # warm
     totals, seen = [], []
@@ -65,9 +68,9 @@ def measure(frames: list[tuple[int, Planes]], rounds: int, **settings) -> dict:
     }
 
 
-def jitter(seen: list) -> dict:
+def jitter(seen: list[tuple[int, Planes, list[Face]]]) -> Written:
     """Median absolute second difference of landmarks, pixels: all frames, and the stillest 30 %."""
-    paths: dict[int, dict[int, list]] = {}
+    paths: dict[int, dict[int, list[Picture]]] = {}
     for index, _, faces in seen:
         for face in faces:
             paths.setdefault(face.track, {})[index] = [face.raw[:, :2], face.landmarks[:, :2]]

@@ -16,6 +16,7 @@ import json
 import statistics
 import sys
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,7 @@ from torch import Tensor
 from accel.nn.reuse import Answers, Levels, Prompts, ReusingUnet
 from accel.nn.unet import Cut, Unet, UnetConfig
 from accel.pipelines.generate import Model, load
-from benchmarks.harness import RESULTS, conditions, save
+from benchmarks.harness import RESULTS, Call, conditions, save
 from benchmarks.pipelines.networks import random_weights
 
 TRUTH = Path("tests/data/nano_truth.npz")
@@ -132,18 +133,16 @@ def full(side: int) -> None:
     reusing(x, 500.0, prompts, levels, answers=answers)
     answers.freeze()
     times = torch.full((2,), 500.0)
-    calls = {
+    calls: dict[str, Call] = {
         "nothing looked up": lambda: unet(x, times, context),
         "exact": lambda: reusing(x, 500.0, prompts, levels),
         "beyond the gate": lambda: reusing(x[:1], 500.0, alone, levels, answers=answers),
     }
     for branch, cut in cuts.items():
-        calls[f"step cache, branch {branch}"] = lambda cut=cut: reusing(
-            x, 500.0, prompts, levels, cut=cut
-        )
+        calls[f"step cache, branch {branch}"] = partial(reusing, x, 500.0, prompts, levels, cut=cut)
     for ratio in (0.25, 0.5, 0.75):
         merging = ReusingUnet(unet, ratio)
-        calls[f"token merging {ratio}"] = lambda call=merging: call(x, 500.0, prompts, levels)
+        calls[f"token merging {ratio}"] = partial(merging, x, 500.0, prompts, levels)
     seconds: dict[str, list[float]] = {name: [] for name in calls}
     for _ in range(ROUNDS):
         for name, call in calls.items():

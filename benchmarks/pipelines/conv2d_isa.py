@@ -22,7 +22,7 @@ import torch
 import torch.nn.functional as F
 
 from accel.kernels.conv2d import op, pack
-from benchmarks.harness import Call, conditions, interleaved, kept, save
+from benchmarks.harness import Args, Call, Written, conditions, interleaved, kept, save
 from benchmarks.kernels.conv2d import LAST, case, mnn, ncnn, packed
 
 ISAS = {
@@ -67,7 +67,7 @@ SHAPES = {
 OURS = ("contiguous", "channels-last")
 
 
-def calls_of(args: tuple) -> dict[str, Call]:
+def calls_of(args: Args) -> dict[str, Call]:
     x, weight, bias, _, stride, padding, *_ = args
     last, weight_last = x.contiguous(memory_format=LAST), weight.contiguous(memory_format=LAST)
     ready = pack(weight, stride)
@@ -83,7 +83,7 @@ def calls_of(args: tuple) -> dict[str, Call]:
     return calls
 
 
-def peers_of(args: tuple) -> dict[str, Call]:
+def peers_of(args: Args) -> dict[str, Call]:
     """What is timed apart: threads of these still wait, at work, when the next call has begun."""
     x, weight, bias, _, stride, padding, *_ = args
     calls: dict[str, Call] = {}
@@ -95,7 +95,7 @@ def peers_of(args: tuple) -> dict[str, Call]:
     return calls
 
 
-def error_of(args: tuple, outputs: int = 16) -> float:
+def error_of(args: Args, outputs: int = 16) -> float:
     """Largest difference from float64 over the largest value, in the first `outputs` channels."""
     x, weight, bias, _, stride, padding, *_ = args
     some = weight[:outputs].double(), bias[:outputs].double()
@@ -113,7 +113,7 @@ def measure(isa: str, only: str, rounds: int) -> None:
         if only not in label:
             continue
         args = case(*shape)
-        row: dict = {"isa": isa, "case": label, "error": float(f"{error_of(args):.2g}")}
+        row: Written = {"isa": isa, "case": label, "error": float(f"{error_of(args):.2g}")}
         times = interleaved(calls_of(args), rounds=rounds)
         if isa == "avx512":
             times |= interleaved(peers_of(args), rounds=rounds)

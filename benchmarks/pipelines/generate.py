@@ -6,24 +6,26 @@ beside ours.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 
 from accel.pipelines.generate import Model, load
-from benchmarks.harness import conditions, interleaved, save
+from benchmarks.harness import Call, conditions, interleaved, save
 
 STEPS, THREADS = 20, 2
 
 
-def calls_of(ours: Model, peer: Model) -> dict[str, dict]:
+def calls_of(ours: Model, peer: Model) -> dict[str, dict[str, Call]]:
     told = ours.encode_text("a red apple")
     x = torch.randn(2, 4, 16, 16, generator=torch.Generator().manual_seed(0))
     latent = x[:1]
 
-    def both(call):
+    def both(call: Callable[[Model], object]) -> dict[str, Call]:
         return {"accel": lambda: call(ours), "onnxruntime": lambda: call(peer)}
 
     return {
-        "one step with guidance": both(lambda m: m.denoise(x, 500, told)),
+        "one step with guidance": both(lambda m: m.denoise(x, torch.tensor(500.0), told)),
         "decoding 64x64": both(lambda m: m.decode(latent)),
         f"a picture, {STEPS} steps": both(lambda m: m.sample("a red apple", steps=STEPS)),
     }

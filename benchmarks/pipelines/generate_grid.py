@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 import accel
+from benchmarks.harness import Picture
 
 OUTPUT = Path("docs/pictures/nano.png")
 BASE = {"steps": 20, "cfg": 5.0, "seed": 1}
@@ -23,14 +24,15 @@ SCALE, GAP_PX, LETTER_PX, SIDE_PX = 2, 6, 13, 118
 
 def rows_of(
     sampler: accel.Sampler, lora: str | None
-) -> list[tuple[str, list[tuple[str, NDArray]]]]:
-    def made(prompt: str, negative: str = "", **options) -> NDArray:
-        return sampler(prompt, negative, **(BASE | options))[0].rgb
+) -> list[tuple[str, list[tuple[str, Picture]]]]:
+    def made(prompt: str, negative: str = "", **options: Any) -> Picture:
+        picture: Picture = sampler(prompt, negative, **(BASE | options))[0].rgb
+        return picture
 
     apple = made("red apple")
     mask = np.zeros(apple.shape[:2], np.uint8)
     mask[:, apple.shape[1] // 2 :] = 255
-    edit = {"init": apple, "strength": 1.0, "mask": mask, "mask_blur": 1}
+    edit: dict[str, Any] = {"init": apple, "strength": 1.0, "mask": mask, "mask_blur": 1}
     rows = [
         ("prompt", [(p, made(p)) for p in PROMPTS]),
         ("negative prompt", [(n or "none", made("apple", n)) for n in
@@ -50,7 +52,7 @@ def rows_of(
     return rows
 
 
-def drawn(rows: list[tuple[str, list[tuple[str, NDArray]]]]) -> Image.Image:
+def drawn(rows: list[tuple[str, list[tuple[str, Picture]]]]) -> Image.Image:
     side = rows[0][1][0][1].shape[0] * SCALE
     step = side + GAP_PX
     columns = max(len(cells) for _, cells in rows)

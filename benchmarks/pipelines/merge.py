@@ -20,6 +20,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from pathlib import Path
+from typing import Any
 
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # as the command does, see accel/cli
 
@@ -39,7 +40,7 @@ from accel.pipelines.dfl.merge_live import LiveMerger, at_level, encoded
 from accel.pipelines.dfl.merge_page import MergePage
 from accel.pipelines.dfl.workspace import Workspace
 from accel.weights.dfl import part_file, write_data, write_weights
-from benchmarks.harness import _print, conditions, save
+from benchmarks.harness import Figure, conditions, print_rows, save
 from tests.pipelines.dfl.chromium import PROGRAM, Chromium
 
 WIDTH, HEIGHT, ROUNDS = 1920, 1080, 5
@@ -51,7 +52,7 @@ OPTIONS = {
 }  # fmt: skip
 HARD = {"super_resolution": 50, "mode": "seamless"}
 # Settings, and the key that changes them to what the label says.
-KEYS: dict[str, tuple[dict, str]] = {
+KEYS: dict[str, tuple[dict[str, Any], str]] = {
     "mode overlay": ({"mode": "original"}, "1"),
     "mode hist-match": ({}, "2"),
     "mode seamless": ({}, "3"),
@@ -149,7 +150,9 @@ def add_model(folder: Path, resolution: int) -> None:
     config = AutoencoderConfig(archi="df-ud", face_type=FaceType.FULL, **numbers)
     network = Autoencoder(config, torch.Generator().manual_seed(0))
     for decoder in (network.decoder_src, network.decoder_dst):
-        torch.nn.init.constant_(decoder.out_convm.bias, 4.0)
+        bias = decoder.out_convm.bias
+        assert bias is not None
+        torch.nn.init.constant_(bias, 4.0)
     for part, module in network.parts.items():
         write_weights(part_file(folder, "new", "SAEHD", part), to_dfl_order(module))
     write_data(folder / "new_SAEHD_data.dat", {"iter": 1, "options": options})
@@ -197,6 +200,21 @@ def shown_after(browser: Chromium, key: str, is_shifted: bool = False) -> tuple[
     return first, exact
 
 
+class Drawn(Figure):
+    """A key by the processor's clock: the exact picture, and a draft of it."""
+
+    draft_ms: float
+
+
+class Shown(Figure):
+    """A key by the clock on the wall, to the screen: the first picture, and the exact one."""
+
+    p95_ms: float
+    worst_ms: float
+    exact_ms: float
+    drafts: int
+
+
 class Alone:
     """In place of a pool of threads: all work is done by the thread whose time is counted."""
 
@@ -209,14 +227,14 @@ class Alone:
     def __exit__(self, *error: object) -> None: ...
 
 
-def row(label: str, times: list[float]) -> dict:
-    return {
-        "case": label, "implementation": "native", "peer": False,
-        "median_ms": round(statistics.median(times), 1), "ratio_to_ours": 1.0,
-    }  # fmt: skip
+def row(label: str, times: list[float]) -> Figure:
+    return Figure(
+        case=label, implementation="native", peer=False,
+        median_ms=round(statistics.median(times), 1), ratio_to_ours=1.0,
+    )  # fmt: skip
 
 
-def scenes() -> Iterator[tuple[str, dict[str, tuple[dict, str]], LiveMerger]]:
+def scenes() -> Iterator[tuple[str, dict[str, tuple[dict[str, Any], str]], LiveMerger]]:
     """Prefix of the labels, keys, and the merger with all that networks say of its frame."""
     for prefix, unit, resolution in (("", 320, 96), ("close-up, 224 px: ", 560, 224)):
         keys = {label: KEYS[label] for label in (CLOSE if prefix else KEYS)}
@@ -231,18 +249,18 @@ def scenes() -> Iterator[tuple[str, dict[str, tuple[dict, str]], LiveMerger]]:
 
 def by_core() -> None:
     cv2.setNumThreads(1)
-    merge_effects.ThreadPoolExecutor = Alone
-    rows = []
+    setattr(merge_effects, "ThreadPoolExecutor", Alone)  # noqa: B010
+    rows: list[Drawn] = []
     for prefix, keys, live in scenes():
         live.threads = 1
         for label, (before, key) in keys.items():
             exact, draft = measure(live, MergeSettings(**before), key)
-            more = {"draft_ms": round(statistics.median(draft), 1)}
-            rows.append(row(prefix + label, exact) | more)
-    _print("merge, 1080p, key to JPEG", rows)
+            draft_ms = round(statistics.median(draft), 1)
+            rows.append(Drawn(**row(prefix + label, exact), draft_ms=draft_ms))
+    print_rows("merge, 1080p, key to JPEG", rows)
     note = "thread CPU time of the exact picture; draft_ms: of a draft for which nothing is kept"
     save("merge_keys", {"op": "merge", "note": note, "rows": rows, **conditions(1)})
-    merge_effects.ThreadPoolExecutor = ThreadPoolExecutor
+    setattr(merge_effects, "ThreadPoolExecutor", ThreadPoolExecutor)  # noqa: B010
 
 
 @contextmanager
@@ -255,17 +273,17 @@ def shown(live: LiveMerger) -> Iterator[Chromium]:
     shutil.rmtree(folder, ignore_errors=True)
 
 
-def browser_row(label: str, first: list[float], exact: list[float]) -> dict:
-    more = {
-        "p95_ms": round(float(np.percentile(first, 95)), 1),
-        "worst_ms": round(max(first), 1),
-        "exact_ms": round(statistics.median(exact), 1),
-        "drafts": sum(e > f for e, f in zip(exact, first)),
-    }
-    return row(label, first) | more
+def browser_row(label: str, first: list[float], exact: list[float]) -> Shown:
+    return Shown(
+        **row(label, first),
+        p95_ms=round(float(np.percentile(first, 95)), 1),
+        worst_ms=round(max(first), 1),
+        exact_ms=round(statistics.median(exact), 1),
+        drafts=sum(e > f for e, f in zip(exact, first)),
+    )
 
 
-def frame_rows() -> Iterator[dict]:
+def frame_rows() -> Iterator[Shown]:
     """Frame by frame through a film, and from its one end to the other."""
     with tempfile.TemporaryDirectory() as folder:
         make_film(Path(folder))
@@ -289,7 +307,7 @@ def by_clock() -> None:
             for label, (before, key) in keys.items():
                 first, exact = measure_shown(live, browser, MergeSettings(**before), key)
                 rows.append(browser_row(prefix + label, first, exact))
-    _print("merge, 1080p, key to screen", rows)
+    print_rows("merge, 1080p, key to screen", rows)
     note = (
         "wall time from a key to the first picture of it (or word that the frame is being read) in"
         f" headless Chromium, of {PRESSES} presses each, the first included; exact_ms: to the exact"

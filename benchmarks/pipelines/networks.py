@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -25,7 +26,7 @@ from accel.models.export import export_vae_decoder
 from accel.nn import attention, control, layers, unet, vae
 from accel.nn.unet import Unet, UnetConfig
 from accel.nn.vae import Vae, VaeConfig
-from benchmarks.harness import conditions, save
+from benchmarks.harness import Written, conditions, save
 
 Call = Callable[[], object]
 ROUNDS = 3
@@ -40,7 +41,7 @@ def torch_operators(last: bool) -> Iterator[None]:
         op.implementations = [i for i in op.implementations if i.name == "reference"]
     for module in modules:
         if not last and hasattr(module, "channels_last"):
-            module.channels_last = lambda x: x
+            setattr(module, "channels_last", lambda x: x)  # noqa: B010
     try:
         yield
     finally:
@@ -48,10 +49,13 @@ def torch_operators(last: bool) -> Iterator[None]:
             op.implementations = implementations
         for module in modules:
             if hasattr(module, "channels_last"):
-                module.channels_last = layout
+                setattr(module, "channels_last", layout)  # noqa: B010
 
 
-def random_weights(make: Callable[[], nn.Module]) -> nn.Module:
+Network = TypeVar("Network", bound=nn.Module)
+
+
+def random_weights(make: Callable[[], Network]) -> Network:
     with torch.device("meta"):
         network = make()
     network = network.to_empty(device="cpu").eval().requires_grad_(False)
@@ -124,7 +128,7 @@ def both_layouts(call: Call) -> dict[str, Call]:
     }
 
 
-def measure(name: str, calls: dict[str, Call]) -> list[dict]:
+def measure(name: str, calls: dict[str, Call]) -> list[Written]:
     """First call, then the median of calls run in turn; results of one network must agree."""
     results, first = {}, {}
     for label, call in calls.items():

@@ -19,15 +19,16 @@ import importlib.util
 import tempfile
 import time
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import torch
-from onnx import TensorProto, helper, numpy_helper
+from onnx import NodeProto, TensorProto, helper, numpy_helper
 
 from accel.kernels import _native
 from accel.models.onnx import load_onnx
 from accel.weights.assets import asset
-from benchmarks.harness import Call, conditions, interleaved, save
+from benchmarks.harness import Call, Written, conditions, interleaved, save
 from benchmarks.pipelines.sd_peers import apart
 
 EMBEDDED = (
@@ -45,7 +46,7 @@ class _Writer:
     """Collects nodes and random weights."""
 
     def __init__(self) -> None:
-        self.nodes: list = []
+        self.nodes: list[NodeProto] = []
         self.constants: dict[str, np.ndarray] = {}
         self.draw = np.random.default_rng(0)
 
@@ -56,12 +57,12 @@ class _Writer:
         self.constants[name] = values
         return name
 
-    def constant(self, value) -> str:
+    def constant(self, value: object) -> str:
         name = f"w{len(self.constants)}"
         self.constants[name] = np.asarray(value)
         return name
 
-    def add(self, kind: str, *inputs: str, **attributes) -> str:
+    def add(self, kind: str, *inputs: str, **attributes: object) -> str:
         name = f"v{len(self.nodes)}"
         self.nodes.append(helper.make_node(kind, list(inputs), [name], **attributes))
         return name
@@ -120,7 +121,8 @@ def swapper(side: int = 128, width: int = 128) -> bytes:
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)])
     model.ir_version = 8
-    return model.SerializeToString()
+    whole: bytes = model.SerializeToString()
+    return whole
 
 
 def peak() -> float:
@@ -157,8 +159,14 @@ def mnn(source: bytes, feeds: dict[str, np.ndarray], output: str, threads: int) 
 
 
 def compare(
-    label: str, source, rounds: int, limit: float, *, threads: int = 1, with_mnn: bool = False
-) -> dict:
+    label: str,
+    source: Path | bytes,
+    rounds: int,
+    limit: float,
+    *,
+    threads: int = 1,
+    with_mnn: bool = False,
+) -> Written:  # fmt: skip
     """Check that the runtimes agree, then time them."""
     start = time.process_time()
     ours = load_onnx(source, runtime="accel")
@@ -176,16 +184,21 @@ def compare(
         float(np.abs(got[n] - want[n]).max() / max(1.0, np.abs(want[n]).max())) for n in want
     )
     assert error < 1e-3, f"{label}: the runtimes differ by {error}"
-    calls = {"accel": lambda: ours.run(feeds), "onnxruntime": lambda: peer.run(feeds)}
-    if with_mnn and importlib.util.find_spec("MNN"):
+    calls: dict[str, Call] = {
+        "accel": lambda: ours.run(feeds),
+        "onnxruntime": lambda: peer.run(feeds),
+    }
+    if with_mnn and isinstance(source, bytes) and importlib.util.find_spec("MNN"):
         name = next(iter(want))
-        calls["mnn"] = mnn(source, feeds, name, threads)
-        off = np.abs(calls["mnn"]().reshape(want[name].shape) - want[name]).max()
+        calls["mnn"] = theirs = mnn(source, feeds, name, threads)
+        off = np.abs(np.asarray(theirs()).reshape(want[name].shape) - want[name]).max()
         assert off < 1e-2 * max(1.0, np.abs(want[name]).max()), f"{label}: MNN is off by {off}"
     medians = interleaved(calls, rounds=rounds, threads=threads)
+    assert ours._plan is not None
     program = ours._plan.program({n: torch.from_numpy(a) for n, a in feeds.items()})
     work = program.operations if program else 0
-    row = {
+    share = work / medians["accel"] / (limit * threads)
+    row: Written = {
         "network": label,
         "threads": threads,
         "clock": "process CPU time" if threads == 1 else "wall",
@@ -196,7 +209,7 @@ def compare(
             if peer != "accel"
         },
         "gflop": round(work / 1e9, 4),
-        "share_of_fma_peak": round(work / medians["accel"] / (limit * threads), 3),
+        "share_of_fma_peak": round(share, 3),
         "load_s": round(load_s, 3),
         "arena_mb": round(program.arena_floats * 4 / 1e6, 2) if program else None,
         "error": error,
@@ -207,7 +220,7 @@ def compare(
         + "   ".join(
             f"{k} {v * 1e3:8.2f} ms ({v / medians['accel']:.2f} x)" for k, v in medians.items()
         )
-        + f"   {row['share_of_fma_peak']:.0%} of the limit   error {error:.1e}"
+        + f"   {share:.0%} of the limit   error {error:.1e}"
         + f"   auto: {row['auto']}"
     )
     return row
@@ -222,7 +235,7 @@ def main() -> None:
         compare("swapper, inswapper's size", swapper(), 3, limit, with_mnn=True)
         return
     rows = [compare(name, asset(name), 15, limit) for name in EMBEDDED]
-    times = {r["network"]: r["median_ms"] for r in rows}
+    times = {r["network"]: cast(dict[str, float], r["median_ms"]) for r in rows}
     sums = {k: sum(times[name][k] for name in FACES) for k in ("accel", "onnxruntime")}
     together = sums["onnxruntime"] / sums["accel"]
     print(f"mesh, iris and detector together: {together:.2f} x")

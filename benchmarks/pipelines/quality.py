@@ -31,13 +31,13 @@ from accel.pipelines.demo import PORTRAIT, demo_clip
 from accel.pipelines.swap_source import load_source
 from accel.video.read import open_video
 from accel.weights.assets import asset
-from benchmarks.harness import conditions, save
+from benchmarks.harness import Written, conditions, save
 
 SAME = 0.6
 FLAT = 96
 
 
-def measure(clip: Path, source: Path, swapper_name: str = "mesh", every: int = 6) -> dict:
+def measure(clip: Path, source: Path, swapper_name: str = "mesh", every: int = 6) -> Written:
     """Swap the largest face of each frame in memory and return the numbers."""
     models = FaceModels()
     face_in = load_source(source)
@@ -124,7 +124,7 @@ def jitter(sights: list[np.ndarray | None]) -> float:
     return float(np.median(bends))
 
 
-def spread(values: np.ndarray) -> dict:
+def spread(values: np.ndarray) -> Written:
     low, middle, high = (round(float(v), 3) for v in np.percentile(values, (5, 50, 95)))
     return {"p5": low, "median": middle, "p95": high}
 

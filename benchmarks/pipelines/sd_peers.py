@@ -36,7 +36,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from benchmarks.harness import conditions, kept, save
+from benchmarks.harness import Written, conditions, kept, save
 
 Inputs = dict[str, Tensor]  # by their names in the graph
 Call = Callable[[], Tensor]
@@ -176,15 +176,16 @@ def diffusers_networks(work: Path, kind: str = "F32") -> tuple[Any, Any]:
             layers_per_block=2,
             latent_channels=4,
         )
-    for ours, theirs, name, config in (
-        (loaded.unet, unet, names.unet_module, loaded.config.unet),
-        (loaded.vae, vae, names.vae_module, loaded.config.vae),
+    config = loaded.config
+    for ours, theirs, name in (
+        (loaded.unet, unet, lambda module: names.unet_module(module, config.unet)),
+        (loaded.vae, vae, lambda module: names.vae_module(module, config.vae)),
     ):
         wanted = theirs.state_dict()
         state = {}
         for key, value in ours.state_dict().items():
             module, last = key.rsplit(".", 1)
-            path = f"{name(module, config)}.{last}"
+            path = f"{name(module)}.{last}"
             state[path] = value.view(wanted[path].shape).float()  # 1x1 convolutions and linears
         theirs.load_state_dict(state, assign=True)
         theirs.eval().requires_grad_(False)
@@ -303,9 +304,9 @@ class Engine:
         self.process.communicate()
 
 
-def compare(work: Path, key: str, side: int, threads: int, peers: list[str]) -> list[dict]:
+def compare(work: Path, key: str, side: int, threads: int, peers: list[str]) -> list[Written]:
     """Each peer takes turns with ours, two processes at a time."""
-    rows: list[dict] = []
+    rows: list[Written] = []
     ours = Engine("accel", work, key, side, threads)
     times: list[float] = []
     for peer in peers:
@@ -374,8 +375,8 @@ def memory_worker(name: str, work: Path, kind: str) -> None:
     print("READY " + json.dumps([peak_memory_mb(), first]), flush=True)
 
 
-def memory(work: Path) -> list[dict]:
-    rows: list[dict] = []
+def memory(work: Path) -> list[Written]:
+    rows: list[Written] = []
     half = work / CHECKPOINTS["F16"]
     if not half.exists():
         from tests.pipelines.generate.full_size import write_full_size
@@ -413,7 +414,9 @@ def main() -> None:
         return memory_worker(args.worker, args.work, args.weights)
     if args.worker:
         return worker(args.worker, args.work, args.network, args.sides[0], args.threads[0])
-    missing = [p for p in args.peers if NEEDS[p] and not importlib.util.find_spec(NEEDS[p])]
+    missing = [
+        p for p in args.peers if (needed := NEEDS[p]) and not importlib.util.find_spec(needed)
+    ]
     if missing:
         print(f"not installed: {', '.join(missing)}")
     peers = [p for p in args.peers if p not in missing]

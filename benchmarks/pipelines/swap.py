@@ -13,7 +13,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from benchmarks.harness import conditions, save
+from benchmarks.harness import Written, conditions, save
 
 BARE = """
 import sys, time, av
@@ -53,7 +53,7 @@ def run(code: str, *args: str) -> str:
     return done.stdout.strip().splitlines()[-1]
 
 
-def measure(clip: Path, source: Path, rounds: int = 3, preset: str = "veryfast") -> dict:
+def measure(clip: Path, source: Path, rounds: int = 3, preset: str = "veryfast") -> Written:
     """Swap and bare transcode in turn; fps of each (loading excluded), and the ratio."""
     bare, swap, reports = [], [], []
     with tempfile.TemporaryDirectory() as folder:

@@ -25,7 +25,7 @@ from accel.training.augment import Augment, Sampler, Side
 from accel.training.autoencoder import AutoencoderTrainer
 from accel.training.faces import FaceSet, TrainFace
 from accel.training.options import TrainOptions
-from benchmarks.harness import RESULTS, conditions, interleaved, save
+from benchmarks.harness import RESULTS, Written, conditions, interleaved, save
 
 BATCH, SIZE = 4, 96
 ROUNDS = {1: 7, 2: 5}  # by number of threads
@@ -180,7 +180,7 @@ def main() -> None:
         save("train", {**about, "rows": rows, **conditions(threads)})
 
 
-def kept() -> list[dict]:
+def kept() -> list[Written]:
     """Rows of an earlier run, so that thread counts can be measured one at a time."""
     path = RESULTS / "train.json"
     return json.loads(path.read_text())["rows"] if path.exists() else []

@@ -49,8 +49,8 @@ def rgb_frames(path: Path, wanted: list[int]) -> list[Image.Image]:
         for frame in reader:
             if frame.index in wanted:
                 rgb = planes_to_rgb(frame.planes, dtype=torch.float32)
-                rgb = (rgb * 255).round().clamp(0, 255).byte().numpy()
-                picture = Image.fromarray(rgb)
+                rgb = (rgb * 255).round().clamp(0, 255).byte()
+                picture = Image.fromarray(rgb.numpy())
                 width = round(picture.width * HEIGHT_PX / picture.height)
                 shown.append(picture.resize((width, HEIGHT_PX), Image.Resampling.LANCZOS))
     return shown
