@@ -28,13 +28,15 @@ COMPUTED = frozenset((
     "Slice", "Split", "Sqrt", "Squeeze", "Sub", "Sum", "Tile", "Transpose", "Unsqueeze", "Where",
 ))  # fmt: skip
 PICKING = frozenset(("Compress", "NonMaxSuppression", "NonZero", "Unique"))
-# ONNX Runtime's own operators whose results have the sizes of a standard one's, and of which of
-# their inputs. What others of its operators make is not known.
+# Operators whose results have the sizes of another's, and of which of their inputs: ONNX Runtime's
+# own, and those standard ones of which ONNX says none. What others of its own make is not known.
+UNSAID = frozenset(("GroupNormalization", "MeanVarianceNormalization"))
 LIKE: dict[str, tuple[str, tuple[int, ...]]] = {
     **dict.fromkeys(
         ("BiasGelu", "BiasSoftmax", "DequantizeLinear", "FastGelu", "Gelu", "GroupNorm",
-         "QLinearLeakyRelu", "QLinearSigmoid", "QLinearSoftmax", "QuantizeLinear", "QuickGelu",
-         "RotaryEmbedding", "SimplifiedLayerNormalization", "SkipLayerNormalization",
+         "GroupNormalization", "MeanVarianceNormalization", "QLinearLeakyRelu", "QLinearSigmoid",
+         "QLinearSoftmax", "QuantizeLinear", "QuickGelu", "RotaryEmbedding",
+         "SimplifiedLayerNormalization", "SkipLayerNormalization",
          "SkipSimplifiedLayerNormalization"), ("Identity", (0,))),
     **dict.fromkeys(("QLinearAdd", "QLinearMul"), ("Add", (0, 3))),
     **dict.fromkeys(("DynamicQuantizeMatMul", "MatMulIntegerToFloat"), ("MatMul", (0, 1))),
@@ -77,7 +79,7 @@ def types_made(
     """What kinds of values an operator makes, their sizes as far as they are known."""
     unknown = [TypeProto() for _ in node.output]
     numbers = 0  # the kind of the results, where the operator stands in for another
-    if node.domain not in STANDARD:
+    if node.domain not in STANDARD or node.op_type in UNSAID:
         if node.op_type not in LIKE:
             return unknown
         kind, indices = LIKE[node.op_type]

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from onnx import helper, numpy_helper
 from torch import nn
 
 from accel.kernels import _native
@@ -194,3 +195,23 @@ class TestReductions:
             return y.mean(1), y.view(2, 3, 4, 20).mean((1, 2)), y.mean(1, keepdim=True)
 
         native(Of(run, a=nn.Linear(6, 20)), draw(2, 12, 6))
+
+
+@pytest.mark.parametrize(("opset", "scales"), [(18, 3), (21, 12)])
+def test_group_norms_by_the_operator_of_that_name(opset, scales):
+    """They were refused: ONNX says no sizes of them."""
+    node = helper.make_node("GroupNormalization", ["x", "s", "b"], ["n"], num_groups=3)
+    last = helper.make_node("Relu", ["n"], ["y"])
+    values = {"s": draw(scales).numpy(), "b": draw(scales + 1)[1:].numpy()}
+    ports = [[helper.make_tensor_value_info(n, 1, [2, 12, 5, 7])] for n in "xy"]
+    made = [numpy_helper.from_array(v, n) for n, v in values.items()]
+    whole = helper.make_graph([node, last], "g", *ports, made)
+    model = helper.make_model(whole, opset_imports=[helper.make_opsetid("", opset)])
+    model.ir_version = 10
+    x = draw(2, 12, 5, 7)
+    want = load_onnx(model.SerializeToString(), runtime="onnxruntime").run({"x": x})["y"]
+    got = load_onnx(model.SerializeToString(), runtime="accel").run({"x": x})["y"]
+    np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-5)
+    weight, bias = (torch.from_numpy(v).repeat_interleave(12 // scales) for v in values.values())
+    torch_says = F.relu(F.group_norm(x, 3, weight, bias)).numpy()
+    np.testing.assert_allclose(got, torch_says, rtol=1e-4, atol=1e-5)
