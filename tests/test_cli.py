@@ -15,6 +15,7 @@ import pytest
 
 import accel.__main__
 from accel.cli import COMMANDS, main
+from accel.cli.shared import deliver
 from accel.core import Cancelled, Refused
 from accel.pipelines import doctor
 from accel.pipelines.demo import PORTRAIT
@@ -300,3 +301,29 @@ def test_an_interrupt_while_everything_loads_is_one_line(monkeypatch, capsys):
     monkeypatch.setattr(sys, "meta_path", [Interrupted(), *sys.meta_path])
     assert accel.__main__.main() == 130
     assert capsys.readouterr().err == "accel: cancelled; nothing was begun\n"
+
+
+@pytest.mark.parametrize("name", ["\x1b[31mred", "a\u202eb", "a\udcffb", "a\rb"])
+def test_a_name_does_not_write_to_the_terminal_when_a_result_is_told(
+    tmp_path, capsys, monkeypatch, name
+):
+    """What was written was told by its name as it is, control characters and all."""
+    monkeypatch.setenv("ACCEL_HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a.txt").write_text("no picture")
+    assert main(["ledger", "export", "--json", name]) == 0
+    assert main(["verify", "a.txt", "--json", name]) == 4
+    deliver({}, None, f"{name}.png: done\nand more")
+    out, err = capsys.readouterr()
+    assert (out + err).replace("\n", "").isprintable()
+    assert "and more\n" in out
+
+
+def test_a_link_that_leads_to_itself_is_an_error_of_one_line(tmp_path, capsys):
+    (tmp_path / "in.png").write_bytes(b"no picture")
+    (tmp_path / "out.png").symlink_to("out.png")
+    words = ["swap", str(tmp_path / "in.png"), str(tmp_path / "out.png")]
+    assert main([*words, "--source", str(tmp_path / "in.png")]) == 2
+    assert capsys.readouterr().err == (
+        "accel: a file that was named is a link that leads to itself\n"
+    )

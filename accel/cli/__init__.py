@@ -76,7 +76,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         said = str(error).removeprefix("cancelled")
         return _complain(f"cancelled; {said or NOTHING_LEFT}", INTERRUPTED)
     except RuntimeError as error:
-        if "can't allocate memory" not in str(error):  # which torch has no class for
+        if str(error).startswith("Symlink loop"):  # `Path.resolve` has no class for it
+            return _complain("a file that was named is a link that leads to itself", BAD_INPUT)
+        if "can't allocate memory" not in str(error):  # neither has torch
             raise
         return _complain(NO_MEMORY, BAD_INPUT)
 

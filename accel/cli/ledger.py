@@ -48,7 +48,7 @@ def run(args: argparse.Namespace) -> int:
         if args.json == "-":
             return 1 if faults else DONE
         if args.what == "export":
-            print(f"{_counted(count)} written to {args.json}")
+            print(one_line(f"{_counted(count)} written to {args.json}"))
     if chain:
         last = f", the last hash is {chain.last}" if chain.rows else ""
         print("\n".join(faults) or one_line(f"the chain of {_counted(chain.rows)} holds{last}"))

@@ -111,7 +111,14 @@ def deliver(report: dict[str, Any], target: str | None, text: str) -> None:
         return
     if target:
         write_text(Path(target), json.dumps(report, indent=1) + "\n")
-    print(text)
+    print(printable(text))
+
+
+def printable(text: str) -> str:
+    """Lines fit for a terminal: a name in them may hold what moves its cursor, or half a letter."""
+    if text.replace("\n", "").isprintable():
+        return text
+    return "".join(c if c == "\n" or c.isprintable() else ascii(c)[1:-1] for c in text)
 
 
 def with_progress(work: Callable[[Any, Cancel], dict[str, Any]]) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from accel.cli.shared import check_target, command, deliver
-from accel.core import write_text
+from accel.core import one_line, write_text
 
 if TYPE_CHECKING:
     from accel.pipelines.verify import Report
@@ -68,5 +68,5 @@ def run(args: argparse.Namespace) -> int:
     status = verify.status_of(reports)
     if args.json:
         told = {"status": status, "files": [report.json() for report in reports]}
-        deliver(told, args.json, f"\nwritten to {args.json}")
+        deliver(told, args.json, f"\nwritten to {one_line(args.json)}")
     return status
