@@ -123,6 +123,9 @@ class Op:
                 continue
             if not implementation.why_not(*args):
                 self.used.add(implementation.name)
+                if implementation.name == "triton" and _is_elsewhere(args[0]):
+                    with torch.cuda.device(args[0].device):
+                        return implementation.run(*args)
                 return implementation.run(*args)
         reasons = [i.why_not(*args) for i in self.implementations if i.name == FORCED]
         reason = reasons[0] if reasons else "not available here"
@@ -146,6 +149,11 @@ class Op:
             made = self.reference(*args)
             grads = iter(torch.autograd.grad(made, wanted, grad, create_graph=again))
         return tuple(next(grads) if need else None for need in ctx.needs_input_grad)
+
+
+def _is_elsewhere(tensor: torch.Tensor) -> bool:
+    """Whether a tensor is on another GPU than the current one, on which Triton launches."""
+    return tensor.is_cuda and tensor.device.index != torch.cuda.current_device()
 
 
 def _leaf(tensor: torch.Tensor, need: bool, again: bool) -> torch.Tensor:
