@@ -16,6 +16,7 @@ from accel.kernels import (
     linear,
     to_uint8,
 )
+from accel.nn import Conv2d
 
 
 def draw(*shape):
@@ -98,3 +99,19 @@ def test_a_sparse_tensor_is_refused_in_one_line(name):
         TypeError, match=rf"^{name}: x must be a dense tensor, got torch.sparse_coo"
     ):
         CALLS[name](draw(2, 4).to_sparse())
+
+
+def test_a_weight_written_behind_the_layers_back_is_seen_once_it_is_told():
+    """As docs/embed.md says: packed weights would otherwise stay as they were."""
+    layer, x = Conv2d(64, 64, 3, padding=1), draw(1, 64, 16, 16)
+    with torch.no_grad():
+        for _ in range(3):
+            layer(x)
+        layer.weight.data[33, 21, 1, 1] = 100
+        layer.weight.detach().add_(0)
+        want = F.conv2d(x, layer.weight, layer.bias, padding=1)
+        torch.testing.assert_close(layer(x), want, rtol=1e-4, atol=1e-2)
+        layer.keeps_packed = False
+        layer.weight.data[5, 6, 1, 1] = 100
+        want = F.conv2d(x, layer.weight, layer.bias, padding=1)
+        torch.testing.assert_close(layer(x), want, rtol=1e-4, atol=1e-2)
