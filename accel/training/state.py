@@ -77,7 +77,8 @@ def _save(folder: Path, stem: str, files: Mapping[str, bytes]) -> None:
         os.replace(written[-1], note)
     except OSError as error:
         for path in written:
-            path.unlink(missing_ok=True)
+            with suppress(OSError):  # of a disk that can be read alone: the error is told once
+                path.unlink(missing_ok=True)
         is_first = not any((folder / name).exists() for name in files)
         last = "there is no earlier save" if is_first else "the last save is intact"
         raise NotSaved(f"{folder}: could not be saved to ({error.strerror}); {last}") from error

@@ -158,3 +158,18 @@ def test_who_reads_while_a_set_is_saved_sees_one_save(tmp_path):
     saving.join(10)
     with undisturbed(tmp_path, STEM):
         assert content(tmp_path) == NEW
+
+
+def test_a_disk_that_turned_read_only_is_one_line(tmp_path, monkeypatch):
+    """Not even what was begun can be removed then."""
+    save_together(tmp_path, STEM, OLD)
+
+    def fixed(*args, **kwargs):
+        raise OSError(30, "Read-only file system")
+
+    monkeypatch.setattr(state, "_write", fixed)
+    monkeypatch.setattr(state.Path, "unlink", fixed)
+    with pytest.raises(state.NotSaved, match=r"Read-only file system.*the last save is intact"):
+        save_together(tmp_path, STEM, NEW)
+    monkeypatch.undo()
+    assert content(tmp_path) == OLD

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import time
 from collections.abc import Callable
 from contextlib import ExitStack, closing
@@ -50,6 +51,8 @@ class TrainRun:
         if trainer.iteration >= config.iterations:
             return
         self.folder.mkdir(parents=True, exist_ok=True)
+        if not os.access(self.folder, os.W_OK):  # before hours are spent
+            raise ConfigError(f"{self.folder}: must be a folder that can be written, it is not")
         src, dst = self.faces
         with ExitStack() as stack:
             if config.preview_port is not None:
@@ -84,7 +87,8 @@ class TrainRun:
             write()
         except NotSaved as error:
             text = f"{error}; the training goes on and tries again"
-            self.notes.append(f"{text} (iteration {self.trainer.iteration})")
+            if text not in self.warnings.values():  # once, however often it is tried
+                self.notes.append(f"{text} (iteration {self.trainer.iteration})")
             self.warnings[name] = text
             return False
         self.warnings.pop(name, None)
@@ -102,7 +106,7 @@ class TrainRun:
     def _tell(
         self, progress: ProgressCallback | None, losses: tuple[float, float], rate: float
     ) -> None:
-        warning = "; ".join(self.warnings.values())
+        warning = "; ".join(dict.fromkeys(self.warnings.values()))
         if self.page:
             text = _sentence(self.trainer.iteration, self.config.iterations, losses, rate)
             self.page.say(f"{text} · WARNING: {warning}" if warning else text)

@@ -275,10 +275,24 @@ def test_a_disk_that_is_full_for_a_while_stops_no_training(faces, tmp_path, monk
     ]  # fmt: skip
     assert "No space left on device); the last save is intact; the training goes on" in told[1][1]
     assert report["iterations"] == 5
-    assert any("goes on and tries again (iteration 2)" in note for note in report["notes"])
+    assert [note for note in report["notes"] if "tries again" in note] == [
+        f"{told[1][1]} (iteration 2)"
+    ]
     lines = capsys.readouterr().err.splitlines()
     assert [line.partition(" ")[0] for line in lines if "sav" in line] == ["warning:", "it"]
     assert dfl.read_data(root / "model" / "new_SAEHD_data.dat")["iter"] == 5
+
+
+def test_a_folder_that_cannot_be_written_is_told_before_a_step(faces, tmp_path, monkeypatch):
+    root = another(faces, tmp_path)
+    train(root, config(1))
+    real = os.access
+    denied = lambda path, mode: Path(path) != root / "model" and real(path, mode)  # noqa: E731
+    monkeypatch.setattr("accel.pipelines.dfl.train_run.os.access", denied)
+    steps = []
+    with pytest.raises(ConfigError, match="model: must be a folder that can be written"):
+        train(root, config(2), progress=lambda event: steps.append(event.stage))
+    assert "train" not in steps
 
 
 def test_a_list_that_was_cut_short_loses_no_later_name(tmp_path):
