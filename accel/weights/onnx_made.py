@@ -5,6 +5,7 @@ sizes where those hang on numbers, and small numbers on which other sizes hang.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NoReturn
@@ -93,6 +94,8 @@ def types_made(
     pairs = {name: value for name, value in zip(node.input, given) if name}
     if schema is None or any(v is None or not v.has_type for v in pairs.values()):
         return unknown
+    if node.op_type == "Einsum" and not _has_equation(node):
+        raise InputError(f"{sets.name}: an Einsum must have an equation that fits its inputs")
     types = {name: v.type_bytes for name, v in pairs.items() if v is not None}
     data = {n: v.data_bytes for n, v in pairs.items() if v is not None and v.data is not None}
     try:
@@ -115,6 +118,14 @@ def types_made(
         if not is_tensor or one.tensor_type.elem_type == TensorProto.STRING:
             refuse(node, "make tensors of numbers", sets.name)
     return made + unknown[len(made) :]
+
+
+def _has_equation(node: NodeProto) -> bool:
+    """Whether an Einsum's equation is one: of others ONNX's own code never finds the end."""
+    text = next((one.s for one in node.attribute if one.name == "equation"), b"").replace(b" ", b"")
+    terms = rb"(?:[A-Za-z]|\.\.\.)*"
+    whole = re.fullmatch(rb"(%s(?:,%s)*)(?:->%s)?" % (terms, terms, terms), text)
+    return whole is not None and whole[1].count(b",") + 1 == len(node.input)
 
 
 def data_made(

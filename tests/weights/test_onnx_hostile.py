@@ -393,3 +393,17 @@ def test_a_shape_of_millions_is_not_written_out():
         onnx_graph.parse(made.SerializeToString(), "x")
     assert onnx_sizes.value_shapes(made)["s"] == [1 << 25]
     assert time.process_time() - start < 2
+
+
+@pytest.mark.parametrize("equation", ["\x1b[2J", "a,b", "a,b,c,d", "a,,->>b", "a.,b,c", "a,b,é"])
+def test_an_einsum_without_a_right_equation_is_refused_at_once(equation):
+    """ONNX's own code for shapes never came back from the first."""
+    step = onnx.helper.make_node("Einsum", ["x", "x", "x"], ["y"], equation=equation)
+    value = onnx.helper.make_tensor_value_info
+    graph = onnx.helper.make_graph(
+        [step], "g", [value("x", 1, [7])], [value("y", 1, None)]
+    )  # fmt: skip
+    made = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 13)])
+    made.ir_version = 8
+    with pytest.raises(InputError, match="an Einsum must have an equation"):
+        onnx_graph.parse(made.SerializeToString(), "a.onnx")
