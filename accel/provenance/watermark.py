@@ -137,7 +137,7 @@ def film_strength(height: int, width: int) -> float:
     The more samples a unit of the pattern has, the less of its noise and of an encoder's is left
     in their mean; and each code less is less for the encoder to code in every frame that moves.
     """
-    return float(np.clip(1.35 * (SIDE / min(height, width)) ** 0.75, LEAST, MOST))
+    return float(np.clip(1.45 * (SIDE / min(height, width)) ** 0.7, LEAST, MOST))
 
 
 def pattern(
