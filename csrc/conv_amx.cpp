@@ -352,7 +352,7 @@ auto chosen(Parts parts) {
 
 void sum(const TileSum& of, const char* a, int64_t pixels, float* sums) {
   const auto run = pixels > 16    ? of.wide > 16 ? chosen<2, 2>(of.parts) : chosen<2, 1>(of.parts)
-                      : of.wide > 16 ? chosen<1, 2>(of.parts)
+                   : of.wide > 16 ? chosen<1, 2>(of.parts)
                                   : chosen<1, 1>(of.parts);
   run(of, a, sums);
 }

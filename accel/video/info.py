@@ -121,8 +121,9 @@ def describe(
     stream: av.VideoStream,
     picture: av.VideoFrame,  # the first one decoded, planar
     demuxer: str,
+    chroma_location: str,
 ) -> VideoInfo:
-    """Gather VideoInfo from an open file and its first picture."""
+    """Gather VideoInfo from an open file, its first picture, and what `chroma_location_of` said."""
     sides = side_data(picture)
     matrix = struct.unpack("9i", sides["DISPLAYMATRIX"]) if "DISPLAYMATRIX" in sides else None
     if matrix is None and picture.rotation:  # counter-clockwise there
@@ -150,7 +151,7 @@ def describe(
         display_matrix=matrix,
         sample_aspect_ratio=stream.sample_aspect_ratio or None,
         field_order=int(context.field_order),
-        color=_color_tags(container, stream, picture),
+        color=_color_tags(picture, chroma_location),
         mastering_display=_mastering(sides.get("MASTERING_DISPLAY_METADATA")),
         content_light=_content_light(sides.get("CONTENT_LIGHT_LEVEL")),
         has_dynamic_hdr=bool(
@@ -213,20 +214,23 @@ def display_matrix(rotation: int, mirrored: bool) -> tuple[int, ...]:
     return (flip * cos * one, flip * sin * one, 0, -sin * one, cos * one, 0, 0, 0, 1 << 30)
 
 
-def _color_tags(
-    container: av.container.InputContainer, stream: av.VideoStream, picture: av.VideoFrame
-) -> ColorTags:
+def _color_tags(picture: av.VideoFrame, chroma_location: str) -> ColorTags:
     return ColorTags(
         primaries=int(picture.color_primaries),
         transfer=int(picture.color_trc),
         matrix=int(picture.colorspace),
         range=int(picture.color_range),
-        chroma_location=_chroma_location(container, stream.index),
+        chroma_location=chroma_location,
     )
 
 
-def _chroma_location(container: av.container.InputContainer, index: int) -> str:
-    # The binding has no attribute for it; FFmpeg prints it when it is verbose.
+def chroma_location_of(container: av.container.InputContainer, index: int) -> str:
+    """Where a stream's chroma samples lie, in FFmpeg's words; to be asked before it is decoded.
+
+    The binding has no attribute for it; FFmpeg prints it when it is verbose. A decoder's threads
+    would then be told too, and who is told waits for the interpreter: should that close the decoder
+    meanwhile, it waits for them, for good.
+    """
     with _LEVELS:
         before = av.logging.get_level()
         av.logging.set_level(av.logging.VERBOSE)

@@ -13,7 +13,7 @@ from av.codec.hwaccel import HWAccel
 
 from accel.core import ConfigError, InputError
 from accel.video.frame import Frame, planar
-from accel.video.info import VideoInfo, describe
+from accel.video.info import VideoInfo, chroma_location_of, describe
 from accel.video.scope import Closing
 from accel.video.sniff import open_demuxer, reason, sniff
 
@@ -102,7 +102,11 @@ class VideoReader(Closing):
         try:
             first = self._opened.first()
             self.info: VideoInfo = describe(
-                self._opened.container, self._opened.stream, first, self.demuxer
+                self._opened.container,
+                self._opened.stream,
+                first,
+                self.demuxer,
+                self._opened.chroma_location,
             )
             self.stream_index: int = self._opened.stream.index
             self.layout = self.info.layout
@@ -195,6 +199,7 @@ class Decoding:
         context.thread_type = "AUTO"
         context.thread_count = threads
         context.options = {"max_pixels": str(self._max_pixels)}
+        self.chroma_location = chroma_location_of(self.container, self.stream.index)
         self._source = self._decode()
         self._first: av.VideoFrame | None = None
 
@@ -256,6 +261,9 @@ class Decoding:
     def close(self) -> None:
         self._source.close()  # type: ignore[attr-defined]
         self._first = None
+        # Its threads come to rest while the interpreter is free; the binding holds it as it waits
+        # for those of a decoder that goes, and one that has something to log waits for it in turn.
+        self.stream.codec_context.flush_buffers()
         self.container.close()
 
 

@@ -14,7 +14,7 @@ from accel.core import ConfigError, InputError
 from accel.kernels.planes import check_planes
 from accel.video.frame import Frame, choose_layout, planar, twin_format, view_planes
 from accel.video.info import display_matrix, orientation
-from accel.video.read import Limits, VideoReader, open_video
+from accel.video.read import Decoding, Limits, VideoReader, open_video
 from tests.video.clips import make_clip, times, transcode
 
 
@@ -204,6 +204,22 @@ def test_leaving_early_leaves_nothing_open(tmp_path):
         for _ in reader:
             break
     assert isinstance(next(iter(VideoReader(clip))), Frame)
+
+
+def test_no_log_is_turned_on_while_a_decoder_works(tmp_path, monkeypatch):
+    """Its threads would wait for the interpreter, and whoever closes it for its threads: a hang."""
+    clip = make_clip(tmp_path / "a.mp4")
+    decoded, levels = [], []
+    first = Decoding.first
+    monkeypatch.setattr(Decoding, "first", lambda self: decoded.append(1) or first(self))
+    turn = av.logging.set_level
+    monkeypatch.setattr(
+        av.logging, "set_level", lambda level: levels.append(len(decoded)) or turn(level)
+    )
+    with VideoReader(clip) as reader:
+        next(iter(reader))
+    assert levels == [0, 0]
+    assert decoded
 
 
 def test_a_film_that_was_read_leaves_no_picture_for_the_garbage_collector(tmp_path):
