@@ -5,11 +5,12 @@
 
 #include <algorithm>
 #include <memory>
+#include <string>
 #include <string_view>
 #include <vector>
 
 #include "binding.h"
-#include "inflate.h"
+#include "clones.h"
 
 namespace accel {
 namespace {
@@ -19,6 +20,7 @@ using Text = std::string_view;
 constexpr size_t kSignature = 8, kHeader = 13;
 constexpr size_t kAround = 12;  // bytes of a chunk's length, kind and sum
 constexpr size_t kMostSide = 65535;
+constexpr size_t kBehind = 2;  // bytes that are read behind a row
 
 size_t number_at(const char* at) {
   size_t value = 0;
@@ -83,7 +85,8 @@ Text text_of(const ConstArray& file) {
   return {static_cast<const char*>(file.data()), file.shape(0)};
 }
 
-// Size, bytes of a pixel, and the chunks before and behind the pixels; None for other kinds.
+// Size, bytes of a pixel, the chunks before and behind the pixels, and what those of the pixels
+// hold, packed; None for other kinds.
 nb::object png_frame(ConstArray given) {
   const Text file = text_of(given);
   const Png png(file);
@@ -91,13 +94,10 @@ nb::object png_frame(ConstArray given) {
   const auto part = [&](size_t from, size_t to) {
     return nb::bytes(file.data() + from, to - from);
   };
+  std::string pixels;
+  for (const Text each : png.data) pixels += each;
   return nb::make_tuple(png.width, png.height, png.bytes, part(png.first, png.begin),
-                        part(png.end, png.rest));
-}
-
-ACCEL_CLONES __attribute__((flatten)) bool inflate(const uint8_t* in, size_t in_size, uint8_t* out,
-                                                   size_t out_size) {
-  return Inflate(in, in_size, out, out_size).run();
+                        part(png.end, png.rest), nb::bytes(pixels.data(), pixels.size()));
 }
 
 ACCEL_CLONES void part_three(const uint8_t* row, int64_t width, uint8_t* __restrict__ red,
@@ -119,49 +119,48 @@ struct Place {
   int64_t row;
 };
 
-bool decode(const Png& png, const std::vector<Place>& to) {
-  size_t length = 0;
-  for (const Text part : png.data) length += part.size();
-  const std::unique_ptr<uint8_t[]> in(new uint8_t[length + kInflateRoomIn]);
-  uint8_t* next = in.get();
-  for (const Text part : png.data) next = std::copy(part.begin(), part.end(), next);
-  std::fill(next, next + kInflateRoomIn, 0);
-  const size_t row = png.width * png.bytes, size = png.height * (row + 1);
-  const std::unique_ptr<uint8_t[]> out(new uint8_t[size + kInflateRoomOut]);
-  if (!inflate(in.get(), length, out.get(), size)) return false;
-  const std::vector<uint8_t> none(row + 4);
+// rows: each with its filter before it, and room for kBehind bytes after the last.
+ACCEL_CLONES __attribute__((flatten)) bool unfilter(uint8_t* rows, size_t height, size_t width,
+                                                    const std::vector<Place>& to) {
+  const size_t bytes = to.size(), row = width * bytes;
+  const std::vector<uint8_t> none(row + kBehind);
   const uint8_t* above = none.data();
-  for (size_t y = 0; y < png.height; ++y) {
-    uint8_t* at = out.get() + y * (row + 1) + 1;
-    const int64_t width = int64_t(png.width);
+  for (size_t y = 0; y < height; ++y) {
+    uint8_t* at = rows + y * (row + 1) + 1;
     const auto place = [&](int c) { return to[c].data + int64_t(y) * to[c].row; };
-    if (png.bytes == 3) {
-      if (!png_unfilter<3>(at[-1], at, above, width)) return false;
-      part_three(at, width, place(0), place(1), place(2));
+    if (bytes == 3) {
+      if (!png_unfilter<3>(at[-1], at, above, int64_t(width))) return false;
+      part_three(at, int64_t(width), place(0), place(1), place(2));
     } else {
-      if (!png_unfilter<4>(at[-1], at, above, width)) return false;
-      part_four(at, width, place(0), place(1), place(2), place(3));
+      if (!png_unfilter<4>(at[-1], at, above, int64_t(width))) return false;
+      part_four(at, int64_t(width), place(0), place(1), place(2), place(3));
     }
     above = at;
   }
   return true;
 }
 
-// planes: red, green, blue, and alpha where there is one. False for whatever is irregular; planes
-// hold anything then.
-bool png_planes(ConstArray file, const std::vector<Array>& planes) {
-  const Png png(text_of(file));
-  if (!png.bytes || planes.size() != size_t(png.bytes)) return false;
+// rows: what the pixels' chunks unpack to. planes: red, green, blue, and alpha where there is one.
+// False for a filter that is none; planes hold anything then.
+bool png_planes(ConstArray rows, const std::vector<Array>& planes) {
+  const Text packed = text_of(rows);
+  if (planes.size() != 3 && planes.size() != 4)
+    throw std::invalid_argument("png_planes: planes must be three or four");
+  if (planes[0].ndim() != 2) throw std::invalid_argument("png_planes: planes must be [H, W]");
+  const size_t height = planes[0].shape(0), width = planes[0].shape(1);
   std::vector<Place> to;
   for (const Array& plane : planes) {
-    if (plane.ndim() != 2 || plane.dtype() != nb::dtype<uint8_t>() ||
-        plane.shape(0) != png.height || plane.shape(1) != png.width ||
-        (png.width > 1 && plane.stride(1) != 1))
-      throw std::invalid_argument("png_planes: planes must be [H, W] of uint8, as the picture is");
+    if (plane.ndim() != 2 || plane.dtype() != nb::dtype<uint8_t>() || plane.shape(0) != height ||
+        plane.shape(1) != width || (width > 1 && plane.stride(1) != 1))
+      throw std::invalid_argument("png_planes: planes must be [H, W] of uint8 and of one size");
     to.push_back({static_cast<uint8_t*>(plane.data()), int64_t(plane.stride(0))});
   }
+  if (packed.size() != height * (width * planes.size() + 1))
+    throw std::invalid_argument("png_planes: rows must be as many bytes as the planes need");
   nb::gil_scoped_release unlocked;
-  return decode(png, to);
+  const std::unique_ptr<uint8_t[]> own(new uint8_t[packed.size() + kBehind]);
+  std::copy(packed.begin(), packed.end(), own.get());
+  return unfilter(own.get(), height, width, to);
 }
 
 }  // namespace
@@ -169,5 +168,5 @@ bool png_planes(ConstArray file, const std::vector<Array>& planes) {
 
 ACCEL_BIND(png) {
   m.def("png_frame", &accel::png_frame, "file"_a);
-  m.def("png_planes", &accel::png_planes, "file"_a, "planes"_a);
+  m.def("png_planes", &accel::png_planes, "rows"_a, "planes"_a);
 }

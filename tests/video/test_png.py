@@ -281,3 +281,25 @@ def test_a_stream_that_unpacks_to_far_more_than_the_picture_is_left_alone(tmp_pa
     path = tmp_path / "a.png"
     path.write_bytes(written(b"", 8, 8, packed=zlib.compress(bytes(50 << 20))))
     assert by_us(path) is None
+
+
+def test_a_stream_that_goes_on_behind_the_picture_is_left_alone(tmp_path):
+    """A byte too many ends one block; what the next one copies would lie behind the picture."""
+    rows = noise(2, 1, 3, 0)
+    squeeze = zlib.compressobj(9)
+    packed = squeeze.compress(rows + b"!") + squeeze.flush(zlib.Z_FULL_FLUSH)
+    stored = struct.pack("<BHH", 0, 60_000, 60_000 ^ 0xFFFF) + bytes(60_000)
+    file = tmp_path / "a.png"
+    file.write_bytes(written(rows, 2, 1, packed=packed + stored + b"\1\0\0\xff\xff" + bytes(4)))
+    assert by_us(file) is None
+
+
+def test_without_isal_zlib_serves(tmp_path, monkeypatch):
+    file = tmp_path / "a.png"
+    file.write_bytes(written(noise(31, 17, 4, range(5)), 31, 17, 4))
+    ours = by_us(file)
+    assert ours
+    monkeypatch.setattr(png, "inflater", zlib)
+    again = by_us(file)
+    assert again
+    assert samples(again[0]) == samples(ours[0])
