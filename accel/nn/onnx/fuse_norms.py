@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch.nn.functional as F
 from torch import Tensor
@@ -149,46 +149,50 @@ def scaled_norms(steps: Sequence[Step], constants: Constants, outputs: Sequence[
 
 def layer_norms(steps: Sequence[Step], constants: Constants, outputs: Sequence[str]) -> list[Step]:
     """Find norms of the last dimension that were written out, with a scale and a shift or not."""
-    graph, result = Wiring(steps, outputs), list(steps)
-    for step in steps:
-        found = _written_out(step, graph, constants, LAST)
-        if found is None:
-            continue
-        parts, epsilon = found
-        inputs = [step.inputs[0]]
-        for kind in ("Mul", "Add"):
-            after = graph.only_reader(parts[-1].outputs[0], kind)
-            vector = "" if after is None else other(after, parts[-1].outputs[0])
-            if after is None or vector not in constants or constants[vector].ndim > 1:
-                break
-            inputs.append(vector)
-            parts.append(after)
-        fused = Step("accel.layer_norm", {"epsilon": epsilon}, inputs, parts[-1].outputs)
-        result = replaced(result, parts, fused)
-    return result
+    return _norms("accel.layer_norm", LAST, lambda v: v.ndim <= 1, steps, constants, outputs)
 
 
 def channel_norms(
     steps: Sequence[Step], constants: Constants, outputs: Sequence[str]
 ) -> list[Step]:
     """Find norms of each pixel's channels that were written out, with scale and shift or not."""
+    return _norms("accel.channel_norm", CHANNELS, _of_channels, steps, constants, outputs)
+
+
+def _norms(
+    kind: str,
+    over: Sequence[list[int]],
+    fits: Callable[[Tensor], bool],  # whether a constant may be its scale or shift
+    steps: Sequence[Step],
+    constants: Constants,
+    outputs: Sequence[str],
+) -> list[Step]:
     graph, result = Wiring(steps, outputs), list(steps)
     for step in steps:
-        found = _written_out(step, graph, constants, CHANNELS)
+        found = _written_out(step, graph, constants, over)
         if found is None:
             continue
         parts, epsilon = found
-        inputs = [step.inputs[0]]
-        for kind in ("Mul", "Add"):
-            after = graph.only_reader(parts[-1].outputs[0], kind)
-            vector = "" if after is None else other(after, parts[-1].outputs[0])
-            if after is None or vector not in constants or not _of_channels(constants[vector]):
-                break
-            inputs.append(vector)
-            parts.append(after)
-        fused = Step("accel.channel_norm", {"epsilon": epsilon}, inputs, parts[-1].outputs)
+        parts, vectors = _with_affine(parts, graph, constants, fits)
+        inputs = [step.inputs[0], *vectors]
+        fused = Step(kind, {"epsilon": epsilon}, inputs, parts[-1].outputs)
         result = replaced(result, parts, fused)
     return result
+
+
+def _with_affine(
+    parts: list[Step], graph: Wiring, constants: Constants, fits: Callable[[Tensor], bool]
+) -> tuple[list[Step], list[str]]:
+    """A norm's steps and the scale and shift that follow them, and the names of those two."""
+    parts, vectors = list(parts), []
+    for kind in ("Mul", "Add"):
+        after = graph.only_reader(parts[-1].outputs[0], kind)
+        vector = "" if after is None else other(after, parts[-1].outputs[0])
+        if after is None or vector not in constants or not fits(constants[vector]):
+            break
+        vectors.append(vector)
+        parts.append(after)
+    return parts, vectors
 
 
 @op("accel.channel_norm")
@@ -224,14 +228,8 @@ def group_norms(steps: Sequence[Step], constants: Constants, outputs: Sequence[s
             continue
         if int(grouped[1]) < 1:  # every channel is a group of its own
             continue
-        parts, inputs = [before, norm, after], [before.inputs[0], after.inputs[1]]
-        for kind in ("Mul", "Add"):
-            follower = graph.only_reader(parts[-1].outputs[0], kind)
-            value = "" if follower is None else other(follower, parts[-1].outputs[0])
-            if follower is None or value not in constants or not _of_channels(constants[value]):
-                break
-            inputs.append(value)
-            parts.append(follower)
+        parts, vectors = _with_affine([before, norm, after], graph, constants, _of_channels)
+        inputs = [before.inputs[0], after.inputs[1], *vectors]
         a = {"groups": int(grouped[1]), "epsilon": norm.attributes.get("epsilon", 1e-5)}
         result = replaced(result, parts, Step("accel.group_norm", a, inputs, parts[-1].outputs))
     return result
