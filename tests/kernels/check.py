@@ -1,4 +1,4 @@
-"""Compare every implementation of an operator with its reference."""
+"""What tests of operators share: every implementation against its reference, and numbers to try."""
 
 from __future__ import annotations
 
@@ -9,6 +9,12 @@ TOLERANCE = {  # about one rounding step of a value near 1; near a hundred for f
     torch.float16: {"rtol": 1e-3, "atol": 1e-3},
     torch.bfloat16: {"rtol": 8e-3, "atol": 8e-3},
 }
+
+
+def draw(*shape: int) -> torch.Tensor:
+    """Normal numbers, the same for the same shape."""
+    generator = torch.Generator().manual_seed(sum(shape) + len(shape))
+    return torch.randn(shape, generator=generator)
 
 
 def check_kernel(op, args, only=None, **tolerance) -> list[str]:

@@ -19,11 +19,7 @@ from accel.kernels import (
     linear,
     to_uint8,
 )
-
-
-def draw(*shape):
-    generator = torch.Generator().manual_seed(sum(shape) + len(shape))
-    return torch.randn(shape, generator=generator)
+from tests.kernels.check import draw
 
 
 def gated(x):

@@ -21,6 +21,7 @@ from accel.kernels import (
     layer_norm,
     to_uint8,
 )
+from tests.kernels.check import draw
 
 FAR = 4099  # numbers between rows
 
@@ -51,11 +52,6 @@ def every_other(x):
 
 
 PLACED = [shifted, far, turned, every_other]
-
-
-def draw(*shape):
-    generator = torch.Generator().manual_seed(sum(shape) + len(shape))
-    return torch.randn(shape, generator=generator)
 
 
 def softened(*shape):

@@ -17,11 +17,7 @@ from accel.kernels import (
     to_uint8,
 )
 from accel.nn import Conv2d
-
-
-def draw(*shape):
-    generator = torch.Generator().manual_seed(sum(shape) + len(shape))
-    return torch.randn(shape, generator=generator)
+from tests.kernels.check import draw
 
 
 @pytest.mark.parametrize("slope", [-1.0, -0.5, 0.0, 0.1, 1.5])
