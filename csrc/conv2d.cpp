@@ -45,6 +45,8 @@ namespace {
 #include "conv_direct.h"
 //
 #include "conv_split.h"
+//
+#include "conv_share.h"
 
 using Floats = Given<const float, nb::c_contig, nb::device::cpu>;
 using Output = Given<float, nb::c_contig, nb::device::cpu>;
@@ -145,7 +147,7 @@ bool is_winograds(const Problem& p) { return p.kernel_h == 3 && p.kernel_w == 3 
 template <typename F>
 void with_form(const Problem& p, const F& f) {
   if (Direct::takes(p)) return f(Direct(kernels(), p));
-  if (tiles()) return f(Split(kernels(), *tiles(), p));
+  if (tiles()) return f(Share(kernels(), *tiles(), p));
   if (is_winograds(p)) return f(Winograd(kernels(), p));
   if (p.planes && is_point(p)) return f(PlaneProduct(kernels(), p));
   if (same_pixels(p)) return f(Product(kernels(), p));
