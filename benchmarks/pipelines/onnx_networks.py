@@ -26,7 +26,7 @@ import torch
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 
 from accel.kernels import _native
-from accel.models.onnx import load_onnx
+from accel.models.onnx import OnnxModel, load_onnx
 from accel.weights.assets import asset
 from benchmarks.harness import Call, Written, conditions, interleaved, save
 from benchmarks.pipelines.sd_peers import apart
@@ -172,18 +172,7 @@ def compare(
     ours = load_onnx(source, runtime="accel")
     load_s = time.process_time() - start
     peer = load_onnx(source, runtime="onnxruntime", threads=threads)
-    draw = np.random.default_rng(1)
-    feeds = {  # a free batch is one
-        p.name: draw.random(
-            [s if isinstance(s, int) else 64 if i else 1 for i, s in enumerate(p.shape)]
-        ).astype(p.dtype)
-        for p in peer.ports
-    }
-    got, want = ours.run(feeds), peer.run(feeds)
-    error = max(
-        float(np.abs(got[n] - want[n]).max() / max(1.0, np.abs(want[n]).max())) for n in want
-    )
-    assert error < 1e-3, f"{label}: the runtimes differ by {error}"
+    feeds, want, error = checked(label, ours, peer)
     calls: dict[str, Call] = {
         "accel": lambda: ours.run(feeds),
         "onnxruntime": lambda: peer.run(feeds),
@@ -215,15 +204,38 @@ def compare(
         "error": error,
         "auto": load_onnx(source).runtime,
     }
+    tell(row, medians)
+    return row
+
+
+def checked(
+    label: str, ours: OnnxModel, peer: OnnxModel
+) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray], float]:
+    """Random inputs, what the peer makes of them, and how far ours is from that."""
+    draw = np.random.default_rng(1)
+    feeds = {  # a free batch is one
+        p.name: draw.random(
+            [s if isinstance(s, int) else 64 if i else 1 for i, s in enumerate(p.shape)]
+        ).astype(p.dtype)
+        for p in peer.ports
+    }
+    got, want = ours.run(feeds), peer.run(feeds)
+    error = max(
+        float(np.abs(got[n] - want[n]).max() / max(1.0, np.abs(want[n]).max())) for n in want
+    )
+    assert error < 1e-3, f"{label}: the runtimes differ by {error}"
+    return feeds, want, error
+
+
+def tell(row: Written, medians: dict[str, float]) -> None:
     print(
-        f"{label:34} {threads} threads  "
+        f"{row['network']:34} {row['threads']} threads  "
         + "   ".join(
             f"{k} {v * 1e3:8.2f} ms ({v / medians['accel']:.2f} x)" for k, v in medians.items()
         )
-        + f"   {share:.0%} of the limit   error {error:.1e}"
+        + f"   {row['share_of_fma_peak']:.0%} of the limit   error {row['error']:.1e}"
         + f"   auto: {row['auto']}"
     )
-    return row
 
 
 def main() -> None:
