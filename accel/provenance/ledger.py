@@ -224,9 +224,12 @@ class Ledger:
             for first in self._read(newest, (min(limit, _LAST) - 1,)):
                 begin = first["at"]
         while begin <= _LAST and (page := self._read("WHERE rowid >= ? ORDER BY rowid", (begin,))):
-            begin = page[-1]["at"] + 1
             for row in page:
-                del row["at"]
+                if (at := row.pop("at")) < begin:  # else pages would come again and again
+                    raise InputError(
+                        f"{self.path.name}: the ledger cannot be used: its rows are out of order"
+                    )
+                begin = at + 1
                 yield row
 
     def _read(self, where: str, values: tuple[Any, ...]) -> list[dict[str, Any]]:

@@ -216,9 +216,14 @@ class Network:
     ) -> None:
         self.name = name
         self.binding = binding  # on CUDA; None on the CPU
-        self.inputs = [_port(i, name) for i in session.get_inputs()]
-        self.outputs = [_port(o, name) for o in session.get_outputs()]
-        self.metadata: dict[str, str] = dict(session.get_modelmeta().custom_metadata_map)
+        try:
+            self.inputs = [_port(i, name) for i in session.get_inputs()]
+            self.outputs = [_port(o, name) for o in session.get_outputs()]
+            self.metadata: dict[str, str] = dict(session.get_modelmeta().custom_metadata_map)
+        except UnicodeDecodeError:
+            raise InputError(
+                f"{name}: names and metadata must be UTF-8, hold other bytes"
+            ) from None
         self.providers: list[str] = session.get_providers()
         # A lone number or a vector of one is a setting, the same for all items.
         self._per_item = {p.name for p in self.inputs if len(p.shape) > 1}
