@@ -165,6 +165,8 @@ class Stream(Generic[T]):
         came = False
         waiting = list(missing)
         settled = settle(self.models, slot.planes, detections)
+        if not self.active and self.misses % 8 == 0 and not any(s >= SURE for _, s in settled):
+            settled = self._look_from_afar(slot.planes) or settled
         if not settled and not self.active and self.misses % 4 == 0:
             settled = self._look_turned(slot.planes)
         for landmarks, score in settled:
@@ -204,6 +206,13 @@ class Stream(Generic[T]):
             all_parts = self.misses % 8 == 0 and not lost
             looks.append((near, np.concatenate([parts, fine]) if all_parts else parts))
         return find_all(looks, planes, threads=self.settings.look_threads)
+
+    def _look_from_afar(self, planes: Planes) -> list[tuple[Array, float]]:
+        """Look for a face that fills the frame: the detectors know none so near."""
+        with self.models.timed("detect"):
+            view = whole_view(planes, self.settings.angle, zoom=0.6)
+            found = self.models.full.find(planes, view)
+        return settle(self.models, planes, found)
 
     def _look_turned(self, planes: Planes) -> list[tuple[Array, float]]:
         """Look at the frame turned by quarters; keep to the way up in which faces are found."""

@@ -7,6 +7,7 @@ import pytest
 
 from accel.core import ConfigError
 from accel.faces.align import transform
+from accel.faces.stream import Stream
 from accel.faces.track import Analyser
 from tests.faces.film import film, grey, move, picture, planes_of, portrait
 
@@ -185,3 +186,24 @@ def test_at_most_max_faces(models):
 def test_refuses_settings_that_cannot_be():
     with pytest.raises(ConfigError, match="lookahead must be at least 0, got -1"):
         Analyser(lookahead=-1)
+
+
+@pytest.mark.parametrize(("side", "fill"), [(240, 1.3), (480, 1.1)])
+def test_a_face_that_fills_the_frame_is_found(models, astronaut, side, fill):
+    low, high = astronaut[:, :2].min(0), astronaut[:, :2].max(0)
+    zoom = fill * side / (high - low).max()  # the face, as large as the frame and more
+    x, y = side / 2 - zoom * (low + high) / 2
+    moves = [np.array([[zoom, 0.0, x + i], [0.0, zoom, y]]) for i in range(6)]
+    before = models.full.runs
+    seen, _ = analyse(models, film(*(picture(m, size=(side, side)) for m in moves)))
+    assert [len(faces) for _, _, faces in seen] == [1] * 6
+    assert max(error(f[0], m, astronaut) for (_, _, f), m in zip(seen, moves)) < CLOSE
+    assert models.full.runs - before <= 3  # and followed from then on
+
+
+def test_a_film_without_faces_is_looked_at_from_afar_now_and_then(models, monkeypatch):
+    looks = []
+    monkeypatch.setattr(Stream, "_look_from_afar", lambda self, planes: looks.append(planes) or [])
+    seen, _ = analyse(models, film(*[WALL] * 60), lookahead=4)
+    assert not any(faces for _, _, faces in seen)
+    assert 2 <= len(looks) <= 4
