@@ -165,6 +165,19 @@ def _is_nobodys(path: Path) -> bool:
         os.close(handle)
 
 
+def is_busy(handle: int) -> bool:
+    """Whether another process holds an open file; if not it is ours, where the system has locks."""
+    if fcntl is None:
+        return False
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:  # a file system without locks
+        return False
+    return False
+
+
 def _lock(handle: int) -> bool:
     """Whether the file is held by us from now on, until `handle` is closed."""
     if fcntl is None:

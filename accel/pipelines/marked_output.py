@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
-from accel.pipelines.provenance import Marker, Marking, earlier_mark
+from accel.pipelines.provenance import LOOKS, Marker, Marking, earlier_mark
 from accel.provenance.c2pa import sidecar_of
 from accel.provenance.watermark import luma_of
 from accel.video.frame import Frame
 from accel.video.read import VideoReader
 from accel.video.save_stills import picture_name
 from accel.video.stills import FolderReader, ImageReader
-from accel.video.write import is_pictures
+from accel.video.write import is_folder, is_pictures
 
 AnyReader = VideoReader | ImageReader | FolderReader
+
+SIGNED = {"mark", "earlier", "credential", "declared", "serial", "sha256", "looks"}
+WORD = re.compile(r"[A-Za-z0-9:-]{0,100}")
+LOOK = re.compile("[0-9a-f]{16}")
 
 
 class MarkedOutput:
@@ -27,8 +34,13 @@ class MarkedOutput:
         self.marker, self._reader, self._output = marker, reader, output
         self.is_film = not is_pictures(output)
         self._film: Marking | None = None
-        self._pictures: dict[int, Marking] = {}
+        self._pictures: dict[str, Marking] = {}  # those on their way, by name
+        self._signed: list[dict[str, Any]] = []  # those of a folder, to be listed at the end
         self._is_altered = False
+
+    def go_on(self, told: Sequence[dict[str, Any] | None]) -> None:
+        """Take over what `finish` returned of pictures that an earlier run made."""
+        self._signed += [one for one in told if one is not None]
 
     def start(self, earlier: str | None) -> None:
         """Before the first frame; earlier: id of the mark that a film carries already."""
@@ -54,7 +66,7 @@ class MarkedOutput:
         marking = self.marker.begin(
             target=target, earlier=earlier, rotation=turn[0], mirrored=turn[1], still=True
         )
-        self._pictures[frame.index] = marking
+        self._pictures[picture_name(self._reader, frame.index)] = marking
         return marking
 
     def finished(self, frame: Frame, marking: Marking | None, altered: bool) -> None:
@@ -71,21 +83,64 @@ class MarkedOutput:
         film = self._film
         return film is not None and not self._is_altered and film.touches_frames
 
-    def finish(self, partial: Path) -> None:
-        """Seal what was altered; called with the complete file or folder under another name."""
-        if not partial.is_dir():  # an earlier file of this name may have left one
-            sidecar_of(self._output).unlink(missing_ok=True)
-        if self._film is not None:
-            if self._is_altered:
-                self._film.seal(partial, self._output)
-            return
-        for index, marking in self._pictures.items():
-            if partial.is_dir():
-                marking.seal(partial / picture_name(self._reader, index))
-            else:
-                marking.seal(partial, self._output)
+    def finish(self, partial: Path) -> dict[str, Any] | None:
+        """Seal what was altered; called with the complete file under another name.
+
+        Of a folder called with each picture, and at the end with the folder: then its pictures are
+        listed. Returns what was told of a picture in a folder; None where it was not altered.
+        """
+        if is_folder(self._output):
+            return self._finish_picture(partial)
+        sidecar_of(self._output).unlink(missing_ok=True)  # an earlier file may have left one
+        if self._film is not None and self._is_altered:
+            self._film.seal(partial, self._output)
+        for marking in self._pictures.values():
+            marking.seal(partial, self._output)
+        return None
+
+    def _finish_picture(self, path: Path) -> dict[str, Any] | None:
+        if path.is_dir():
+            for one in self._signed:
+                self.marker.enter(one)
+            return None
+        marking = self._pictures.pop(path.name, None)
+        signed = marking.sign(path) if marking else None
+        self._signed += [signed] if signed else []
+        return signed
 
     def give_up(self) -> None:
         """Take back what was put beside the output."""
         for marking in filter(None, (self._film, *self._pictures.values())):
             marking.unseal()
+
+
+class Plan:
+    """What a folder of pictures is made of, for `PictureJournal`."""
+
+    def __init__(self, reader: AnyReader) -> None:
+        self._reader = reader
+
+    def name(self, index: int) -> str:
+        return picture_name(self._reader, index)
+
+    def source(self, index: int) -> Path:
+        if isinstance(self._reader, FolderReader):
+            return self._reader.path / self._reader.names[index]
+        return self._reader.path
+
+    def is_sound(self, told: Any) -> bool:
+        """Whether this is something that `MarkedOutput.finish` returns."""
+        if told is None:
+            return True
+        if not isinstance(told, dict) or set(told) != SIGNED:
+            return False
+        optional = [told[name] for name in ("mark", "earlier") if told[name] is not None]
+        words = [*optional, *(told[name] for name in ("credential", "serial", "sha256"))]
+        looks = told["looks"]
+        return (
+            all(isinstance(one, str) and WORD.fullmatch(one) for one in words)
+            and isinstance(told["declared"], bool)
+            and isinstance(looks, list)
+            and len(looks) <= LOOKS
+            and all(isinstance(one, str) and LOOK.fullmatch(one) for one in looks)
+        )

@@ -156,6 +156,20 @@ class Marker:
             raise
         return told
 
+    def enter(self, signed: Mapping[str, Any]) -> dict[str, Any]:
+        """List a file that `Marking.sign` signed; return what was done. Raises CredentialError."""
+        told = {name: signed[name] for name in ("mark", "earlier", "credential", "declared")}
+        entry = None
+        if self.config.ledger:
+            entry = Ledger().add(
+                task=self.task, sha256=signed["sha256"], mark=signed["mark"],
+                consent=self.config.consent, looks=tuple(signed["looks"]),
+                credential=signed["serial"],
+            )  # fmt: skip
+        told["entry"] = entry.number if entry else None
+        self.sealed.append(told)
+        return told
+
     def report(self) -> dict[str, Any]:
         """What was marked, for a run's report."""
         files = self.sealed
@@ -278,26 +292,26 @@ class Marking:
         path: where it lies now. final: the name it will get, for what is put beside it.
         Raises CredentialError, InputError or OSError; call `unseal` when the file is given up.
         """
-        final, config = final or path, self.marker.config
+        return self.marker.enter(self.sign(path, final))
+
+    def sign(self, path: Path, final: Path | None = None) -> dict[str, Any]:
+        """Declare and sign as `seal` does; return what `Marker.enter` takes, as JSON values.
+
+        For files that are finished one by one and that nobody may have before the last of them.
+        """
         credential, declared, serial = "off", False, ""
         if self.marker.identity is not None:
             declared = xmp.declare(path, self.marker.task)
-            credential, serial = self._sign(path, final, self.marker.identity)
-        entry = None
-        if config.ledger:
-            entry = Ledger().add(
-                task=self.marker.task, sha256=sha256_of(path), mark=self.ident,
-                consent=config.consent, looks=tuple(self._looks), credential=serial,
-            )  # fmt: skip
-        told = {
+            credential, serial = self._sign(path, final or path, self.marker.identity)
+        return {
             "mark": self.ident,
             "earlier": self.earlier,
             "credential": credential,
             "declared": declared,
-            "entry": entry.number if entry else None,
+            "serial": serial,
+            "sha256": sha256_of(path) if self.marker.config.ledger else "",
+            "looks": self._looks,
         }
-        self.marker.sealed.append(told)
-        return told
 
     @property
     def touches_frames(self) -> bool:

@@ -40,6 +40,7 @@ from accel.pipelines.select import Selection
 from accel.pipelines.swap_checks import check_paths
 from accel.pipelines.swap_config import SwapConfig as SwapConfig
 from accel.pipelines.swap_config import swap_config
+from accel.pipelines.swap_resume import going_on, open_journal, went_on
 from accel.pipelines.swap_tools import SwapTools
 from accel.provenance.detector import weight_of
 from accel.provenance.watermark import luma_of
@@ -50,12 +51,13 @@ from accel.video.info import VideoInfo
 from accel.video.read import VideoReader, open_video
 from accel.video.sniff import reason
 from accel.video.stages import buffered
-from accel.video.write import check_output, open_writer
+from accel.video.write import check_output, is_folder, open_writer
 
 LOOKAHEAD = 12  # frames from being taken to being given out, while faces are followed
 AHEAD_PX = 12 * 4096 * 2304  # of the frames that wait at one place
 BATCH = 4  # frames whose faces are swapped in one call
 T = TypeVar("T")
+_Analysed = tuple[Frame, Planes, list[Face]]
 
 
 def swap_video(
@@ -79,7 +81,8 @@ def swap_video(
 
     Raises InputError for a file that cannot be used, ConfigError for a setting, Refused when the
     gate says no, Cancelled.
-    Nothing is left under the output's name unless the run completes.
+    Nothing is left under the output's name unless the run completes. Of a folder of pictures, those
+    that are done are kept beside it, and the same call goes on after them.
     """
     config = swap_config(config, settings)
     job = SwapRun(Path(input), Path(output), config, progress, cancel or Cancel(), swapper, gate)
@@ -132,6 +135,8 @@ class SwapRun:
         self.notes: list[str] = []
         self.selection: Selection
         self.output_marks: MarkedOutput
+        self.kept = 0  # pictures that an earlier run finished
+        self.own_swapper = swapper is not None
         self.earlier: Future[str | None] | None = None
 
     def run(self) -> dict[str, Any]:
@@ -191,13 +196,25 @@ class SwapRun:
         return writer
 
     def _write_swapped(self, reader: Any, analyser: Analyser, started: float) -> Any:
+        journal = None
+        if is_folder(self.output) and not self.own_swapper:  # nobody knows a stranger's settings
+            journal = open_journal(self.output, reader, self.config, self.output_marks)
+            self.kept = len(journal.done)
+            self.notes += went_on(journal)
         few = partial(frames_ahead, reader.info)
-        with open_writer(self.output, reader, self.config.encode, finish=self._finish) as writer:
+        encode = self.config.encode
+        with (
+            going_on(journal),
+            open_writer(
+                self.output, reader, encode, finish=self._finish, journal=journal
+            ) as writer,
+        ):
             with closing(buffered(self._swapped(reader, analyser), few(4), "swap")) as swapped:
                 for done in swapped:
                     self.cancel.check()
                     start = time.perf_counter()
-                    writer.write(done.frame)
+                    if done.frame.index >= self.kept:
+                        writer.write(done.frame)
                     self.seconds["encode"] += time.perf_counter() - start
                     self._count(done, reader.info.frames, started)
             self.cancel.check()
@@ -205,10 +222,11 @@ class SwapRun:
                 raise _NothingAltered
         return writer
 
-    def _finish(self, unfinished: Path) -> None:
+    def _finish(self, unfinished: Path) -> Any:
         start = time.perf_counter()
-        self.output_marks.finish(unfinished)
+        told = self.output_marks.finish(unfinished)
         self.seconds["mark"] += time.perf_counter() - start
+        return told
 
     def _save_preview(self) -> list[str]:
         """Write the sheet of before and after, marked too; notes say why there is none."""
@@ -257,14 +275,28 @@ class SwapRun:
             self.output_marks.start(self.earlier.result() if self.earlier else None)
             self.seconds["mark"] += time.perf_counter() - start
             while chunk:
-                yield from self._swap_chunk(chunk)
+                self._check(chunk)
+                known = [one for one in chunk if one[0].index < self.kept]
+                yield from self._pass_on(known)
+                yield from self._swap_chunk(chunk[len(known) :])
                 chunk = list(islice(analysed, BATCH))
 
-    def _swap_chunk(self, chunk: Sequence[tuple[Frame, Planes, list[Face]]]) -> Iterator[_Swapped]:
+    def _check(self, chunk: Sequence[_Analysed]) -> None:
         assert self.gate is not None
         start = time.perf_counter()
         self.gate.check([frame for frame, _, _ in chunk])
         self.seconds["gate"] += time.perf_counter() - start
+
+    def _pass_on(self, chunk: Sequence[_Analysed]) -> Iterator[_Swapped]:
+        """Pictures that are done: counted, and looked at by a swapper that remembers tracks."""
+        for frame, planes, faces in chunk:
+            picked = self._choose(faces)
+            if hasattr(self.swapper, "apart"):
+                assert self.swapper is not None
+                self.swapper.swap([Job(planes, face, 0) for face in picked])
+            yield _Swapped(frame, len(faces), len(picked))
+
+    def _swap_chunk(self, chunk: Sequence[_Analysed]) -> Iterator[_Swapped]:
         chosen = [self._choose(faces) for _, _, faces in chunk]
         if self.sheet:
             for (frame, planes, _), faces in zip(chunk, chosen):
@@ -285,9 +317,7 @@ class SwapRun:
             self.seconds["mark"] += time.perf_counter() - start
             yield _Swapped(frame, len(faces), len(picked))
 
-    def _analysed(
-        self, reader: Any, analyser: Analyser
-    ) -> Iterator[tuple[Frame, Planes, list[Face]]]:
+    def _analysed(self, reader: Any, analyser: Analyser) -> Iterator[_Analysed]:
         """Frames with the faces found in them; runs in a thread of its own."""
         limit_threads(self.threads)
         ahead = frames_ahead(reader.info, 8)

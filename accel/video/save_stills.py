@@ -19,6 +19,7 @@ from accel.core import ConfigError
 from accel.video.frame import Frame
 from accel.video.info import VideoInfo
 from accel.video.picture_header import LARGE_PX
+from accel.video.picture_journal import PictureJournal
 from accel.video.read import VideoReader
 from accel.video.scope import KeptIfWell
 from accel.video.sniff import reason
@@ -110,40 +111,75 @@ class FolderWriter(_PictureWriter):
     """Writes each frame as a picture into a folder that appears when all of them are there.
 
     The names are the input folder's; frames of a video become 000000.png and so on.
+    finish: called with every picture, and at the end with the folder.
+    journal: where pictures lie meanwhile, so that a later run goes on: those that are done there
+        must not be written again. What `finish` returns of a picture is listed with it. Without
+        one, nothing stays of a folder that is given up.
     Raises ConfigError when the folder is there already and not empty, or cannot be made.
     """
 
     encoder = "pictures"
 
-    def __init__(self, path: Path, like: _Like, *, finish: Finish | None = None) -> None:
+    def __init__(
+        self,
+        path: Path,
+        like: _Like,
+        *,
+        finish: Finish | None = None,
+        journal: PictureJournal | None = None,
+    ) -> None:
         path = Path(path)
         parent = path.absolute().parent
         super().__init__(path, like, parent / f"{path.name}.folder", finish)
-        if path.exists() and (not path.is_dir() or any(path.iterdir())):
-            raise ConfigError(f"{path}: the output folder must be new or empty")
-        if not parent.is_dir() or not os.access(parent, os.W_OK):
-            raise ConfigError(f"{path}: the folder it lies in must exist and be writable")
+        self._journal = journal
+        check_folder(path)
+        if journal is not None:
+            self._partial = journal.folder
+            self.frames = len(journal.done)
+            return
         try:
             self._partial.mkdir()
         except OSError as error:
             raise ConfigError(f"{path}: cannot be made: {reason(error)}") from error
 
     def write(self, frame: Frame) -> None:
-        name = picture_name(self._like, frame.index)
+        path = self._partial / picture_name(self._like, frame.index)
         like = self._like
         if isinstance(like, FolderReader):
             like = like.open(frame.index)
-        self._save(frame, self._partial / name, like)
+        self._save(frame, path, like)
+        told = self._finish(path) if self._finish else None
+        if self._journal is not None:
+            try:
+                self._journal.add(frame.index, told)
+            except OSError as error:
+                raise ConfigError(f"{self.path}: cannot be written: {reason(error)}") from error
 
     def close(self) -> None:
-        if self._partial.exists():
-            self._finish_partial()
-            if self.path.exists():
-                self.path.rmdir()  # it was empty
-            os.replace(self._partial, self.path)
+        if not self._partial.exists():
+            return
+        self._finish_partial()
+        if self._journal is not None:
+            self._journal.place()
+            return
+        if self.path.exists():
+            self.path.rmdir()  # it was empty
+        os.replace(self._partial, self.path)
 
     def abort(self) -> None:
-        shutil.rmtree(self._partial, ignore_errors=True)
+        if self._journal is not None:
+            self._journal.close()
+        else:
+            shutil.rmtree(self._partial, ignore_errors=True)
+
+
+def check_folder(path: Path) -> None:
+    """Raise ConfigError where a folder of pictures cannot be made."""
+    parent = path.absolute().parent
+    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        raise ConfigError(f"{path}: the output folder must be new or empty")
+    if not parent.is_dir() or not os.access(parent, os.W_OK):
+        raise ConfigError(f"{path}: the folder it lies in must exist and be writable")
 
 
 def picture_name(reader: _Like, index: int) -> str:

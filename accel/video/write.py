@@ -34,6 +34,7 @@ from accel.video.sniff import PICTURE_SUFFIXES, reason
 Finish = Callable[[Path], object]
 
 if TYPE_CHECKING:
+    from accel.video.picture_journal import PictureJournal
     from accel.video.save_stills import FolderWriter, ImageWriter
     from accel.video.stills import FolderReader, ImageReader
 
@@ -356,7 +357,12 @@ def check_output(
 
 def is_pictures(path: Path) -> bool:
     """Whether what `open_writer` opens for this name is a picture or a folder of them, no film."""
-    return path.suffix.lower() in PICTURE_SUFFIXES or path.is_dir() or not path.suffix
+    return path.suffix.lower() in PICTURE_SUFFIXES or is_folder(path)
+
+
+def is_folder(path: Path) -> bool:
+    """Whether it is a folder of pictures."""
+    return path.suffix.lower() not in PICTURE_SUFFIXES and (path.is_dir() or not path.suffix)
 
 
 def open_writer(
@@ -365,10 +371,12 @@ def open_writer(
     config: EncodeConfig = DEFAULT_CONFIG,
     *,
     finish: Finish | None = None,
+    journal: PictureJournal | None = None,
 ) -> VideoWriter | ImageWriter | FolderWriter:
     """Open what the name fits: a picture file, a folder (no suffix or there already), a video.
 
-    finish: called with the complete file or folder under its temporary name.
+    finish: called with the complete file or folder under its temporary name, and before that with
+        each picture of a folder. journal: of a folder, see `FolderWriter`.
     """
     from accel.video.device import open_film_writer
     from accel.video.save_stills import FolderWriter, ImageWriter
@@ -377,6 +385,6 @@ def open_writer(
     if path.suffix.lower() in PICTURE_SUFFIXES:
         return ImageWriter(path, like, finish=finish)
     if is_pictures(path):
-        return FolderWriter(path, like, finish=finish)
+        return FolderWriter(path, like, finish=finish, journal=journal)
     on_device = open_film_writer(path, like, config, finish=finish)
     return on_device or VideoWriter(path, like, config, finish=finish)
