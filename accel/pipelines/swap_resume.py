@@ -42,10 +42,12 @@ def going_on(journal: PictureJournal | None) -> Iterator[None]:
         if journal is not None:
             journal.discard()
         raise
-    except (InputError, ConfigError, Cancelled) as error:
+    except (InputError, ConfigError, Cancelled, KeyboardInterrupt) as error:
         remark = "" if journal is None else journal.remark()
         if not remark:
             raise
+        if isinstance(error, Cancelled | KeyboardInterrupt):
+            raise Cancelled(remark) from error
         raise type(error)(f"{error}; {remark}") from error
 
 

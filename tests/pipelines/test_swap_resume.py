@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from accel.cli import main
 from accel.core import Cancel, Cancelled, ConfigError, InputError, Refused
 from accel.pipelines.demo import PORTRAIT, moving_portrait
 from accel.pipelines.provenance import ProvenanceConfig
@@ -58,7 +59,7 @@ def counts(report):
 def test_it_goes_on_and_nothing_differs(pictures, tmp_path):
     unmarked = {"provenance": ProvenanceConfig(watermark="off")}  # a mark is drawn by lot
     told = broken_off(pictures, tmp_path / "out", **unmarked)
-    assert told == "cancelled; 3 pictures are done, the same command goes on"
+    assert told == "3 pictures are done, the same command goes on"
     left = tmp_path / ".out.unfinished"
     times = {path.name: path.stat().st_mtime_ns for path in left.glob("*.png")}
     assert len(times) == 3
@@ -190,6 +191,17 @@ def test_a_killed_command_goes_on(pictures, tmp_path):
     assert "went on after" in done.stdout + done.stderr
     assert len(list((tmp_path / "out").iterdir())) == COUNT
     assert sorted(path.name for path in tmp_path.iterdir()) == ["in", "out"]
+
+
+def test_ctrl_c_says_what_is_done(pictures, tmp_path, capsys, monkeypatch):
+    def interrupted(event):
+        if event.done == 4:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr("accel.cli.swap.with_progress", lambda work: work(interrupted, Cancel()))
+    assert main(["swap", str(pictures), str(tmp_path / "out"), "--source", SOURCE[0]]) == 130
+    told = "accel: cancelled; 4 pictures are done, the same command goes on\n"
+    assert capsys.readouterr().err == told
 
 
 def test_two_at_once_are_not_let_into_one_folder(pictures, tmp_path):
