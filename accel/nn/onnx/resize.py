@@ -6,6 +6,7 @@ lies half-way between two sources, or at a whole number times a scale, rounding 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -111,16 +112,23 @@ def axes_of(a: Attributes, shape: Sequence[int], rest: Sequence[Tensor | None]) 
     if not given and "scales" not in a:
         raise Unsupported("Resize without scales or sizes")
     last = given[-1] if given else torch.tensor(a["scales"])
-    chosen = [d % len(shape) for d in a.get("axes") or range(len(shape))]
+    given_axes = a.get("axes") or range(len(shape))
+    if not all(-len(shape) <= d < len(shape) for d in given_axes):
+        raise Unsupported(f"Resize of axes {list(given_axes)}, got {len(shape)} dimensions")
+    chosen = [d % len(shape) for d in given_axes]
     values = last.reshape(-1).tolist()
     if len(values) != len(chosen) or how == "tf_crop_and_resize" or a.get("antialias", 0):
         raise Unsupported(f"Resize, {how}, of {len(values)} axes, or with antialias")
     sizes, scales = list(shape), [1.0] * len(shape)
     if last.is_floating_point():
+        if not all(0 < scale < math.inf for scale in values):
+            raise Unsupported(f"Resize by {values}")
         for d, scale in zip(chosen, values):
             sizes[d], scales[d] = int(np.float32(shape[d]) * np.float32(scale)), scale
     else:
         policy = a.get("keep_aspect_ratio_policy", "stretch")
+        if not all(shape[d] for d in chosen):
+            raise Unsupported("Resize to sizes of an axis of 0")
         ratios = [np.float32(v) / np.float32(shape[d]) for d, v in zip(chosen, values)]
         if policy != "stretch":
             one = min(ratios) if policy == "not_larger" else max(ratios)
