@@ -303,6 +303,15 @@ def test_an_interrupt_while_everything_loads_is_one_line(monkeypatch, capsys):
     assert capsys.readouterr().err == "accel: cancelled; nothing was begun\n"
 
 
+def test_a_terminal_without_the_letters_of_a_result_is_no_traceback(tmp_path):
+    """`verify --language ko` where standard output takes ASCII alone ended in a traceback."""
+    environment = os.environ | {"PYTHONIOENCODING": "ascii"}
+    words = [sys.executable, "-m", "accel", "verify", str(tmp_path), "--language", "ko"]
+    done = subprocess.run(words, env=environment, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stderr) == (4, "")
+    assert "\\uacb0\\ub860" in done.stdout  # CONCLUSION, in Korean
+
+
 @pytest.mark.parametrize("name", ["\x1b[31mred", "a\u202eb", "a\udcffb", "a\rb"])
 def test_a_name_does_not_write_to_the_terminal_when_a_result_is_told(
     tmp_path, capsys, monkeypatch, name

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 STATUSES = """exit status of one file:
   0  a signed statement is there and intact
-  1  a signed statement is broken or has run out, or the marks contradict it
+  1  a signed statement is broken, has run out, or is contradicted by what else was found
   2  indications only: a mark, unsigned words, this machine's list
   3  nothing was found, which is no sign that AI was not used
   4  it could not be read

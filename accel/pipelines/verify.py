@@ -66,7 +66,7 @@ def verify_file(
 
 
 def verify_files(paths: Iterable[Path], **options: Any) -> Iterator[Report]:
-    """Verify files, and every file below a folder; hidden files and `.c2pa` are passed over.
+    """Verify files, and every file below a folder; what is hidden, and `.c2pa`, is passed over.
 
     Links inside a folder are not followed; one without files is unreadable. Files of a folder are
     named by their way from it. A `.c2pa` that is named stands for the file that it lies beside.
@@ -75,7 +75,7 @@ def verify_files(paths: Iterable[Path], **options: Any) -> Iterator[Report]:
         if not os.path.isdir(path):  # of a name that is too long `Path` raises an error
             yield verify_file(path, **options)
             continue
-        found = [one for one in files_below(path) if _is_looked_at(one)]
+        found = [one for one in files_below(path) if _is_looked_at(one, path)]
         if not found:
             yield nothing_readable(path)
         for inside in found:
@@ -90,8 +90,9 @@ def _meant(path: Path) -> Path:
     return path
 
 
-def _is_looked_at(path: Path) -> bool:
-    return not path.is_symlink() and not path.name.startswith(".") and path.suffix != ".c2pa"
+def _is_looked_at(path: Path, folder: Path) -> bool:
+    is_hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
+    return not (is_hidden or path.is_symlink() or path.suffix == ".c2pa")
 
 
 def status_of(reports: Iterable[Report]) -> int:

@@ -219,7 +219,7 @@ def _of_ledger(
     if faults:
         facts = {"number": entries[-1].number, "fault": clean(faults[0])}
         return [], [Finding(level="UNKNOWN", what="ledger broken", facts=facts)]
-    return entries, [_of_entry(entry, sha256) for entry in entries[-3:]]
+    return entries, [_of_entry(entry, sha256, ident) for entry in entries[-3:]]
 
 
 def _of_credential(credential: c2pa.Credential) -> list[Finding]:
@@ -273,9 +273,8 @@ def _of_mark(
         "widened": round(found.widened, 3), "stated": clean(suspected or "", 40), "usual": PRESENT,
     }  # fmt: skip
     if found.ident:
-        other = suspected is not None and suspected != found.ident
-        same = found.ident in (suspected, *earlier)
-        what = "mark contradicts" if other else "mark same" if same else "mark read"
+        same = found.ident in (suspected, *earlier)  # an input's may be what can be read
+        what = "mark same" if same else "mark contradicts" if suspected else "mark read"
         return [Finding(level="INDICATED", what=what, facts=facts)]
     for ident in filter(_is_ident, dict.fromkeys([suspected, *earlier, *known])):
         agreement = found.agreement(str(ident))
@@ -297,10 +296,11 @@ def _of_declaration(one: xmp.Declared) -> Finding:
     return Finding(level="DECLARED", what=what, facts=facts)
 
 
-def _of_entry(entry: Entry, sha256: str) -> Finding:
+def _of_entry(entry: Entry, sha256: str, ident: str | None) -> Finding:
     facts = {"time": clean(entry.time), "number": entry.number, "task": clean(entry.task)}
-    same = entry.sha256 == sha256
-    return Finding(level="LEDGER", what="ledger file" if same else "ledger like", facts=facts)
+    by_mark = ident is not None and entry.mark == ident
+    what = "file" if entry.sha256 == sha256 else "mark" if by_mark else "like"
+    return Finding(level="LEDGER", what=f"ledger {what}", facts=facts)
 
 
 def _conclude(
@@ -314,8 +314,9 @@ def _conclude(
             known = credential.state in ("expired", "irregular")
             return BROKEN, credential.state if known else "broken"
         other = any(one.what == "mark contradicts" for one in findings)
-        silent = credential.is_silent_on_ai and seen is not None and seen.present
-        if other or silent:
+        is_made_here = any(one.what == "ledger file" for one in findings)
+        is_ours = is_made_here or (seen is not None and seen.present)
+        if other or (is_ours and credential.is_silent_on_ai):
             return BROKEN, "contradictory"
         if credential.involves_ai:
             return PROVEN, "proven AI"

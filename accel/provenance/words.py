@@ -142,6 +142,12 @@ WORDS = {
         "en": "made here at {time} ({task}, entry {number}); the file is identical.",
         "ko": "이 컴퓨터에서 {time}에 만들었습니다({task}, {number}번). 파일이 같습니다.",
     },
+    "ledger mark": {
+        "en": "what was made here at {time} ({task}, entry {number}) bears the same mark; the file"
+        " is another: a copy of that, or of what that was made from.",
+        "ko": "이 컴퓨터에서 {time}에 만든 것({task}, {number}번)에 같은 표시가 있습니다. 파일은"
+        " 다르며, 그 사본이거나 그것을 만드는 데 쓴 원본의 사본일 수 있습니다.",
+    },
     "ledger like": {
         "en": "what was made here at {time} ({task}, entry {number}) looks like it; the file is"
         " another: a copy of that, or what that was made from.",
@@ -212,8 +218,9 @@ CONCLUSIONS = {
         " 않습니다.",
     },
     "contradictory": {
-        "en": "The signed history and the marks in the picture contradict each other.",
-        "ko": "서명된 이력과 화면 속 표시가 서로 어긋납니다.",
+        "en": "The signed history contradicts what else was found: the mark in the picture, or this"
+        " machine's own list.",
+        "ko": "서명된 이력이 화면 속 표시나 이 컴퓨터의 기록과 어긋납니다.",
     },
     "indicated": {
         "en": "Probably went through this engine; the signed history is missing.",

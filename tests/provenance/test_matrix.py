@@ -214,7 +214,8 @@ def expected(credential: str, mark: str, declares: bool, ledger: str) -> tuple[i
     if credential in ("own", "unknown"):  # they name the mark
         return (BROKEN, "contradictory") if mark == "other file's" else (PROVEN, "proven AI")
     if credential in ("foreign", "beside"):  # they say that a camera made it
-        return (BROKEN, "contradictory") if is_marked else (PROVEN, "proven other")
+        contradicted = is_marked or ledger == "entry"
+        return (BROKEN, "contradictory") if contradicted else (PROVEN, "proven other")
     if is_marked:
         return INDICATED, "indicated"
     if ledger == "entry":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from pathlib import Path
 from string import Formatter
 
@@ -13,8 +14,9 @@ import torch
 from PIL import Image
 
 from accel.core import InputError
+from accel.pipelines.verify import verify_files
 from accel.provenance import verify, xmp
-from accel.provenance.c2pa import Statement, sign
+from accel.provenance.c2pa import Input, Statement, sign
 from accel.provenance.keys import local_identity
 from accel.provenance.ledger import Ledger, look
 from accel.provenance.media import sha256_of
@@ -97,7 +99,7 @@ def test_the_ledger_links_a_stripped_copy(whole, tmp_path):
     ledger.add(task="generate", sha256=sha256_of(whole), mark=MARK)
     Image.open(whole).convert("RGB").save(tmp_path / "copy.jpg", quality=75)
     report = look_at(tmp_path / "copy.jpg", ledger=ledger)
-    assert [one.what for one in report.findings] == ["mark read", "ledger like"]
+    assert [one.what for one in report.findings] == ["mark read", "ledger mark"]
 
 
 def test_the_ledger_knows_an_unmarked_picture_by_its_look(tmp_path):
@@ -139,6 +141,26 @@ def test_a_mark_that_is_not_the_one_signed_contradicts(tmp_path, identity):
     sign(path, Statement(task="generate", mark=MARK), identity)
     report = look_at(path, identity)
     assert (report.status, report.conclusion) == (BROKEN, "contradictory")
+
+
+def test_the_mark_of_an_earlier_statement_contradicts_nothing(whole, tmp_path, identity):
+    """A credential that named an id of its own was told to contradict the input's that was read."""
+    path = Path(shutil.copy(whole, tmp_path / "again.png"))
+    inputs = (Input(path=whole),)
+    sign(path, Statement(task="edit", inputs=inputs, mark="0badc0de0001"), identity)
+    report = look_at(path, identity)
+    assert (report.status, report.conclusion) == (PROVEN, "proven AI")
+    assert "mark same" in [one.what for one in report.findings]
+
+
+def test_what_is_hidden_in_a_folder_is_passed_over(whole, tmp_path):
+    """Files in hidden folders were looked at."""
+    for name in ("a.png", ".b.png", ".c/d.png", "e/.f/g.png", "e/h.png"):
+        path = tmp_path / ".at" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(whole, path)
+    reports = verify_files([tmp_path / ".at"], ledger=Ledger(tmp_path / "none"))
+    assert [one.name for one in reports] == ["a.png", "e/h.png"]
 
 
 def test_a_stated_mark_that_is_absent_is_said(tmp_path, identity):
