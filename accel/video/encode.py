@@ -105,6 +105,13 @@ _MATCHES = {
     "dnxhd": "prores_ks", "rawvideo": "ffv1", "huffyuv": "ffv1", "ffvhuff": "ffv1",
     "utvideo": "ffv1", "magicyuv": "ffv1", "qtrle": "ffv1", "png": "ffv1", "lagarith": "ffv1",
 }  # fmt: skip
+# An encoder holds some forty frames to look ahead, and more to predict from: gigabytes at 8K, where
+# these take about half of that.
+HUGE_PX = 2 * 4096 * 2304
+_FEW_FRAMES = {
+    "libx264": "rc-lookahead=8:sync-lookahead=0:bframes=0:ref=1:weightp=0",
+    "libx265": "rc-lookahead=5:bframes=0:ref=1:frame-threads=1:weightp=0:b-adapt=0",
+}
 _FALLBACKS = ("libx264", "libx265", "libvpx-vp9", "libsvtav1", "ffv1", "mjpeg", "gif")
 _AVI_FALLBACKS = ("mpeg4", "mjpeg", "ffv1")  # AVI has no presentation times for B-frames
 
@@ -260,6 +267,8 @@ def encoder_options(encoder: str, info: VideoInfo, config: EncodeConfig) -> dict
         options[row.preset_option] = config.preset or default
     if row.params:
         _merge(options, {row.params: _stream_params(encoder, info)}, row.params)
+        if info.width * info.height > HUGE_PX:
+            _merge(options, {row.params: _FEW_FRAMES.get(encoder, "")}, row.params)
     _merge(options, dict(config.options), row.params)
     return options
 

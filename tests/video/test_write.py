@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from dataclasses import replace
 from fractions import Fraction
 
 import av
@@ -10,7 +11,7 @@ import pytest
 import torch
 
 from accel.core import ConfigError
-from accel.video.encode import EncodeConfig, offered
+from accel.video.encode import EncodeConfig, encoder_options, offered
 from accel.video.read import VideoReader
 from accel.video.write import VideoWriter
 from tests.video.clips import (
@@ -394,3 +395,16 @@ def test_the_last_frame_is_shown_as_long_as_before(tmp_path, name):
     with VideoReader(tmp_path / f"out_{name}") as after:
         assert list(after)[-1].picture.duration * after.info.time_base == Fraction(7, 10)
         assert after.info.duration_s == pytest.approx(1.09)
+
+
+@pytest.mark.parametrize("encoder", ["libx264", "libx265"])
+def test_few_frames_wait_in_an_encoder_of_huge_ones(tmp_path, encoder):
+    """At 8K those it looks ahead to by itself are gigabytes; what the user says still counts."""
+    with VideoReader(make_clip(tmp_path / "small.mp4")) as reader:
+        small = reader.info
+    huge = replace(small, width=8192, height=4320)
+    params = f"{encoder[3:]}-params"
+    assert "rc-lookahead" not in encoder_options(encoder, small, EncodeConfig()).get(params, "")
+    assert "rc-lookahead" in encoder_options(encoder, huge, EncodeConfig())[params]
+    mine = EncodeConfig(options={params: "rc-lookahead=30"})
+    assert encoder_options(encoder, huge, mine)[params].endswith(":rc-lookahead=30")
