@@ -1,7 +1,8 @@
 // Two-dimensional convolution and matrix products of float32 on the CPU; weights may be kept in 16
 // bits.
 //
-// Few input or output channels are summed directly (conv_direct.h). Where a processor has tile
+// Few input or output channels are summed directly (conv_direct.h); 3x3 with stride 1 with half of
+// the multiplications (conv_columns.h). Where a processor has tile
 // registers, everything else is a product on those (conv_split.h). Elsewhere 3x3 with stride 1 goes
 // through Winograd's F(4x4) (conv_winograd.h), the rest through packed matrix products: of pixels
 // (conv_product.h) or of windows (conv_strips.h). Weights that were packed ahead are read as they
@@ -43,6 +44,8 @@ namespace {
 #include "conv_strips.h"
 //
 #include "conv_direct.h"
+//
+#include "conv_columns.h"
 //
 #include "conv_split.h"
 //
@@ -146,6 +149,7 @@ bool is_winograds(const Problem& p) { return p.kernel_h == 3 && p.kernel_w == 3 
 // f(the form of the convolution that takes the problem)
 template <typename F>
 void with_form(const Problem& p, const F& f) {
+  if (Columns::takes(p)) return f(Columns(kernels(), p));
   if (Direct::takes(p)) return f(Direct(kernels(), p));
   if (tiles()) return f(Share(kernels(), *tiles(), p));
   if (is_winograds(p)) return f(Winograd(kernels(), p));

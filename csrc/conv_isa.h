@@ -135,6 +135,28 @@ inline void line_out(const Vec* m, Vec* y) {
   y[3] = fma(all(kNear * 0.5f * kP), d, fma(all(kFar * 2 * kQ), e, m[5]));
 }
 
+inline void line_out(const Vec* m, Vec shift, Vec* y) {
+  constexpr float kNear = -2.0f / 3, kFar = 1.0f / 6;
+  const Vec s = add(m[1], m[2]), d = sub(m[1], m[2]), t = add(m[3], m[4]), e = sub(m[3], m[4]);
+  y[0] = fma(all(kNear), s, fma(all(kFar), t, add(m[0], shift)));
+  y[1] = fma(all(kNear * kP), d, fma(all(kFar * kQ), e, shift));
+  y[2] = fma(all(kNear * 0.5f), s, fma(all(kFar * 2), t, shift));
+  y[3] = fma(all(kNear * 0.5f * kP), d, fma(all(kFar * 2 * kQ), e, add(m[5], shift)));
+}
+
+void lines_in(const float* const* rows, int64_t n, float* v, int64_t step) {
+  for (int64_t at = 0; at < n; at += kLanes) {
+    const int some = at_most_lanes(n - at);
+    Vec d[6], o[6];
+#pragma GCC unroll 6
+    for (int i = 0; i < 6; ++i)
+      d[i] = some == kLanes ? load(rows[i] + at) : load_some(rows[i] + at, some);
+    line_in(d, o);
+#pragma GCC unroll 6
+    for (int i = 0; i < 6; ++i) put(v + i * step + at, o[i], some);
+  }
+}
+
 void expand(const float* taps, int64_t tap_step, int64_t channels, float* u, int64_t step) {
   for (int64_t at = 0; at < channels * kPanel; at += kLanes) {
     Vec half[6][3];
@@ -256,17 +278,9 @@ void dots(const float* x, int64_t line_step, int64_t pixel_step, int64_t pixels,
   }
 }
 
-inline bool finite(Vec times_zero) {
-  float lanes[kLanes];
-  store(lanes, times_zero);
-  float sum = 0;
-  for (int i = 0; i < kLanes; ++i) sum += lanes[i];
-  return sum == 0.0f;
-}
-
 bool tile_out(const float* m, int64_t step, int outs, float* const* pixels,
               const float* const* residuals, const float* bias, float slope) {
-  Vec watch = all(0.0f);  // becomes NaN when a sum is not finite
+  Vec watch[4] = {all(0.0f), all(0.0f), all(0.0f), all(0.0f)};  // NaN when a sum is not finite
   for (int at = 0; at < outs; at += kLanes) {
     const int n = at_most_lanes(outs - at);
     Vec half[4][6];
@@ -286,13 +300,57 @@ bool tile_out(const float* m, int64_t step, int outs, float* const* pixels,
       for (int j = 0; j < 4; ++j) {
         float* to = pixels[4 * i + j];
         if (!to) continue;
-        watch = fma(o[j], all(0.0f), watch);
+        watch[j] = fma(o[j], all(0.0f), watch[j]);
         const float* residual = residuals ? residuals[4 * i + j] : nullptr;
         put(to + at, finish(o[j], bias, residual, at, n, slope), n);
       }
     }
   }
-  return finite(watch);
+  return !any_nan(add(add(watch[0], watch[1]), add(watch[2], watch[3])));
+}
+
+// Four results each of all the sums. Whole vectors of four rows and nothing but a bias to add,
+// which is what most are; or anything.
+template <bool kPlain>
+inline Vec lines_out_all(const ConvLines l) {
+  Vec watch[4] = {all(0.0f), all(0.0f), all(0.0f), all(0.0f)};
+  const float* from = l.m;
+  float* to[4] = {l.y[0], l.y[1], l.y[2], l.y[3]};
+  for (int64_t row = 0; row < l.rows; ++row) {
+    const Vec of_row = all(l.bias && l.bias_of_rows ? l.bias[row] : 0.0f);
+    for (int64_t at = 0; at < l.n; at += kLanes) {
+      const int n = kPlain ? kLanes : at_most_lanes(l.n - at);
+      Vec shift = of_row, m[6], y[4];
+      if (l.bias && !l.bias_of_rows) shift = kPlain ? load(l.bias + at) : load_some(l.bias + at, n);
+#pragma GCC unroll 6
+      for (int i = 0; i < 6; ++i) m[i] = load(from + at + i * l.m_step);
+      line_out(m, shift, y);
+#pragma GCC unroll 4
+      for (int i = 0; i < 4; ++i) {
+        if (!kPlain && !to[i]) continue;
+        watch[i] = fma(y[i], all(0.0f), watch[i]);
+        if (kPlain) {
+          store(to[i] + at, y[i]);
+          continue;
+        }
+        const float* more = l.residual[i] ? l.residual[i] + row * l.y_row : nullptr;
+        // An infinity may be none in truth: NaN, which no activation hides from those who sum
+        // again.
+        put(to[i] + at, finish(fma(y[i], all(0.0f), y[i]), more, int(at), n, l.slope), n);
+      }
+    }
+    from += l.m_row;
+#pragma GCC unroll 4
+    for (int i = 0; i < 4; ++i)
+      if (kPlain || to[i]) to[i] += l.y_row;
+  }
+  return add(add(watch[0], watch[1]), add(watch[2], watch[3]));
+}
+
+bool lines_out(const ConvLines& l) {
+  const bool plain =
+      l.n % kLanes == 0 && !l.residual[0] && l.slope == 1.0f && l.y[1] && l.y[2] && l.y[3];
+  return !any_nan(plain ? lines_out_all<true>(l) : lines_out_all<false>(l));
 }
 
 void rows_out(const float* c, int64_t rows, int outs, float* out, const float* residual,
@@ -331,6 +389,6 @@ void columns_out(const float* c, int64_t rows, int wide, float* out, const float
 
 #include "conv_widen.h"
 
-const ConvKernels kTable = {ACCEL_ISA_NAME, kLanes,   kPanel,   kRows,       micro,
-                            micro_steps,    dots,     turn,     pack,        expand,
-                            tile_in,        tile_out, rows_out, columns_out, widen};
+const ConvKernels kTable = {ACCEL_ISA_NAME, kLanes,   kPanel,    kRows,    micro,       micro_steps,
+                            micro_lines,    lines_in, lines_out, dots,     turn,        pack,
+                            expand,         tile_in,  tile_out,  rows_out, columns_out, widen};

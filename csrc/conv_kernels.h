@@ -20,6 +20,25 @@ struct ConvStep {
   int64_t a, b;
 };
 
+// The same, and what of the results that come next is fetched meanwhile, in bytes from their first.
+struct ConvLineStep {
+  int64_t a, b, ahead[2];
+};
+
+// Six sums of F(4, 3) on their way to four results each, in rows that lie apart; `n` numbers of a
+// row lie side by side.
+struct ConvLines {
+  const float* m;         // the first of the six
+  int64_t m_step, m_row;  // from one of the six to the next; from one row to the next
+  int64_t rows, n;
+  float* y[4];               // null where outside the picture
+  const float* residual[4];  // like y, or null
+  int64_t y_row;
+  const float* bias;  // of the n numbers, or of the rows; or null
+  bool bias_of_rows;
+  float slope;
+};
+
 // The terms of some sums and where those go. Terms lie in segments, each beginning `jumps` bytes
 // behind the end of the one before it; those of b lie side by side.
 struct ConvSums {
@@ -46,6 +65,16 @@ struct ConvKernels {
   // and b's each a step from the one before. b need not be aligned.
   void (*micro_steps)(int rows, const float* a, int64_t lda, const float* b, float* c, int64_t ldc,
                       const ConvStep* steps, int64_t k, const float* more, int64_t ldm);
+
+  // The same for `lines` of sums, one after the other: C[lines, rows, panel], each line over k
+  // terms.
+  void (*micro_lines)(int rows, const float* a, int64_t lda, const float* b, float* c,
+                      const ConvLineStep* steps, int64_t k, int64_t lines, const float* ahead);
+
+  // F(4, 3). Six rows of n numbers -> six, step apart. / Six sums -> four; see ConvLines. Returns
+  // whether every result is finite.
+  void (*lines_in)(const float* const* rows, int64_t n, float* v, int64_t step);
+  bool (*lines_out)(const ConvLines& lines);
 
   // Few outputs: sums[i * pixel_apart + o * out_apart] over the `lines` lines, line_step apart, of
   // the window of pixel i, each `run` floats, pixels pixel_step apart. Weights are [outs][lines]

@@ -112,6 +112,18 @@ constexpr int kPanel = 16, kRows = 4;
       : [l] "r"(l), [lc] "r"(lc), [lm] "r"(lm)                                                \
       : "memory", "cc", ACCEL_CLOBBERS);                                                      \
   break;
+#define ACCEL_LINES(N)                                                                             \
+  asm volatile(                                                                                  \
+      "0:\n\t" ACCEL_EACH_##N(ACCEL_CLEAR) "mov %[terms],%[k]\n\t.p2align 5\n1:\n\t" ACCEL_B_ANY    \
+          ACCEL_EACH_##N(ACCEL_AT_0) "mov 16(%[s]),%[d]\n\tprefetcht0 (%[y],%[d])\n\t"           \
+      "mov 24(%[s]),%[d]\n\tprefetcht0 (%[y],%[d])\n\t"                                         \
+      "mov (%[s]),%[d]\n\tadd 8(%[s]),%[b]\n\tadd $32,%[s]\n\t" ACCEL_MOVE_A                    \
+      "dec %[k]\n\tjnz 1b\n\t" ACCEL_EACH_##N(ACCEL_SET) "dec %[left]\n\tjnz 0b\n\t"              \
+      : ACCEL_A_ROWS, [b] "+r"(b), [k] "=&r"(k), [c] "+r"(c), [s] "+r"(steps),                   \
+        [d] "=&r"(distance), [left] "+r"(lines)                                                  \
+      : [l] "r"(l), [lc] "i"(kPanel * 4), [terms] "m"(terms), [y] "r"(ahead)                     \
+      : "memory", "cc", ACCEL_CLOBBERS); \
+  break;
 #define ACCEL_MICRO(N)                                                                        \
   asm volatile(                                                                               \
       ACCEL_EACH_##N(ACCEL_CLEAR) "1:\n\tmov %[quads],%[k]\n\t.p2align 5\n2:\n\t" ACCEL_AHEAD \
@@ -181,6 +193,17 @@ void micro_steps(int rows, const float* a, int64_t lda, const float* b, float* c
 #endif
   ACCEL_SWITCH(ACCEL_STEPS)
 }
+
+void micro_lines(int rows, const float* a, int64_t lda, const float* b, float* c,
+                 const ConvLineStep* steps, int64_t terms, int64_t lines, const float* ahead) {
+  const float* a3 = a + 3 * lda;
+  const int64_t l = lda * 4;
+  int64_t distance, k;
+#if defined(ACCEL_ISA_AVX512)
+  const float *a6 = a + 6 * lda, *a9 = a + 9 * lda;
+#endif
+  ACCEL_SWITCH(ACCEL_LINES)
+}
 #else
 void micro(int rows, const float* a, int64_t lda, const float* b, const ConvSums& sums) {
   for (int r = 0; r < rows; ++r, a += lda) {
@@ -204,6 +227,15 @@ void micro_steps(int rows, const float* a, int64_t lda, const float* b, float* c
       value += steps[i].a / 4, vector += steps[i].b / 4;
     }
     for (int j = 0; j < kPanel; ++j) c[j] = more ? more[r * ldm + j] + sum[j] : sum[j];
+  }
+}
+void micro_lines(int rows, const float* a, int64_t lda, const float* b, float* c,
+                 const ConvLineStep* steps, int64_t terms, int64_t lines, const float*) {
+  for (int64_t i = 0; i < lines; ++i, steps += terms, c += rows * kPanel) {
+    for (int64_t j = 0; j < rows * kPanel; ++j) c[j] = 0.0f;
+    for (int64_t t = 0; t < terms; a += steps[t].a / 4, b += steps[t].b / 4, ++t)
+      for (int r = 0; r < rows; ++r)
+        for (int j = 0; j < kPanel; ++j) c[r * kPanel + j] += a[r * lda] * b[j];
   }
 }
 #endif

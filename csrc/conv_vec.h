@@ -21,6 +21,7 @@ inline void store_some(float* p, Vec a, int n) {
 inline Vec where_negative(Vec a, Vec yes, Vec no) {
   return _mm512_mask_blend_ps(_mm512_cmp_ps_mask(a, _mm512_setzero_ps(), _CMP_LT_OQ), no, yes);
 }
+inline bool any_nan(Vec a) { return _mm512_cmp_ps_mask(a, a, _CMP_UNORD_Q); }
 #elif defined(ACCEL_ISA_AVX2)
 constexpr int kLanes = 8;
 using Vec = __m256;
@@ -39,6 +40,7 @@ inline void store_some(float* p, Vec a, int n) { _mm256_maskstore_ps(p, first(n)
 inline Vec where_negative(Vec a, Vec yes, Vec no) {
   return _mm256_blendv_ps(no, yes, _mm256_cmp_ps(a, _mm256_setzero_ps(), _CMP_LT_OQ));
 }
+inline bool any_nan(Vec a) { return _mm256_movemask_ps(_mm256_cmp_ps(a, a, _CMP_UNORD_Q)); }
 #else
 constexpr int kLanes = 8;
 struct Vec {
@@ -79,6 +81,11 @@ inline void store_some(float* p, Vec a, int n) {
 }
 inline Vec where_negative(Vec a, Vec yes, Vec no) {
   return each([&](int i) { return a.v[i] < 0.0f ? yes.v[i] : no.v[i]; });
+}
+inline bool any_nan(Vec a) {
+  for (int i = 0; i < kLanes; ++i)
+    if (a.v[i] != a.v[i]) return true;
+  return false;
 }
 #endif
 
