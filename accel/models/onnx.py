@@ -80,7 +80,8 @@ def _opened(
             model = onnx_graph.parse(data, name)
             onnx_graph.tidy(model)
             onnx_graph.fold_storage(model)
-            runner, ports, sizes = Runner(plan_of(model)), _ports(model), Sizes(model, name)
+            ports, sizes = _ports(model), Sizes(model, name)
+            runner = Runner(plan_of(model), sizes.room)
             if runtime == "accel" or runner.pays(_fitting(samples(model), sizes)):
                 return OnnxModel(name, ports, plan=runner, sizes=sizes, types=_types(model))
         except Unsupported as error:
@@ -169,8 +170,11 @@ class OnnxModel:
             raise ValueError(
                 f"{self.name}: inputs must fit the graph: {first_line(error)}"
             ) from None
-        arrays = (t.contiguous().numpy() for t in outputs)
-        return {n: a.astype(self._types.get(n, a.dtype)) for n, a in zip(self.outputs, arrays)}
+        arrays = (tensor.numpy() for tensor in outputs)
+        return {
+            name: array.astype(self._types.get(name, array.dtype), copy=False)
+            for name, array in zip(self.outputs, arrays)
+        }
 
     def _array(self, port: Port, value: Any) -> Array:
         """What was given for an input, of its type and in order; ValueError where it does not fit.

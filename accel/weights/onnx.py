@@ -28,6 +28,11 @@ from accel.weights.onnx_sizes import Sizes
 
 Array = np.ndarray[Any, Any]
 
+SHARE_OF_BATCH = 4  # of what one item may need, for several together
+MANY = 1 << 30  # items; without a limit
+# Bytes of values at a time, of one item, up to which ONNX Runtime keeps a pool of memory. Its pool
+# grows by twice as much each time: for larger values that costs more than the pool saves.
+MOST_POOLED = 256 << 20
 # ONNX Runtime's exceptions share no base class of their own.
 ORT_ERRORS = (
     ort_state.Fail,
@@ -109,6 +114,9 @@ def open_onnx(
     fixed = model.SerializeToString()
     where, sizes = _Place(device, tensorrt), _sizes(model)
     made = None if shipped else Sizes(model, name)
+    if made is not None:
+        at_once = made.at_once
+        where.has_pool = at_once is not None and at_once <= MOST_POOLED
     if dynamic_batch and onnx_graph.free_batch(model):
         try:
             session = _session(model.SerializeToString(), where, threads, name, _sizes(model))
@@ -134,6 +142,7 @@ class _Place:
 
     def __init__(self, name: str, tensorrt: Path | None = None) -> None:
         self.name, self.tensorrt, self.device = name, tensorrt, choose_device(name)
+        self.has_pool = True  # of memory, on the CPU
         self.stream = device_stream(self.device) if self.device.type == "cuda" else None
 
     def providers(self, sizes: dict[str, tuple[int | str, ...]]) -> list[Any]:
@@ -163,6 +172,7 @@ def _session(
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
+    options.enable_cpu_mem_arena = where.has_pool
     options.log_severity_level = 4  # what goes wrong as it runs is raised; no need to print it too
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
     # A waiting thread must not burn the core that the decoder or the encoder could use.
@@ -251,7 +261,11 @@ class Network:
             return [out[:0] for out in self._run(one)]
         if count == 1:
             return self._run(feed)
-        if self.batched and (self._verified or self._verify(feed)):
+        most = self._most_items(feed) if self.batched else 1
+        if 1 < most < count:
+            parts = [self(**self._items(feed, i, most)) for i in range(0, count, most)]
+            return [np.concatenate(part) for part in zip(*parts)]
+        if most > 1 and (self._verified or self._verify(feed)):
             return self._run(feed)
         singles = [self._run(self._item(feed, i)) for i in range(count)]
         return [np.concatenate(parts) for parts in zip(*singles)]
@@ -329,7 +343,17 @@ class Network:
         return results
 
     def _item(self, feed: dict[str, Array], index: int) -> dict[str, Array]:
-        return {n: a[index : index + 1] if n in self._per_item else a for n, a in feed.items()}
+        return self._items(feed, index, 1)
+
+    def _items(self, feed: dict[str, Array], first: int, many: int) -> dict[str, Array]:
+        return {n: a[first : first + many] if n in self._per_item else a for n, a in feed.items()}
+
+    def _most_items(self, feed: dict[str, Array]) -> int:
+        """How many go through together: what one may need, many may not need many times."""
+        if self._made is None or self.binding is not None:
+            return MANY
+        one = {name: array.shape for name, array in self._item(feed, 0).items()}
+        return max(self._made.room({}) // SHARE_OF_BATCH // max(self._made.check_once(one), 1), 1)
 
     @staticmethod
     def _like_one(array: Array) -> Array:

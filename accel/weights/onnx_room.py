@@ -22,6 +22,7 @@ SIDES = frozenset((
 UNBOUNDED = ("RoiAlign", "TfIdfVectorizer")
 CONVOLUTIONS = {"Conv": 1, "DeformConv": 1, "ConvInteger": 1, "QLinearConv": 3}  # where weights are
 BY_COLUMNS = ("DeformConv", "ConvInteger", "QLinearConv")  # a number for each tap of each result
+CHANNELS_TOGETHER = 16  # ONNX Runtime keeps so many of a convolution's result, be they fewer
 POOLS = ("MaxPool", "AveragePool", "LpPool")
 
 
@@ -54,7 +55,7 @@ def check_room(
             )
     try:
         needed = _needed(node.op_type, told, given, made)
-    except (ArithmeticError, LookupError, TypeError, AttributeError):
+    except (ArithmeticError, LookupError, TypeError, ValueError, AttributeError):
         return  # attributes that no operator takes
     if needed > most:
         raise InputError(
@@ -80,8 +81,9 @@ def _needed(
     if kind in CONVOLUTIONS:
         weight = given[CONVOLUTIONS[kind]]
         taps = weight.shape if weight is not None and weight.shape else ()
-        columns = made[0].elements // max(taps[0], 1) * math.prod(taps[1:])
-        return max(_padded(shape, taps[2:], told), columns if kind in BY_COLUMNS else 0)
+        pixels = made[0].elements // max(taps[0], 1)
+        columns = pixels * math.prod(taps[1:]) if kind in BY_COLUMNS else 0
+        return max(_padded(shape, taps[2:], told), columns, pixels * CHANNELS_TOGETHER)
     if kind in POOLS:
         return _padded(shape, told["kernel_shape"], told)
     if kind == "ConvTranspose" and given[1] is not None and given[1].shape:

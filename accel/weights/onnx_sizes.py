@@ -40,7 +40,10 @@ MAX_ELEMENTS_OF_FOLDERS = 1 << 27  # of models above 2 GB, whose pictures are as
 # As often as a picture that is put in, however large it is, a value may be. 64 channels of four
 # times its sides are 341 times it.
 MAX_GROWTH = 512
-MAX_AT_ONCE = 4  # times the bytes of the largest value, of all that are needed at a time
+MAX_AT_ONCE = 3  # times the bytes of the largest value, of all that are needed at a time
+# Weights of gigabytes may make values in proportion: of 860 million numbers (Stable Diffusion 1.5,
+# as float16) attention over two pictures of 64 by 64 takes 268 million.
+WEIGHTS_TO_VALUES = 6  # bytes of weights for an element
 MAX_FOLDED = 4  # times the bytes of the constants, of what is made of constants alone ...
 ROOM_TO_FOLD = 1 << 28  # ... and this many more
 MAX_ROUNDS = 100_000  # of a loop
@@ -100,34 +103,52 @@ class Sizes:
         written = [
             a.t for n in nodes_of(self.nodes) if n.op_type == "Constant" for a in n.attribute
         ]
-        self._seen: set[tuple[tuple[str, tuple[int, ...]], ...]] = set()
+        self._seen: dict[tuple[tuple[str, tuple[int, ...]], ...], int] = {}
         self.weights = sum(value.in_bytes for value in self._constants.values())
         self.weights += sum(FLOAT * math.prod(tensor.dims) for tensor in written)
+        self.most = max(self.most, self.weights // WEIGHTS_TO_VALUES)
 
-    def check(self, given: Mapping[str, Sequence[int]] | None = None) -> None:
+    def room(self, given: Mapping[str, Sequence[int]]) -> int:
+        """Bytes that may be needed at a time for inputs of these sizes; for none at the least."""
+        return MAX_AT_ONCE * FLOAT * self._most(sum(map(math.prod, given.values())))
+
+    def _most(self, put_in: int) -> int:
+        return max(self.most, MAX_GROWTH * put_in)
+
+    def check(self, given: Mapping[str, Sequence[int]] | None = None) -> int:
         """Refuse what the graph makes of inputs of these sizes, where it is too large.
 
         given: sizes by the names of inputs; without them those that the file declares, a free one
         counting as 1: what is not known then, is when the graph is run, and is checked then.
 
-        Raises InputError.
+        Returns the bytes of what is needed at a time. Raises InputError.
         """
         known = self.given(given or {}, free=1)
         declared = [Value(kind) for kind in self._inputs.values()]
         is_strict = given is not None or all(value.is_known for value in declared)
         put_in = sum(known[name].elements for name in given or ())
-        most = max(self.most, MAX_GROWTH * put_in)
+        most = self._most(put_in)
         for name in self._inputs:
             check_made(known[name].elements, name, self.name, most)
-        _Walk(self, most, is_strict).follow(self.nodes, known, self.outputs)
+        walk = _Walk(self, most, is_strict)
+        walk.follow(self.nodes, known, self.outputs)
+        return walk.peak
 
-    def check_once(self, given: Mapping[str, Sequence[int]]) -> None:
+    def check_once(self, given: Mapping[str, Sequence[int]]) -> int:
         """As `check`, where inputs of such sizes were not checked before."""
         key = tuple((name, tuple(shape)) for name, shape in given.items())
-        if key in self._seen:
-            return
-        self.check(given)
-        self._seen.add(key)
+        if key not in self._seen:
+            self._seen[key] = self.check(given)
+        return self._seen[key]
+
+    @property
+    def at_once(self) -> int | None:
+        """Bytes needed at a time for one item; None where a size of it is left open."""
+        for kind in self._inputs.values():
+            dims = kind.tensor_type.shape.dim
+            if not kind.tensor_type.HasField("shape") or not all(d.dim_value for d in dims[1:]):
+                return None
+        return self.check()
 
     def given(self, sizes: Mapping[str, Sequence[int]], free: int | None) -> dict[str, Value]:
         """Inputs and constants to begin with. free: what counts for a size left open, if any."""
@@ -188,7 +209,7 @@ class _Walk:
         """
         self._sizes, self._name = sizes, sizes.name
         self._most, self._is_strict = most, is_strict
-        self._now = self._folded = 0  # bytes
+        self._now = self._folded = self.peak = 0  # bytes
 
     def follow(self, nodes: Sequence[NodeProto], known: Known, outputs: Iterable[str]) -> None:
         """Add to `known` what each operator makes."""
@@ -221,15 +242,17 @@ class _Walk:
                     f"{self._name}: what is made of constants must take {most} bytes at most, got"
                     f" {self._folded}"
                 )
-            return 0
-        self._now += value.in_bytes
-        most = MAX_AT_ONCE * FLOAT * self._most
-        if self._now > most:
+        else:
+            self._now += value.in_bytes
+        # Constants stay; of those that are as large as weights unpacked the file says so itself.
+        at_once = self._now + max(self._folded - MAX_FOLDED * self._sizes.weights, 0)
+        self.peak, most = max(self.peak, at_once), MAX_AT_ONCE * FLOAT * self._most
+        if at_once > most:
             raise InputError(
                 f"{self._name}: values needed at a time must take {most} bytes at most, got"
-                f" {self._now}"
+                f" {at_once}"
             )
-        return value.in_bytes
+        return 0 if value.is_constant else value.in_bytes
 
     def _refuse(self, node: NodeProto, must: str) -> NoReturn:
         refuse(node, must, self._name)

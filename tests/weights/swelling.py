@@ -126,6 +126,20 @@ SWELLING: dict[str, tuple[Callable[[Any], list[Any]], dict[str, Any]]] = {
                    n("ConvTranspose", ["x", "w"], ["output"], strides=[256] * 2,
                      pads=[16000, 16000, 16000, 16000])],
         {"w": np.ones((3, 3, 1, 1), np.float32)}),
+    "a_convolution_of_few_channels": (
+        lambda n: [n("Tile", ["in_face:0", "t"], ["a"]),
+                   n("Transpose", ["a"], ["x"], perm=[0, 3, 1, 2]),
+                   n("Conv", ["x", "w"], ["output"])],
+        {"t": np.array([1, 24, 24, 1]), "w": np.ones((3, 3, 1, 1), np.float32)}),
+    "constants_beside_values": (
+        lambda n: [*(n("ConstantOfShape", ["s"], [f"k{i}"]) for i in range(2)),
+                   n("ReduceMax", ["in_face:0"], ["m"]), n("Add", ["m", "k0"], ["a"]),
+                   n("Sub", ["m", "k1"], ["b"]), n("Add", ["a", "b"], ["output"])],
+        {"s": np.array([1, 8, 1000, 4096])}),
+    "a_normal_of_a_words_groups": (
+        lambda n: [n("Transpose", ["in_face:0"], ["x"], perm=[0, 3, 1, 2]),
+                   n("GroupNormalization", ["x", "k", "k"], ["output"], num_groups="x")],
+        {"k": np.ones(1, np.float32)}),
     "neighbours_beyond_number": (
         lambda n: [n("LRN", ["in_face:0"], ["output"], size=(1 << 20) + 1)], {}),
     "a_norm_of_one_group": (

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -17,7 +17,7 @@ from torch import Tensor
 from accel.kernels import _native
 from accel.kernels.conv2d import FLOPS_A_THREAD
 from accel.nn.onnx.arena import Node, Place, lay_out
-from accel.nn.onnx.lower import Boxed, Ending, Lowering
+from accel.nn.onnx.lower import Boxed, Ending, Lowering, NotNative
 from accel.nn.onnx.ops import MISFITS
 from accel.nn.onnx.pack import Packed
 from accel.nn.onnx.plan import Plan
@@ -35,10 +35,15 @@ STEP_OF_TORCH, MOVE, OPERATION = 2e-5, 0.5e-9, 1e-11
 
 
 class Runner:
-    """Runs a Plan, natively where that can be. One run at a time: the caller holds a lock."""
+    """Runs a Plan, natively where that can be. One run at a time: the caller holds a lock.
 
-    def __init__(self, plan: Plan):
-        self.plan = plan
+    room: how many bytes a program may take for its values, by the sizes of inputs; without it any.
+    """
+
+    def __init__(
+        self, plan: Plan, room: Callable[[Mapping[str, Sequence[int]]], int] | None = None
+    ):
+        self.plan, self._room = plan, room
         self._packed = Packed(native.simd_lanes()) if native is not None else None
         self._programs: OrderedDict[Any, Program | None] = OrderedDict()
 
@@ -51,9 +56,15 @@ class Runner:
         return self.plan.outputs
 
     def run(self, feeds: Feeds, threads: int = 0) -> list[Tensor]:
-        """Return the outputs, in the graph's order. threads: 0, as many as torch uses."""
+        """Return the outputs, new tensors, in the graph's order. threads: 0, as torch has."""
         program = self.program(feeds)
-        return self.plan.run(feeds) if program is None else program.run(feeds, threads)
+        made = self.plan.run(feeds) if program is None else program.run(feeds, threads)
+        kept = _memory([*feeds.values(), *self.plan.held(), *(program.held() if program else ())])
+        for i, tensor in enumerate(made):  # in place: of large ones no two are there at a time
+            if tensor.untyped_storage().data_ptr() in kept or not tensor.is_contiguous():
+                made[i] = tensor.clone(memory_format=torch.contiguous_format)
+            kept |= _memory([made[i]])
+        return made
 
     def pays(self, feeds: Feeds | None) -> bool:
         """Whether inputs like these are run by a program that leaves little to torch."""
@@ -74,15 +85,22 @@ class Runner:
 
     def _planned(self, feeds: Feeds, packed: Packed) -> Program | None:
         try:
-            return Program(self.plan, feeds, packed)
+            shapes = {name: tensor.shape for name, tensor in feeds.items()}
+            room = None if self._room is None else self._room(shapes)
+            return Program(self.plan, feeds, packed, room)
         except MISFITS:  # NotNative among them; or these sizes do not fit the graph
             return None
+
+
+def _memory(tensors: Iterable[Tensor]) -> set[int]:
+    return {tensor.untyped_storage().data_ptr() for tensor in tensors}
 
 
 class Program:
     """A graph for inputs of one size."""
 
-    def __init__(self, plan: Plan, feeds: Feeds, packed: Packed):
+    def __init__(self, plan: Plan, feeds: Feeds, packed: Packed, room: int | None = None):
+        """Raises NotNative where its values together would take more than `room` bytes."""
         low = Lowering(plan.steps, plan.constants, feeds, plan.outputs, packed, RULES)
         self._small = [name for name in plan.small if name in feeds]
         self._inputs, self._outputs = low.inputs, low.outputs
@@ -100,6 +118,9 @@ class Program:
         arena = len(self._tensors) + len(low.inputs) + len(self._made)
         floats = lay_out(self.nodes, arena)
         self.arena_floats = floats
+        taken = 4 * (floats + sum(place.buffer.floats for place in self._made))
+        if room is not None and taken > room:
+            raise NotNative(f"its values take {taken} bytes, more than {room}")
         assert self._hold(torch.zeros(max(floats, 1))) == arena
         self._packed = packed
         self._build()
@@ -217,6 +238,11 @@ class Program:
         return [self._hold(tensor), 0, tensor.numel()]
 
     # --- running --------------------------------------------------------------------------------
+
+    def held(self) -> list[Tensor]:
+        """What stays after a run."""
+        constants = (output for output in self._outputs if isinstance(output, Tensor))
+        return [*self._tensors.values(), *self._boxes.values(), *constants]
 
     def run(self, feeds: Feeds, threads: int = 0) -> list[Tensor]:
         given = [feeds[name].contiguous() for name in self._inputs]

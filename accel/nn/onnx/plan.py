@@ -86,6 +86,10 @@ class Plan:
             self._held = {name: values[name] for name in names}
         return [values[name] for name in self.outputs]
 
+    def held(self) -> list[Tensor]:
+        """What stays after a run."""
+        return [*self.constants.values(), *self._held.values()]
+
     def _same(self, feeds: Mapping[str, Tensor]) -> bool:
         return bool(self._last) and all(torch.equal(feeds[n], t) for n, t in self._last.items())
 

@@ -89,7 +89,8 @@ def cut(
         size = x.shape[axis]
         if step > 0:
             index = [slice(None)] * x.ndim
-            index[axis] = slice(start, end, step)
+            # Of numbers beyond 64 bits torch warns on the terminal.
+            index[axis] = slice(*slice(start, end, step).indices(size)[:2], min(step, size or 1))
             x = x[tuple(index)]
         else:
             picked = range(size)[slice(start, None if end < -size else end, step)]
