@@ -116,8 +116,16 @@ def run_command(
         stderr=None if is_terminal else subprocess.PIPE,
     )
     errors = _Relay(child.stderr)
-    fault = _watch(child, limits)
-    errors.join()
+    try:
+        fault = _watch(child, limits)
+    except KeyboardInterrupt:
+        if (
+            child.returncode < 0
+        ):  # else it has said what it leaves, and nobody needs to hear it twice
+            raise
+        fault = None
+    finally:
+        errors.join()
     status = child.returncode
     if fault is None and status >= 0 and not (status == 1 and errors.is_traceback):
         return status
@@ -140,11 +148,19 @@ def _watch(child: subprocess.Popen[bytes], limits: ChildLimits) -> str | None:
     """Wait for the child's end; the limit that it was stopped at, None when it ended by itself."""
     end = time.monotonic() + limits.seconds
     is_main = threading.current_thread() is threading.main_thread()
-    before = signal.signal(signal.SIGTERM, lambda *_: child.terminate()) if is_main else None
+
+    def pass_on(*unused: object) -> None:
+        child.terminate()
+        asked.append(True)
+
+    asked: list[bool] = []
+    before = signal.signal(signal.SIGTERM, pass_on) if is_main else None
     try:
         while True:
             with suppress(subprocess.TimeoutExpired):
                 child.wait(LOOK_S)
+                if asked and child.returncode == -signal.SIGTERM:  # before it listened for one
+                    raise Cancelled
                 return None
             used = _resident_mb(child.pid)
             if used > limits.memory_mb:

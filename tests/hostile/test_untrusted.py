@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -14,8 +15,10 @@ from accel.cli import main
 from accel.cli.shared import take_untrusted
 from accel.core import ConfigError, InputError
 from accel.pipelines.untrusted import ChildLimits, run_command, run_untrusted
+from accel.weights.assets import asset
 
 HERE = "tests.hostile.jobs"
+PICTURE = asset("astronaut.png")
 
 
 @pytest.fixture(autouse=True)
@@ -113,3 +116,22 @@ def test_a_command_that_is_stopped_leaves_one_line_and_no_file(tmp_path):
     assert ran.returncode == 2
     assert ran.stderr == "accel: accel swap: must work in 250 MB of memory, needs more\n"
     assert os.listdir(tmp_path) == ["clip.mp4"]
+
+
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])
+def test_who_asks_it_to_stop_hears_no_blame(tmp_path, name):
+    """Neither is the input damaged, nor is it said twice that the run was cancelled."""
+    folder = tmp_path / "in"
+    folder.mkdir()
+    for index in range(200):
+        (folder / f"{index:03}.png").write_bytes(PICTURE.read_bytes())
+    command = [sys.executable, "-m", "accel", "--untrusted", "swap", str(folder),
+               str(tmp_path / "out"), "--source", str(PICTURE)]  # fmt: skip
+    running = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    time.sleep(1.5)
+    running.send_signal(getattr(signal, name))
+    _, told = running.communicate(timeout=60)
+    assert running.returncode == 130, told
+    assert told.startswith("accel: cancelled; ")
+    assert told.count("\n") == 1
+    assert not (tmp_path / "out").exists()
