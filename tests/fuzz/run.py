@@ -15,7 +15,6 @@ import json
 import os
 import random
 import re
-import resource
 import signal
 import subprocess
 import sys
@@ -30,7 +29,8 @@ from tests.fuzz.targets import TARGETS, Target
 
 CRASHES = Path(__file__).parent / "crashes"
 SLOW_S = 5.0  # of processor time, for one input
-MEMORY_MB = 1000  # beyond what the process has when it starts
+MEMORY_MB = 1000  # for one input, beyond what was ever needed before it
+GROWTH_MB = 400  # that stay, of all inputs together, beyond what the seeds left
 MAX_CORPUS = 2000
 
 
@@ -79,12 +79,12 @@ class Session:
         self.found: dict[str, str] = {}
         self.seen: set[str] = set()
         self.runs = 0
-        self._peak_mb = 0
+        self._peak_mb = self._first_mb = 0
 
     def begin(self, seeds: list[bytes]) -> None:
         for data in seeds:
             self.try_(data)
-        self._peak_mb = _peak_mb()
+        self._peak_mb, self._first_mb = memory_mb("VmHWM"), memory_mb("VmRSS")
         self.runs = 0
 
     def try_(self, data: bytes) -> bool:
@@ -92,11 +92,8 @@ class Session:
         self._current.write_bytes(data)
         what, fault = check(self.target, data, self._folder)
         self.runs += 1
-        now = _peak_mb()
-        if not fault and self._peak_mb and now > self._peak_mb + MEMORY_MB:
-            more = now - self._peak_mb
-            what, fault = f"memory of {more.bit_length()} bits", f"took {more} MB"
-        self._peak_mb = max(self._peak_mb, now)
+        if not fault:
+            what, fault = self._memory(what)
         if fault:
             where = re.findall(r'File "[^"]*/(accel/[^"]+)", line (\d+)', fault)
             key = f"{what} {where[-1] if where else ''}"
@@ -107,6 +104,19 @@ class Session:
         self.seen.add(what)
         return is_new
 
+    def _memory(self, what: str) -> tuple[str, str]:
+        """An outcome and no fault, unless this input took much memory, or all of them keep much."""
+        peak = memory_mb("VmHWM")
+        more, self._peak_mb = peak - self._peak_mb, max(self._peak_mb, peak)
+        if more > MEMORY_MB and self._first_mb:
+            return f"memory of {more.bit_length()} bits", f"took {more} MB"
+        if self._first_mb and self.runs % 100 == 0:
+            kept = memory_mb("VmRSS") - self._first_mb
+            if kept > GROWTH_MB:
+                self._first_mb += kept
+                return "memory that stays", f"{kept} MB stayed after {self.runs} inputs"
+        return what, ""
+
     def report(self, minutes: float) -> dict[str, object]:
         self._current.unlink(missing_ok=True)
         return {"target": self.target.name, "runs": self.runs, "outcomes": len(self.seen),
@@ -114,8 +124,9 @@ class Session:
                 "cpu_minutes": round(time.process_time() / 60, 2), "found": self.found}  # fmt: skip
 
 
-def _peak_mb() -> int:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
+def memory_mb(of: str) -> int:
+    """VmRSS, or the peak VmHWM: getrusage's peak is that of the process that started this one."""
+    return int(Path("/proc/self/status").read_text().partition(f"{of}:")[2].split()[0]) // 1024
 
 
 def work(

@@ -67,3 +67,34 @@ def test_a_fault_is_found(tmp_path):
     what, fault = check(Target("broken", lambda folder: [], breaks), b"x", tmp_path)
     assert what == "KeyError"
     assert "breaks" in fault
+
+
+@pytest.fixture
+def session(tmp_path, monkeypatch):
+    from tests.fuzz import run
+    from tests.fuzz.targets import Target
+
+    kept = []
+
+    def keeps(data, path):
+        kept.append(bytearray(b"x" * (int(data) << 20)))
+        if int(data) > 50:
+            kept.clear()  # the peak alone is high
+
+    monkeypatch.setattr(run, "CRASHES", tmp_path / "crashes")
+    monkeypatch.setattr(run, "GROWTH_MB", 60)
+    monkeypatch.setattr(run, "MEMORY_MB", 300)
+    made = run.Session(Target("keeps", lambda folder: [], keeps), tmp_path, tmp_path)
+    made.begin([b"1"])
+    return made
+
+
+def test_memory_that_grows_with_many_inputs_is_a_fault(session):
+    for _ in range(200):
+        session.try_(b"1")
+    assert list(session.found) == ["memory that stays "]
+
+
+def test_memory_of_one_input_is_a_fault(session):
+    assert session.try_(b"400") is False
+    assert [key.split(" of ")[0] for key in session.found] == ["memory"]
