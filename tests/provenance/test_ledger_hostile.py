@@ -85,6 +85,36 @@ def test_a_report_is_written_entry_by_entry(ledger, tmp_path, capsys):
     assert json.loads(file.read_text())["faults"] == ["entry 2 was altered"]
 
 
+ODD = ('a"b', "a\\b", "é한\U0001f600", "a\nb", "\x7f", "{}", "", "a, b")
+
+
+@pytest.mark.parametrize(
+    "looks", ["", " ab  cd ", "0x1f 1_0", "ab\tcd", "٣", "0123456789abcdef" * 2]
+)
+def test_a_chain_of_odd_words_holds(tmp_path, looks):
+    """What is checked is the very form that was signed, however its letters are written."""
+    made = Ledger(tmp_path / "odd.sqlite")
+    for odd in ODD:
+        entry = made.add(task=odd, sha256="0" * 64, mark=odd, consent=odd, credential=odd)
+        told = vars(entry) | {"looks": tuple(looks.split())}
+        (row,) = made._read("WHERE number = ?", (entry.number,))
+        row = row._replace(looks=looks)
+        assert module._expected_hash(row) == module.Entry(**told).expected_hash()
+    assert made.check() == ([], len(ODD), made.entries()[-1].hash)
+
+
+def test_a_look_is_found_in_pages_of_every_shape(tmp_path, monkeypatch):
+    """Pages that cannot hold it are passed over at once; none that may."""
+    monkeypatch.setattr(module, "_PAGE", 3)
+    made = Ledger(tmp_path / "ledger.sqlite")
+    wanted = "0123456789abcdef"
+    near, far = "0123456789abcdff", "f" * 16
+    for looks in [(), (far,), (far, near), (far,) * 8, ("12345",), ("0x" + near,), (near,)]:
+        made.add(task="edit", sha256="0" * 64, looks=looks)
+    found = made.looking_like(("0" * 16, wanted), 1)
+    assert [entry.number for entry in found] == [3, 6, 7]
+
+
 def test_faults_have_an_end(ledger, monkeypatch):
     monkeypatch.setattr(module, "MOST_FAULTS", 3)
     change(ledger, "UPDATE entries SET consent = 'own'")
