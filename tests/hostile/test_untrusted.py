@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -128,7 +129,10 @@ def test_who_asks_it_to_stop_hears_no_blame(tmp_path, name):
     command = [sys.executable, "-m", "accel", "--untrusted", "swap", str(folder),
                str(tmp_path / "out"), "--source", str(PICTURE)]  # fmt: skip
     running = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
-    time.sleep(1.5)
+    children = Path(f"/proc/{running.pid}/task/{running.pid}/children")
+    while running.poll() is None and not children.read_text():
+        time.sleep(0.05)
+    time.sleep(0.3)
     running.send_signal(getattr(signal, name))
     _, told = running.communicate(timeout=60)
     assert running.returncode == 130, told
