@@ -5,23 +5,24 @@
 // they lie, whatever lies side by side in them, and six lines of the window, as long as it is wide,
 // pass over the six. The six sums of four results meet on the way out. Few inputs, channels-last:
 // vectors hold output channels, pixels are the rows of a product. Few inputs in planes: vectors
-// hold pixels, output channels are the rows. Few outputs: rows are turned channels-last where they
-// are not, and vectors run along the channels. Points are those of conv_winograd.h.
+// hold pixels, output channels are the rows. Few outputs: vectors run along the channels; in
+// planes, which need not be turned for it, along pixels, and the lanes of the other layout are sums
+// of their own, one after the other. Points are those of conv_winograd.h.
 
 constexpr int64_t kSix = 6, kFour = 4, kWindow = 3;
 constexpr int64_t kSixBytes = 192 << 10;  // transformed rows that are worked on together
-constexpr int64_t kTurned = 32;  // channels that are turned while the next are on their way
 
 struct Columns {
   const ConvKernels& k;
   const Problem& p;
   bool few_outputs, by_pixel;  // a row has its channels side by side
-  int64_t terms;               // of a line of the window
+  int64_t terms, chains;       // of a line of the window; apart from one another until the end
   int64_t down, columns;       // rows of tiles of an image; columns with padding
   int64_t pitch, line_step;    // floats of a transformed row, of those of all channels
   int64_t groups, group;       // calls, output channels of one
   int64_t sums_step;           // few outputs: from one of six rows of sums to the next
   std::vector<ConvLineStep> steps;
+  std::vector<ConvStep> chain_steps;
   std::vector<float> zero;
   const float* weights = nullptr;
 
@@ -29,13 +30,14 @@ struct Columns {
       : k(k),
         p(p),
         few_outputs(p.inputs > kFewIn),
-        by_pixel(!p.planes || few_outputs),
+        by_pixel(!p.planes),
         terms(kWindow * p.inputs),
+        chains(few_outputs ? k.lanes : 1),
         down(ceil_div(p.out_height, kFour)),
         columns(p.out_width + kWindow - 1),
         pitch(by_pixel ? round_up(columns * p.inputs, kPad) + kPad
                        : round_up(columns, kPad) + k.panel),
-        line_step(by_pixel ? pitch : p.inputs * pitch),
+        line_step(by_pixel ? pitch : (p.inputs + (few_outputs ? 1 : 0)) * pitch),
         groups(ceil_div(p.outputs, by_pixel ? k.panel : k.rows)),
         group(by_pixel ? k.panel : ceil_div(p.outputs, groups)),
         sums_step(round_up(p.out_width * p.outputs, kPad) + kPad),
@@ -50,50 +52,28 @@ struct Columns {
   // ---- rows of the picture, transformed
 
   struct Own {  // a thread's memory
-    float *v, *turned, *sums;
-    int64_t image = -1, until = 0;  // what is turned: rows, counted with padding
+    float *v, *sums, *chains;
   };
 
-  // A row of the picture with its channels side by side, turned if that was not done yet.
-  const float* row_of(Own& own, int64_t image, int64_t padded_y) const {
-    const int64_t y = padded_y - p.pad, width = p.width * p.inputs;
-    if (y < 0 || y >= p.height) return zero.data();
-    if (!p.planes) return p.x + (image * p.height + y) * width;
-    float* to = own.turned + padded_y % kSix * width;
-    if (padded_y < own.until) return to;
-    const int64_t size = p.height * p.width;
-    for (int64_t c = 0; c < p.inputs; c += kTurned) {
-      const float* from = p.x + (image * p.inputs + c) * size + y * p.width;
-      if (c + kTurned < p.inputs)
-        expect<0>(from + kTurned * size, std::min(kTurned, p.inputs - c - kTurned), size, p.width);
-      k.turn(from, size, std::min(kTurned, p.inputs - c), p.width, to + c, p.inputs);
-    }
-    return to;
-  }
-
-  void transform(Own& own, int64_t image, int64_t tile, float* v) const {
+  void transform(float* v, int64_t image, int64_t tile) const {
     const int64_t channels = by_pixel ? 1 : p.inputs, cell = by_pixel ? p.inputs : 1;
     const int64_t left = p.pad * cell, some = p.width * cell;
-    if (image != own.image) own.image = image, own.until = 0;
-    for (int64_t c = 0; c < channels; ++c) {
+    for (int64_t c = 0; c < channels; ++c, v += pitch) {
       const float* rows[kSix];
       for (int64_t r = 0; r < kSix; ++r) {
         const int64_t y = kFour * tile + r - p.pad;
-        if (by_pixel)
-          rows[r] = row_of(own, image, kFour * tile + r);
-        else
-          rows[r] = y < 0 || y >= p.height
-                        ? zero.data()
-                        : p.x + ((image * p.inputs + c) * p.height + y) * p.width;
+        rows[r] = y < 0 || y >= p.height ? zero.data()
+                                         : p.x + ((image * channels + c) * p.height + y) * some;
       }
-      float* to = v + c * pitch;
       for (int64_t j = 0; j < kSix; ++j) {
-        std::fill_n(to + j * line_step, left, 0.0f);
-        std::fill(to + j * line_step + left + some, to + j * line_step + pitch, 0.0f);
+        std::fill_n(v + j * line_step, left, 0.0f);
+        std::fill(v + j * line_step + left + some, v + j * line_step + pitch, 0.0f);
       }
-      k.lines_in(rows, some, to + left, line_step);
+      k.lines_in(rows, some, v + left, line_step);
     }
-    own.until = kFour * tile + kSix;
+    // What the terms read that some of several chains have too many.
+    for (int64_t j = 0; few_outputs && !by_pixel && j < kSix; ++j)
+      std::fill_n(v + j * line_step, pitch, 0.0f);
   }
 
   // Some results of four rows: `wide` from column x on, `outs` channels from `channel` on.
@@ -111,8 +91,12 @@ struct Columns {
     if (few_outputs) return kSix * p.outputs * run_floats();
     return kSix * terms * (by_pixel ? groups * k.panel : p.outputs);
   }
+  // The chains of a line lie behind one another where each is a sum of its own.
   int64_t place_of_weight(int64_t output, int64_t six, int64_t term) const {
-    if (few_outputs) return (six * p.outputs + output) * run_floats() + term;
+    if (few_outputs && by_pixel) return (six * p.outputs + output) * run_floats() + term;
+    if (few_outputs)
+      return (output * kSix + six) * run_floats() + term % chains * (run_floats() / chains) +
+             term / chains;
     const int64_t at = six * terms + term;
     if (!by_pixel) return output * kSix * terms + at;
     return (output / k.panel * kSix * terms + at) * k.panel + output % k.panel;
@@ -121,12 +105,14 @@ struct Columns {
   void pack_own(float* to) {
     weights = to;
     std::fill_n(to, weight_floats(), 0.0f);
+    const int64_t six_step = place_of_weight(0, 1, 0);
+    std::vector<int64_t> places(terms);
+    for (int64_t term = 0; term < terms; ++term) places[term] = place_of_weight(0, 0, term);
     for (int64_t o = 0; o < p.outputs; ++o) {
       const float* w = p.w.rows(o * kWindow * terms, 0, 1, kWindow * terms).at;
-      const int64_t six_step = place_of_weight(0, 1, 0), step = place_of_weight(0, 0, 1);
-      for (int64_t column = 0; column < kWindow; ++column) {
-        float* at = to + place_of_weight(o, 0, column * p.inputs);
-        for (int64_t c = 0; c < p.inputs; ++c, at += step) {
+      float* of_output = to + place_of_weight(o, 0, 0);
+      for (int64_t column = 0; column < kWindow; ++column)
+        for (int64_t c = 0; c < p.inputs; ++c) {
           const float* g = w + c * 9 + column;
           const float u[kSix] = {g[0],
                                  g[0] + 0.5f * g[6] + kNear * g[3],
@@ -134,20 +120,28 @@ struct Columns {
                                  g[0] + 2.0f * g[6] + kFar * g[3],
                                  g[0] + 2.0f * g[6] - kFar * g[3],
                                  g[6]};
+          float* at = of_output + places[column * p.inputs + c];
           for (int64_t j = 0; j < kSix; ++j) at[j * six_step] = u[j];
         }
-      }
     }
   }
 
   // Where a term lies from the first of the first line.
   int64_t place_of(int64_t six, int64_t term) const {
     if (by_pixel) return six * line_step + term;
+    if (term >= terms) return six * line_step + p.inputs * pitch;  // zeros
     return six * line_step + term % p.inputs * pitch + term / p.inputs;
   }
 
   void find_steps() {
-    for (int64_t at = 0, all = kSix * terms; at < all; ++at) {
+    if (few_outputs && by_pixel) return;
+    const int64_t count = run_floats() / chains;
+    for (int64_t chain = 0; few_outputs && chain < chains; ++chain)
+      for (int64_t i = 0; i < count; ++i) {
+        const int64_t term = chain + i * chains, next = i + 1 < count ? term + chains : term;
+        chain_steps.push_back({4, 4 * (place_of(0, next) - place_of(0, term))});
+      }
+    for (int64_t at = 0, all = few_outputs ? 0 : kSix * terms; at < all; ++at) {
       const int64_t next = std::min(at + 1, all - 1);
       const int64_t far =
           4 * (place_of(next / terms, next % terms) - place_of(at / terms, at % terms));
@@ -248,49 +242,60 @@ struct Columns {
         for (int64_t x = 0; x < p.out_width; x += k.panel) {
           const Part part = {image,      tile + t, x, std::min<int64_t>(k.panel, p.out_width - x),
                              at * group, outs};
-          k.micro_lines(int(outs), weights + at * group * kSix * terms, kSix * terms,
-                        own.v + t * kSix * line_step + x, own.sums, steps.data(), terms, kSix,
-                        after(part, p.outputs, x + k.panel, tile + tiles));
+          const float* v = own.v + t * kSix * line_step + x;
+          if (few_outputs)
+            sum_chains(v, own);
+          else
+            k.micro_lines(int(outs), weights + at * group * kSix * terms, kSix * terms, v, own.sums,
+                          steps.data(), terms, kSix,
+                          after(part, p.outputs, x + k.panel, tile + tiles));
           write(own.sums, outs * k.panel, k.panel, part);
         }
     }
   }
 
+  void sum_chains(const float* v, const Own& own) const {
+    const int64_t count = run_floats() / chains, floats = p.outputs * k.panel;
+    for (int64_t j = 0; j < kSix; ++j) {
+      for (int64_t chain = 0; chain < chains; ++chain)
+        k.micro_steps(int(p.outputs), weights + j * run_floats() + chain * count,
+                      kSix * run_floats(), v + place_of(j, chain), own.chains + chain * floats,
+                      k.panel, chain_steps.data() + chain * count, count, nullptr, 0);
+      k.fold(own.chains, floats, floats, own.sums + j * floats);
+    }
+  }
+
   void run_dots(const Own& own, int64_t image, int64_t tile) const {
-    const int64_t apart = p.planes ? 1 : p.outputs, out_apart = p.planes ? p.out_width : 1;
     for (int64_t j = 0; j < kSix; ++j)
       k.dots(own.v + j * line_step, 0, p.inputs, p.out_width, 1, terms,
              weights + j * p.outputs * run_floats(), int(p.outputs), own.sums + j * sums_step,
-             apart, out_apart);
-    write(own.sums, sums_step, p.planes ? p.out_width : p.outputs,
-          {image, tile, 0, p.out_width, 0, p.outputs});
+             p.outputs, 1);
+    write(own.sums, sums_step, p.outputs, {image, tile, 0, p.out_width, 0, p.outputs});
   }
 
-  void run_strip(Own& own, int64_t image, int64_t tile, int64_t tiles) const {
+  void run_strip(const Own& own, int64_t image, int64_t tile, int64_t tiles) const {
     if (!by_pixel) {
-      for (int64_t t = 0; t < tiles; ++t)
-        transform(own, image, tile + t, own.v + t * kSix * line_step);
+      for (int64_t t = 0; t < tiles; ++t) transform(own.v + t * kSix * line_step, image, tile + t);
       return run_planes(own, image, tile, tiles);
     }
     for (const int64_t end = tile + tiles; tile < end; ++tile) {
-      transform(own, image, tile, own.v);
+      transform(own.v, image, tile);
       few_outputs ? run_dots(own, image, tile) : run_pixels(own, image, tile);
     }
   }
 
   void run() {
     pack_own(packed_scratch.get(weight_floats()));
-    if (!few_outputs) find_steps();
+    find_steps();
     const int64_t most = std::max<int64_t>(1, kSixBytes / (4 * kSix * line_step));
     const int64_t strip = by_pixel ? 1 : std::min(most, ceil_div(down, p.threads));
     const int64_t strips = ceil_div(down, strip), v = strip * kSix * line_step + k.panel;
-    const int64_t turned = few_outputs && p.planes ? round_up(kSix * p.width * p.inputs, kPad) : 0;
-    const int64_t sums = few_outputs ? kSix * sums_step + k.panel : kSix * k.rows * k.panel;
+    const int64_t lines = few_outputs && by_pixel ? sums_step : k.rows * k.panel;
+    const int64_t sums = kSix * lines + k.panel;
 #pragma omp parallel num_threads(p.threads) if (p.threads > 1)
     {
-      Own own;
-      own.v = own_scratch.get(v + turned + sums);
-      own.turned = own.v + v, own.sums = own.turned + turned;
+      float* memory = own_scratch.get(v + sums + chains * kFewOut * k.panel);
+      const Own own = {memory, memory + v, memory + v + sums};
 #pragma omp for schedule(static)
       for (int64_t i = 0; i < p.count * strips; ++i) {
         const int64_t first = i % strips * strip;

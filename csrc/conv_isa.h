@@ -209,13 +209,18 @@ void tile_in(const float* const* pixels, int64_t channels, float* v, int64_t ste
   if (at < channels) tile_in_part<false>(pixels, at, int(channels - at), v, step);
 }
 
-// In the order in which halves are added to halves.
-inline float sum_of(Vec a) {
-  float lanes[kLanes];
-  store(lanes, a);
-  for (int width = kLanes / 2; width; width /= 2)
-    for (int i = 0; i < width; ++i) lanes[i] += lanes[i + width];
-  return lanes[0];
+// Elements of kLanes rows, step apart, added up in the order of `sums_of`.
+void fold(const float* rows, int64_t step, int64_t n, float* to) {
+  for (int64_t at = 0; at < n; at += kLanes) {
+    Vec a[8];
+#pragma GCC unroll 8
+    for (int i = 0; i < 8; ++i) {
+      a[i] = load(rows + i * step + at);
+      if (kLanes == 16) a[i] = add(a[i], load(rows + (i + 8) * step + at));
+    }
+    store(to + at,
+          add(add(add(a[0], a[2]), add(a[1], a[3])), add(add(a[4], a[6]), add(a[5], a[7]))));
+  }
 }
 
 template <int kPixels, int kOuts>
@@ -245,9 +250,15 @@ void dots_of(const float* x, int64_t line_step, int64_t pixel_step, int lines, i
     if (at < run) step(x + at, w + at, int(run - at));
   }
 #pragma GCC unroll 8
-  for (int i = 0; i < kPixels; ++i)
+  for (int i = 0; i < kPixels; ++i) {
+    Vec all_sums[4] = {all(0.0f), all(0.0f), all(0.0f), all(0.0f)};
 #pragma GCC unroll 4
-    for (int o = 0; o < kOuts; ++o) sums[i * pixel_apart + o * out_apart] = sum_of(sum[i][o]);
+    for (int o = 0; o < kOuts; ++o) all_sums[o] = sum[i][o];
+    float to[4];
+    sums_of(all_sums, to);
+#pragma GCC unroll 4
+    for (int o = 0; o < kOuts; ++o) sums[i * pixel_apart + o * out_apart] = to[o];
+  }
 }
 
 // As many sums at once as registers hold.
@@ -389,6 +400,7 @@ void columns_out(const float* c, int64_t rows, int wide, float* out, const float
 
 #include "conv_widen.h"
 
-const ConvKernels kTable = {ACCEL_ISA_NAME, kLanes,   kPanel,    kRows,    micro,       micro_steps,
-                            micro_lines,    lines_in, lines_out, dots,     turn,        pack,
-                            expand,         tile_in,  tile_out,  rows_out, columns_out, widen};
+const ConvKernels kTable = {ACCEL_ISA_NAME, kLanes,      kPanel,      kRows,     micro,
+                            micro_steps,    micro_lines, lines_in,    lines_out, fold,
+                            dots,           turn,        pack,        expand,    tile_in,
+                            tile_out,       rows_out,    columns_out, widen};

@@ -76,6 +76,9 @@ struct ConvKernels {
   void (*lines_in)(const float* const* rows, int64_t n, float* v, int64_t step);
   bool (*lines_out)(const ConvLines& lines);
 
+  // `lanes` rows of n floats, step apart, added up in the order in which `dots` adds its lanes.
+  void (*fold)(const float* rows, int64_t step, int64_t n, float* to);
+
   // Few outputs: sums[i * pixel_apart + o * out_apart] over the `lines` lines, line_step apart, of
   // the window of pixel i, each `run` floats, pixels pixel_step apart. Weights are [outs][lines]
   // [run, zero up to a multiple of lanes].

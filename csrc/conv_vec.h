@@ -21,6 +21,17 @@ inline void store_some(float* p, Vec a, int n) {
 inline Vec where_negative(Vec a, Vec yes, Vec no) {
   return _mm512_mask_blend_ps(_mm512_cmp_ps_mask(a, _mm512_setzero_ps(), _CMP_LT_OQ), no, yes);
 }
+// The sums of four vectors. The order is that of `fold` in conv_isa.h.
+inline void sums_of(const Vec* a, float* to) {
+  __m256 b[4];
+  for (int i = 0; i < 4; ++i)
+    b[i] = _mm256_add_ps(_mm512_maskz_extractf32x8_ps(0xff, a[i], 0),
+                         _mm512_maskz_extractf32x8_ps(0xff, a[i], 1));
+  const __m256 x = _mm256_add_ps(_mm256_unpacklo_ps(b[0], b[1]), _mm256_unpackhi_ps(b[0], b[1]));
+  const __m256 y = _mm256_add_ps(_mm256_unpacklo_ps(b[2], b[3]), _mm256_unpackhi_ps(b[2], b[3]));
+  const __m256 z = _mm256_add_ps(_mm256_shuffle_ps(x, y, 0x44), _mm256_shuffle_ps(x, y, 0xee));
+  _mm_storeu_ps(to, _mm_add_ps(_mm256_castps256_ps128(z), _mm256_extractf128_ps(z, 1)));
+}
 inline bool any_nan(Vec a) { return _mm512_cmp_ps_mask(a, a, _CMP_UNORD_Q); }
 #elif defined(ACCEL_ISA_AVX2)
 constexpr int kLanes = 8;
@@ -39,6 +50,12 @@ inline Vec load_some(const float* p, int n) { return _mm256_maskload_ps(p, first
 inline void store_some(float* p, Vec a, int n) { _mm256_maskstore_ps(p, first(n), a); }
 inline Vec where_negative(Vec a, Vec yes, Vec no) {
   return _mm256_blendv_ps(no, yes, _mm256_cmp_ps(a, _mm256_setzero_ps(), _CMP_LT_OQ));
+}
+inline void sums_of(const Vec* a, float* to) {
+  const __m256 x = _mm256_add_ps(_mm256_unpacklo_ps(a[0], a[1]), _mm256_unpackhi_ps(a[0], a[1]));
+  const __m256 y = _mm256_add_ps(_mm256_unpacklo_ps(a[2], a[3]), _mm256_unpackhi_ps(a[2], a[3]));
+  const __m256 z = _mm256_add_ps(_mm256_shuffle_ps(x, y, 0x44), _mm256_shuffle_ps(x, y, 0xee));
+  _mm_storeu_ps(to, _mm_add_ps(_mm256_castps256_ps128(z), _mm256_extractf128_ps(z, 1)));
 }
 inline bool any_nan(Vec a) { return _mm256_movemask_ps(_mm256_cmp_ps(a, a, _CMP_UNORD_Q)); }
 #else
@@ -81,6 +98,12 @@ inline void store_some(float* p, Vec a, int n) {
 }
 inline Vec where_negative(Vec a, Vec yes, Vec no) {
   return each([&](int i) { return a.v[i] < 0.0f ? yes.v[i] : no.v[i]; });
+}
+inline void sums_of(const Vec* a, float* to) {
+  for (int i = 0; i < 4; ++i) {
+    const float* v = a[i].v;
+    to[i] = ((v[0] + v[2]) + (v[1] + v[3])) + ((v[4] + v[6]) + (v[5] + v[7]));
+  }
 }
 inline bool any_nan(Vec a) {
   for (int i = 0; i < kLanes; ++i)
