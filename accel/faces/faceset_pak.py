@@ -71,8 +71,9 @@ class Pak:
 
 
 def open_pak(path: Path) -> Pak:
-    """Read a pak's table and check that every face lies inside the file.
+    """Read a pak's table and where its faces lie.
 
+    Of a file that breaks off, as a download does, the faces behind its end have no bytes.
     Raises InputError, one line, for another version, a table that is no table, lying lengths.
     """
     with open_file(path, "a faceset.pak") as file:
@@ -96,9 +97,11 @@ def open_pak(path: Path) -> Pak:
     if len(raw) != 8 * (len(entries) + 1):
         raise InputError(f"{path}: cut short within the offsets of {len(entries)} faces")
     offsets = np.frombuffer(raw, "<u8")
+    if (offsets[1:] < offsets[:-1]).any() or offsets[0] != 0:
+        raise InputError(f"{path}: offsets must rise from 0")
+    if entries and size == start:
+        raise InputError(f"{path}: cut short before its first face")
     ends = np.minimum(offsets, np.uint64(size - start)).astype(np.int64)
-    if (ends[1:] < ends[:-1]).any() or (offsets[:-1] > size - start).any() or offsets[0] != 0:
-        raise InputError(f"{path}: offsets must rise from 0 within the file's {size} bytes")
     places = zip(entries, ends[:-1].tolist(), ends[1:].tolist())
     faces = [Packed(e, *_names(e, path), start + begin, start + end) for e, begin, end in places]
     return Pak(path, faces, table)
@@ -165,16 +168,18 @@ def unpack(
     """Write a pak's files into a folder (by default the pak's own); return their paths.
 
     Names are taken without their folders, so that no file lands elsewhere. Files that are there
-    already, as a killed call leaves them, stay. Raises InputError if two faces have one name or a
+    already, as a killed call leaves them, stay. Faces behind the end of a pak that breaks off are
+    left out. Raises InputError if two faces have one name or a
     file of that name is another picture; nothing new is left then.
     """
     opened, folder = open_pak(pak), folder or pak.parent
-    targets = [folder / (face.person or "") / face.name for face in opened.faces]
+    faces = [face for face in opened.faces if face.end > face.begin]
+    targets = [folder / (face.person or "") / face.name for face in faces]
     twice = len(targets) - len(set(targets))
     if twice:
         raise InputError(f"{pak}: every face must have its own name, got {twice} more than once")
     there = set()
-    for target, face in zip(targets, opened.faces):
+    for target, face in zip(targets, faces):
         if target.parent != folder and target.parent.is_symlink():
             raise InputError(f"{target.parent}: must be a folder to unpack into, is a link")
         if target.exists() or target.is_symlink():
@@ -184,10 +189,10 @@ def unpack(
             there.add(target)
     written: list[Path] = []
     try:
-        for done, (target, (_, data)) in enumerate(zip(targets, opened.pictures()), 1):
+        for done, (target, face) in enumerate(zip(targets, faces), 1):
             if target not in there:
                 target.parent.mkdir(parents=True, exist_ok=True)
-                write_whole(target, data)
+                write_whole(target, opened.read(face))
                 written.append(target)
             if progress:
                 progress(Progress(stage="unpack", done=done, total=len(targets)))

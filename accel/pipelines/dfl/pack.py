@@ -74,7 +74,8 @@ def unpack_faces(
         if was_made:
             for parent in {path.parent for path in paths}:
                 remember(parent, [path.name for path in paths if path.parent == parent])
-        torn = [path.name for path in paths if not _is_whole(path)]
+        gone = [face.name for face in open_pak(pak).faces if face.end == face.begin]
+        torn = [path.name for path in paths if not _is_whole(path)] + gone
         if not keep and not torn:
             pak.unlink()
     return {
@@ -127,7 +128,7 @@ def _check_earlier(folder: Path) -> None:
         return
     if not any(faces_in(one) for one in (folder, *filter(Path.is_dir, folder.iterdir()))):
         raise ConfigError(f"{pak}: holds the faces already, and there are no pictures beside it")
-    faces = open_pak(pak).faces
+    faces = [face for face in open_pak(pak).faces if face.end > face.begin]
     lost = [face.name for face in faces if not (folder / (face.person or "") / face.name).is_file()]
     if lost:
         raise ConfigError(

@@ -247,6 +247,33 @@ def test_a_pak_with_torn_faces_is_unpacked_and_kept(faces):
     assert pak.exists()
 
 
+def test_a_pak_that_breaks_off_halfway_gives_the_faces_before_that(faces):
+    before = contents(faces)
+    pack_faces(faces, "src")
+    pak = aligned(faces) / "faceset.pak"
+    last = open_pak(pak).faces[-1]
+    pak.write_bytes(pak.read_bytes()[: open_pak(pak).faces[-2].begin + 300])
+    report = unpack_faces(faces, "src")
+    assert report["faces"] == FRAMES - 1
+    assert "2 faces in it are cut short, such as" in report["notes"][0]
+    assert pak.exists()
+    there = contents(faces)
+    assert last.name not in there
+    whole = sorted(before)[: FRAMES - 2]
+    assert {name: there[name] for name in whole} == {name: before[name] for name in whole}
+    for name in set(there) - set(whole) - {pak.name}:
+        (aligned(faces) / name).write_bytes(before[name])  # found again elsewhere
+    assert pack_faces(faces, "src")["faces"] == FRAMES - 1
+
+
+def test_a_pak_that_breaks_off_before_its_first_face_is_refused(faces):
+    pack_faces(faces, "src")
+    pak = aligned(faces) / "faceset.pak"
+    pak.write_bytes(pak.read_bytes()[: open_pak(pak).faces[0].begin])
+    with pytest.raises(InputError, match="cut short before its first face"):
+        unpack_faces(faces, "src")
+
+
 def test_unpacking_overwrites_nothing(faces):
     pack_faces(faces, "src", keep=True)
     one = next(aligned(faces).glob("*.jpg"))
