@@ -5,6 +5,10 @@ from __future__ import annotations
 import shlex
 from pathlib import Path
 
+from accel.core import InputError
+
+SMALLER = {"half_face": "half", "midfull_face": "midfull"}  # than what Quick96 is trained on
+
 
 def with_next(text: str, step: str, workspace: Path, *options: str) -> str:
     """A step's words, and a line that says which command comes next."""
@@ -24,4 +28,30 @@ def after_faces(text: str, workspace: Path, extracted: str | None = None) -> str
                 wanted = "a film or pictures that show a face"
                 return f"{text}\nnext: {wanted}, as {film}.* or in {film}"
             return with_next(text, "extract", workspace, "--side", side)
-    return with_next(text, "train", workspace, "--iterations", "100000")
+    return with_next(text, "train", workspace, *_model_for(workspace), "--iterations", "100000")
+
+
+def _model_for(workspace: Path) -> tuple[str, ...]:
+    """Options of a model that the faces are large enough for; none where the usual one is.
+
+    Each side's first face speaks for all of them. Damaged files are the training's to tell of.
+    """
+    from accel.faces.faceset import face_in, faces_in, read_face
+    from accel.faces.faceset_pak import NAME, open_pak
+
+    shown: set[str] = set()
+    for side in ("src", "dst"):
+        folder = workspace / f"data_{side}" / "aligned"
+        try:
+            if (folder / NAME).is_file():
+                pak = open_pak(folder / NAME)
+                records = [face_in(pak.read(face)) for face in pak.faces[:1]]
+            else:
+                records = [read_face(path) for path in faces_in(folder)[:1]]
+            shown |= {record.face_type for record in records}
+        except (InputError, OSError):
+            continue
+    for kind, word in SMALLER.items():
+        if kind in shown:
+            return "--model", "saehd", "--face-type", word
+    return ()

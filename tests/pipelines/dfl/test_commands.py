@@ -129,6 +129,19 @@ def test_bad_input_is_one_line(tmp_path, capsys, args, wanted):
     assert err.count("\n") == 1
 
 
+@pytest.mark.parametrize("kind", ["half", "midfull"])
+def test_next_step_trains_a_model_that_the_faces_are_large_enough_for(tmp_path, capsys, kind):
+    workspace(tmp_path)
+    for side in ("src", "dst"):
+        status, out, _ = run(capsys, "extract", tmp_path, "--side", side, "--face-type", kind)
+        assert status == 0
+    wanted = f"next: accel dfl train {tmp_path} --model saehd --face-type {kind}"
+    assert out.splitlines()[-1] == f"{wanted} --iterations 100000"
+    run(capsys, "pack", tmp_path, "--side", "src")
+    status, out, _ = run(capsys, "sort", tmp_path, "--side", "dst", "--by", "blur")
+    assert (status, out.splitlines()[-1]) == (0, f"{wanted} --iterations 100000")
+
+
 def test_extract_that_found_no_face_is_not_told_to_extract_again(tmp_path, capsys):
     for side in ("src", "dst"):
         (tmp_path / f"data_{side}").mkdir()
