@@ -237,11 +237,7 @@ def take_turn(
             if corpus:
                 (corpus / name).mkdir(parents=True, exist_ok=True)
                 command += ["--corpus", str(corpus / name)]
-            # Products on several threads leave their memory behind in a process of libFuzzer's.
-            alone = {"OMP_NUM_THREADS": "1"} if guided else {}
-            done = subprocess.run(
-                command, stdout=subprocess.PIPE, text=True, env=os.environ | alone
-            )
+            done = subprocess.run(command, stdout=subprocess.PIPE, text=True)
             if done.returncode == 0:
                 report |= json.loads(done.stdout.splitlines()[-1])
                 break
