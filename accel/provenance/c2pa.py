@@ -20,6 +20,7 @@ from accel.core import ConfigError, InputError
 from accel.provenance.c2pa_read import context, find, read_one, store_of
 from accel.provenance.c2pa_read import read as read
 from accel.provenance.c2pa_read import sidecar_of as sidecar_of
+from accel.provenance.cbor_lengths import claims_too_much
 from accel.provenance.credential import Credential as Credential
 from accel.provenance.keys import Identity
 from accel.provenance.media import UNKNOWN, media_type, sha256_of
@@ -188,6 +189,8 @@ def _history(path: Path, beside: Path | None) -> _History | None:
     try:
         store = store_of(beside) if beside else None
     except InputError:
+        return None
+    if claims_too_much(path, store):
         return None
     with (
         suppress(

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from accel.core import InputError, read_file
+from accel.provenance.cbor_lengths import claims_too_much
 from accel.provenance.credential import Credential, credential_of
 from accel.provenance.keys import USES
 from accel.provenance.media import UNKNOWN, media_type
@@ -154,6 +155,8 @@ def read_one(
     import c2pa
 
     beside = store is not None
+    if claims_too_much(path, store):
+        return Credential(state="unreadable", reasons=("malformed",), beside=beside)
     try:
         with open(path, "rb") as file, c2pa.Reader(
             kind, file, store, context=context(anchors)

@@ -269,7 +269,11 @@ def free_batch(model: ModelProto) -> bool:
         return False
     shapes = value_shapes(model)
     constants = {i.name: i for i in graph.initializer}
-    constants |= {n.output[0]: n.attribute[0].t for n in graph.node if n.op_type == "Constant"}
+    constants |= {
+        n.output[0]: n.attribute[0].t
+        for n in graph.node
+        if n.op_type == "Constant" and n.output and n.attribute
+    }
     fixes = {"Reshape": (1, _reshape_target), "Resize": (3, _resize_scales)}
     for index, node in enumerate(graph.node):
         where, fix = fixes.get(node.op_type, (0, None))
