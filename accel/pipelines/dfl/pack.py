@@ -28,22 +28,27 @@ def pack_faces(
     """Pack one side's aligned faces into `aligned/faceset.pak`, then remove the pictures.
 
     They are removed only once the pak was read back and every face in it equals its file.
-    keep: leave the pictures. Raises InputError for a picture that is no aligned face, ConfigError
+    keep: leave the pictures. Where all is packed already, a note says so. Raises InputError for a picture that is no aligned face, ConfigError
     where an earlier pak has faces that are not among the pictures: they would be lost.
     """
     workspace = open_workspace(place)
     folder = workspace.need_faces(side)
     started = time.perf_counter()
+    target, notes = folder / NAME, []
     with alone(folder):
-        target, paths = _pack(folder, keep, _watched(progress, cancel))
+        if _is_packed(folder):
+            faces = len(open_pak(target).faces)
+            notes.append(f"{target}: holds the faces already, there are no pictures beside it")
+        else:
+            faces = len(_pack(folder, keep, _watched(progress, cancel)))
     return {
         "command": "dfl pack",
         "workspace": str(workspace.root),
         "side": side,
         "pak": str(target),
-        "faces": len(paths),
+        "faces": faces,
         "bytes": target.stat().st_size,
-        "notes": [],
+        "notes": notes,
         **end_of_report(started),
     }
 
@@ -91,8 +96,15 @@ def unpack_faces(
     }
 
 
-def _pack(folder: Path, keep: bool, watch: ProgressCallback) -> tuple[Path, list[Path]]:
-    """The pak, and the pictures that are in it."""
+def _is_packed(folder: Path) -> bool:
+    """Whether an earlier run did all there is to do."""
+    if not (folder / NAME).is_file():
+        return False
+    return not any(faces_in(one) for one in (folder, *filter(Path.is_dir, folder.iterdir())))
+
+
+def _pack(folder: Path, keep: bool, watch: ProgressCallback) -> list[Path]:
+    """Returns the pictures that are in the pak."""
     _check_earlier(folder)
     target = pack_folder(folder, progress=watch)
     pak = open_pak(target)
@@ -108,7 +120,7 @@ def _pack(folder: Path, keep: bool, watch: ProgressCallback) -> tuple[Path, list
         for person in sorted({path.parent for path in paths} - {folder}):
             if not any(person.iterdir()):
                 person.rmdir()
-    return target, paths
+    return paths
 
 
 def beside_pak(folder: Path) -> list[str]:
@@ -126,8 +138,6 @@ def _check_earlier(folder: Path) -> None:
     pak = folder / NAME
     if not pak.is_file():
         return
-    if not any(faces_in(one) for one in (folder, *filter(Path.is_dir, folder.iterdir()))):
-        raise ConfigError(f"{pak}: holds the faces already, and there are no pictures beside it")
     faces = [face for face in open_pak(pak).faces if face.end > face.begin]
     lost = [face.name for face in faces if not (folder / (face.person or "") / face.name).is_file()]
     if lost:
