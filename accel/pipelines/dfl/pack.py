@@ -29,7 +29,8 @@ def pack_faces(
 
     They are removed only once the pak was read back and every face in it equals its file.
     keep: leave the pictures. Where all is packed already, a note says so. Raises InputError for a
-    picture that is no aligned face, ConfigError where an earlier pak has faces that are not among the pictures: they would be lost.
+    picture that is no aligned face, ConfigError where an earlier pak has faces that are not among
+    the pictures: they would be lost.
     """
     workspace = open_workspace(place)
     folder = workspace.need_faces(side)
