@@ -146,12 +146,20 @@ void run_turned(Problem p, const Form& form) {
 
 bool is_winograds(const Problem& p) { return p.kernel_h == 3 && p.kernel_w == 3 && p.stride == 1; }
 
+// Whether tile registers are there and the quickest: sums so short are cut into three parts and
+// cost six products on them, of which few outputs or very few inputs leave much empty.
+bool is_for_tiles(const Problem& p) {
+  if (!tiles()) return false;
+  const bool is_short = p.kernel_h == 1 && p.kernel_w == 1 && p.inputs <= kShortSum;
+  return !is_short || (p.outputs > 64 && p.inputs > 16);
+}
+
 // f(the form of the convolution that takes the problem)
 template <typename F>
 void with_form(const Problem& p, const F& f) {
   if (Columns::takes(p)) return f(Columns(kernels(), p));
   if (Direct::takes(p)) return f(Direct(kernels(), p));
-  if (tiles()) return f(Share(kernels(), *tiles(), p));
+  if (is_for_tiles(p)) return f(Share(kernels(), *tiles(), p));
   if (is_winograds(p)) return f(Winograd(kernels(), p));
   if (p.planes && is_point(p)) return f(PlaneProduct(kernels(), p));
   if (same_pixels(p)) return f(Product(kernels(), p));
@@ -161,7 +169,7 @@ void with_form(const Problem& p, const F& f) {
 // Whether that form takes pictures only channels-last.
 bool needs_turning(const Problem& p) {
   if (Direct::takes(p)) return p.out_width < kernels().panel / 2;
-  if (tiles()) return p.stride > 1;
+  if (is_for_tiles(p)) return p.stride > 1;
   // Pixels that leave much of their last panel empty are better rows of the product than columns.
   const int64_t size = p.height * p.width;
   return same_pixels(p) && 5 * round_up(size, kernels().panel) > 6 * size;
@@ -298,4 +306,8 @@ ACCEL_BIND(conv2d) {
   m.def(
       "conv_isa", [] { return accel::tiles() ? "amx" : accel::kernels().name; },
       "Instruction set that the convolutions use here.");
+  m.def(
+      "conv_on_tiles",
+      [](accel::Kept w, int stride) { return accel::is_for_tiles(accel::packing_of(w, stride)); },
+      "w"_a, "stride"_a, "Whether these weights are multiplied on tile registers.");
 }

@@ -199,8 +199,8 @@ def _native_run(x, weight, bias, residual, stride, padding, groups, slope, packe
     else:
         out = _native.empty(*shape)
 
-    tiles = _native.module.conv_isa() == "amx"
-    if tiles and stride > 1 and not last and not padding and weight.shape[2:] == (1, 1):
+    is_strided_point = stride > 1 and not padding and weight.shape[2:] == (1, 1)
+    if is_strided_point and not last and _native.module.conv_on_tiles(weight.contiguous(), stride):
         x, stride = x[:, :, ::stride, ::stride], 1  # the rest would only be turned in memory
 
     def view(t: Tensor) -> Tensor:

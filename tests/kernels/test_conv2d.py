@@ -425,3 +425,22 @@ for shape in {SHAPES[:4] + SHAPES[7:11]!r}:
 def test_refuses(call, message):
     with pytest.raises(ValueError, match=message):
         call(torch.zeros(1, 4, 5, 5), torch.zeros(6, 4, 3, 3))
+
+
+@pytest.mark.parametrize("inputs", [16, 17, 128, 129])
+@pytest.mark.parametrize("outputs", [64, 65])
+@pytest.mark.parametrize(("stride", "padding"), [(1, 0), (2, 0), (1, 1), (2, 1)])
+def test_points_on_either_side_of_the_choice(inputs, outputs, stride, padding):
+    """Where tile registers are there, short sums with few outputs are not for them."""
+    generator = torch.Generator().manual_seed(inputs * outputs)
+    x = torch.randn(3, inputs, 13, 11, generator=generator)
+    weight = torch.randn(outputs, inputs, 1, 1, generator=generator)
+    exact = F.conv2d(x.double(), weight.double(), stride=stride, padding=padding)
+    packed = pack(weight, stride)
+    for layout in (torch.contiguous_format, torch.channels_last):
+        given = x.contiguous(memory_format=layout)
+        made = op(given, weight, None, None, stride, padding, 1, 1.0, packed)
+        assert error(made, exact) <= MAX_ERROR
+        assert torch.equal(made, op(given, weight, None, None, stride, padding, 1, 1.0))
+        alone = op(given[1:2], weight, None, None, stride, padding, 1, 1.0, packed)
+        assert torch.equal(alone, made[1:2])
