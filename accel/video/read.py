@@ -15,7 +15,7 @@ from accel.core import ConfigError, InputError
 from accel.video.frame import Frame, planar
 from accel.video.info import VideoInfo, chroma_location_of, describe
 from accel.video.scope import Closing
-from accel.video.sniff import open_demuxer, reason, sniff
+from accel.video.sniff import open_demuxer, packets_of, reason, sniff
 
 if TYPE_CHECKING:
     from accel.video.stills import FolderReader, ImageReader
@@ -248,7 +248,7 @@ class Decoding:
 
     def _packets(self) -> Iterator[av.Packet | None]:
         try:
-            yield from self.container.demux(self.stream)
+            yield from packets_of(self.container, [self.stream])
         except av.error.FFmpegError as error:
             self._damaged(None, error)
             yield None

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import av
 
-from accel.video.sniff import open_demuxer, reason
+from accel.video.sniff import open_demuxer, packets_of, reason
 
 # Written by the muxer itself, or about the file as it was
 _OWN_KEYS = ("encoder", "major_brand", "minor_version", "compatible_brands", "duration")
@@ -87,7 +87,7 @@ class StreamCopier:
         if not streams:
             return
         try:
-            for packet in self._input.demux(streams):
+            for packet in packets_of(self._input, streams):
                 # the packets at the end that only flush decoders have no bytes
                 is_flush = not packet.size and packet.dts is None
                 # MP4 fills the gaps between subtitles with empty ones; its muxer makes its own

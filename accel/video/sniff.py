@@ -6,6 +6,7 @@ make it open other files or the network. The demuxer is therefore pinned to what
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import av
@@ -103,6 +104,22 @@ def open_demuxer(
         raise InputError(
             f"{path}: must be a whole {demuxer} file, cannot be opened: {reason(error)}"
         ) from error
+
+
+def packets_of(
+    container: av.container.InputContainer, streams: Sequence[av.stream.Stream]
+) -> Iterator[av.Packet]:
+    """The packets of some streams. Those of one that begins later in the file are passed over.
+
+    PyAV (18) knows the streams that were there when it opened the file; at a packet of another it
+    raises IndexError, and can be asked for the next.
+    """
+    while True:
+        try:
+            yield from container.demux(streams)
+            return
+        except IndexError:
+            continue
 
 
 def _head(path: Path) -> bytes:

@@ -12,10 +12,11 @@ import torch
 
 from accel.core import ConfigError, InputError
 from accel.kernels.planes import check_planes
+from accel.pipelines.dfl.timeline import read_timeline
 from accel.video.frame import Frame, choose_layout, planar, twin_format, view_planes
 from accel.video.info import display_matrix, orientation
 from accel.video.read import Decoding, Limits, VideoReader, open_video
-from tests.video.clips import make_clip, times, transcode
+from tests.video.clips import make_clip, samples, times, transcode
 
 
 @pytest.mark.parametrize(
@@ -333,3 +334,28 @@ def test_frames_without_times_get_some(tmp_path):
     make_clip(raw, codec="libvpx-vp9", stamps=range(5), muxer="ivf")
     with open_video(raw) as reader:
         assert [f.index for f in reader] == list(range(5))
+
+
+def test_a_stream_that_begins_later_is_passed_over(tmp_path):
+    """An FLV names no streams; an hour into one a microphone may be switched on."""
+    clip = make_clip(tmp_path / "late.flv", stamps=range(400), size=(320, 240))
+    data = clip.read_bytes()
+    sound = bytes([0x2E]) + b"\xff\xfb\x90\x64" + bytes(413)  # a frame of MP3
+    head = b"\x08" + len(sound).to_bytes(3, "big") + (400 * 40).to_bytes(3, "big") + bytes(4)
+    tag = head + sound + (len(sound) + 11).to_bytes(4, "big")
+    middle = data.index(b"\x09", len(data) // 2)
+    while not is_tag(data, middle):
+        middle = data.index(b"\x09", middle + 1)
+    clip.write_bytes(data[:middle] + tag + data[middle:])
+    with VideoReader(clip) as reader:
+        assert sum(1 for _ in reader) == 400
+    with VideoReader(clip) as reader:
+        assert len(read_timeline(reader).pts) == 400
+    transcode(clip, tmp_path / "out.mkv")
+    assert len(samples(tmp_path / "out.mkv")) == 400
+
+
+def is_tag(data: bytes, at: int) -> bool:
+    """Whether a tag of an FLV begins here: its length stands behind it again."""
+    end = at + 11 + int.from_bytes(data[at + 1 : at + 4], "big")
+    return int.from_bytes(data[end : end + 4], "big") == end - at

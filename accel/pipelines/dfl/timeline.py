@@ -11,7 +11,7 @@ import av
 
 from accel.core import InputError
 from accel.video.read import VideoReader, main_video
-from accel.video.sniff import open_demuxer
+from accel.video.sniff import open_demuxer, packets_of
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ def read_timeline(reader: VideoReader) -> Timeline:
         stream = main_video(container, reader.path)
         is_stored = True
         try:
-            for packet in container.demux(stream):
+            for packet in packets_of(container, [stream]):
                 if packet.size == 0 or packet.is_discard:
                     continue
                 if packet.pts is None:
