@@ -211,6 +211,36 @@ class Cancel:
             raise Cancelled("cancelled")
 
 
+# glibc's malloc.h. Beyond these sizes memory goes back to the system as soon as it is free, and
+# every page of it is cleared and mapped anew for who asks next.
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
+TRIM_BYTES, MMAP_BYTES, PLAIN_BYTES = 1 << 30, 32 << 20, 128 << 10
+
+
+@contextmanager
+def kept_memory() -> Iterator[None]:
+    """Keep freed memory for what is allocated next, while inside: pictures come and go.
+
+    Where the C library is not glibc, memory is left to it.
+    """
+    kept = _keep_memory(TRIM_BYTES, MMAP_BYTES)
+    try:
+        yield
+    finally:
+        if kept:
+            _keep_memory(PLAIN_BYTES, PLAIN_BYTES)
+
+
+def _keep_memory(trim: int, mmap: int) -> bool:
+    if not sys.platform.startswith("linux"):
+        return False
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (OSError, AttributeError):  # musl and others have none
+        return False
+    return bool(mallopt(M_MMAP_THRESHOLD, mmap)) and bool(mallopt(M_TRIM_THRESHOLD, trim))
+
+
 @contextmanager
 def light_collector() -> Iterator[None]:
     """Keep the garbage collector from walking all that was loaded before, again and again.

@@ -22,6 +22,7 @@ from accel.core import (
     Progress,
     ProgressCallback,
     choose_device,
+    kept_memory,
     light_collector,
 )
 from accel.faces.between import Sparse, quick
@@ -114,7 +115,7 @@ class _Run:
         stats: dict[str, Any] = {}
         if not is_complete:
             sparse = self._sparse()
-            with light_collector(), one_opencv_thread():
+            with light_collector(), one_opencv_thread(), kept_memory():
                 self._write_all(source, sparse, progress, cancel, started)
             self.journal.save(is_complete=True)
             stats = sparse.analyser.stats | {

@@ -280,9 +280,10 @@ class PictureFrames(FrameSource):
         # Files know nothing of each other: each core decodes one.
         large = self.info.width * self.info.height * MOST_AT_ONCE > PIXELS_AT_ONCE
         workers = 1 if large else min(os.cpu_count() or 1, MOST_AT_ONCE)
+        ahead = 1 if large else 3 * workers  # faces are sought in some frames, which takes longer
         names = self.names[at:]
         with ThreadPoolExecutor(workers, initializer=limit_threads, initargs=(1,)) as pool:
-            for name, frame in zip(names, in_order(pool, self.read, names, workers)):
+            for name, frame in zip(names, in_order(pool, self.read, names, ahead)):
                 yield NamedFrame(name, frame)
 
     def read(self, name: str) -> Frame:
