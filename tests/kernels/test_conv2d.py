@@ -62,6 +62,9 @@ SHAPES = [
     (2, 16, 48, 21, 35, 3, 1, 1),  # channels that fill half a tile
     (1, 44, 24, 18, 50, 3, 2, 1),  # a tile and a part of half of one
     (1, 336, 40, 16, 17, 3, 1, 1),  # many of them, and half of one, in two chains
+    (2, 64, 64, 20, 30, 1, 1, 0),  # short sums that tile registers leave to vectors
+    (2, 96, 48, 23, 37, 1, 1, 0),
+    (1, 16, 96, 21, 19, 1, 2, 0),
     *WINDOWS,
 ]
 EMPTY = [(0, 8, 8, 4, 4, 3, 1, 1), (0, 8, 8, 4, 4, 1, 1, 0)]
