@@ -217,18 +217,33 @@ M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
 TRIM_BYTES, MMAP_BYTES, PLAIN_BYTES = 1 << 30, 32 << 20, 128 << 10
 
 
+@dataclass
+class _Keepers:
+    """Jobs that run side by side, in one process, and keep memory."""
+
+    count: int = 0
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+
+_KEEPERS = _Keepers()
+
+
 @contextmanager
 def kept_memory() -> Iterator[None]:
     """Keep freed memory for what is allocated next, while inside: pictures come and go.
 
     Where the C library is not glibc, memory is left to it.
     """
-    kept = _keep_memory(TRIM_BYTES, MMAP_BYTES)
+    with _KEEPERS.lock:
+        _KEEPERS.count += 1
+        kept = _keep_memory(TRIM_BYTES, MMAP_BYTES)
     try:
         yield
     finally:
-        if kept:
-            _keep_memory(PLAIN_BYTES, PLAIN_BYTES)
+        with _KEEPERS.lock:
+            _KEEPERS.count -= 1
+            if kept and not _KEEPERS.count:
+                _keep_memory(PLAIN_BYTES, PLAIN_BYTES)
 
 
 def _keep_memory(trim: int, mmap: int) -> bool:

@@ -5,8 +5,6 @@ from __future__ import annotations
 import shlex
 from pathlib import Path
 
-from accel.core import InputError
-
 SMALLER = {"half_face": "half", "midfull_face": "midfull"}  # than what Quick96 is trained on
 
 
@@ -36,21 +34,9 @@ def _model_for(workspace: Path) -> tuple[str, ...]:
 
     Each side's first face speaks for all of them. Damaged files are the training's to tell of.
     """
-    from accel.faces.faceset import face_in, faces_in, read_face
-    from accel.faces.faceset_pak import NAME, open_pak
+    from accel.pipelines.dfl.pack import first_type
 
-    shown: set[str] = set()
-    for side in ("src", "dst"):
-        folder = workspace / f"data_{side}" / "aligned"
-        try:
-            if (folder / NAME).is_file():
-                pak = open_pak(folder / NAME)
-                records = [face_in(pak.read(face)) for face in pak.faces[:1]]
-            else:
-                records = [read_face(path) for path in faces_in(folder)[:1]]
-            shown |= {record.face_type for record in records}
-        except (InputError, OSError):
-            continue
+    shown = {first_type(workspace / f"data_{side}" / "aligned") for side in ("src", "dst")}
     for kind, word in SMALLER.items():
         if kind in shown:
             return "--model", "saehd", "--face-type", word

@@ -28,6 +28,7 @@ from accel.core import (
     Progress,
     ProgressCallback,
     Refused,
+    kept_memory,
     light_collector,
     read_json,
 )
@@ -87,7 +88,7 @@ def run_merge(
     job.check()
     config = job.config
     write = _to_film if config.to else _to_pictures
-    with light_collector():
+    with light_collector(), kept_memory():
         # Pictures of a folder need not come from one film, whatever lies beside them.
         gate = gate or ContentGate(stills=isinstance(job.source, PictureFrames))
         report = write(job, gate, progress, cancel or Cancel())

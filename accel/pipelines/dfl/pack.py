@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from accel.core import Cancel, ConfigError, InputError, Progress, ProgressCallback
-from accel.faces.faceset import faces_in
+from accel.faces.faceset import face_in, faces_in, read_face
 from accel.faces.faceset_pak import NAME, open_pak, pack_folder, unpack
 from accel.pipelines.dfl.alone import alone
 from accel.pipelines.dfl.made import made_in, remember
@@ -122,6 +122,19 @@ def _pack(folder: Path, keep: bool, watch: ProgressCallback) -> list[Path]:
             if not any(person.iterdir()):
                 person.rmdir()
     return paths
+
+
+def first_type(folder: Path) -> str | None:
+    """The face type of a folder's first face, packed or not; None where it cannot be told."""
+    try:
+        if (folder / NAME).is_file():
+            pak = open_pak(folder / NAME)
+            records = [face_in(pak.read(face)) for face in pak.faces[:1]]
+        else:
+            records = [read_face(path) for path in faces_in(folder)[:1]]
+    except (InputError, OSError):
+        return None
+    return records[0].face_type if records else None
 
 
 def beside_pak(folder: Path) -> list[str]:
